@@ -1,0 +1,123 @@
+package agentsandbox
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Code is a stable, machine-readable reason why a request was not served.
+type Code string
+
+// The closed set of codes. Their HTTP statuses stand in [Code.HTTPStatus].
+const (
+	CodeInvalidRequest    Code = "invalid_request"
+	CodeUnauthorized      Code = "unauthorized"
+	CodeForbidden         Code = "forbidden"
+	CodeSessionNotFound   Code = "session_not_found"
+	CodeFileNotFound      Code = "file_not_found"
+	CodeExecutionNotFound Code = "execution_not_found"
+	CodeKeyNotFound       Code = "key_not_found"
+	CodePathNotFound      Code = "path_not_found"
+	CodeRouteNotFound     Code = "route_not_found"
+	CodeMethodNotAllowed  Code = "method_not_allowed"
+	CodeConflict          Code = "conflict"
+	CodeTooLarge          Code = "too_large"
+	CodeRateLimited       Code = "rate_limited"
+	CodeInternal          Code = "internal"
+	CodeUnavailable       Code = "unavailable"
+	CodeStorageFull       Code = "storage_full"
+)
+
+var statuses = map[Code]int{
+	CodeInvalidRequest:    422,
+	CodeUnauthorized:      401,
+	CodeForbidden:         403,
+	CodeSessionNotFound:   404,
+	CodeFileNotFound:      404,
+	CodeExecutionNotFound: 404,
+	CodeKeyNotFound:       404,
+	CodePathNotFound:      404,
+	CodeRouteNotFound:     404,
+	CodeMethodNotAllowed:  405,
+	CodeConflict:          409,
+	CodeTooLarge:          413,
+	CodeRateLimited:       429,
+	CodeInternal:          500,
+	CodeUnavailable:       503,
+	CodeStorageFull:       507,
+}
+
+// HTTPStatus returns the status that answers a code; 500 for an unknown one.
+func (c Code) HTTPStatus() int {
+	if s, ok := statuses[c]; ok {
+		return s
+	}
+	return 500
+}
+
+// Codes returns every code, for documents and tests.
+func Codes() []Code {
+	all := make([]Code, 0, len(statuses))
+	for c := range statuses {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Detail names one offending field of a request and what is wrong with it.
+type Detail struct {
+	Field   string `json:"field" doc:"The offending field, as a path such as env_vars.PATH or file_ids[2]."`
+	Message string `json:"message" doc:"What is wrong with it."`
+}
+
+// Error is a refusal, or a failure that may be shown to the caller.
+type Error struct {
+	Code    Code
+	Message string // a sentence for people, with the remedy
+	Details []Detail
+	// RetryAfterSeconds is a hint that goes with rate_limited and unavailable;
+	// 0 for none.
+	RetryAfterSeconds int
+	// RequestID is set by the HTTP layer and by the client.
+	RequestID string
+	// Err is the cause. It is logged and never shown to the caller.
+	Err error
+}
+
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%s: %s: %v", e.Code, e.Message, e.Err)
+	}
+	return fmt.Sprintf("%s: %s", e.Code, e.Message)
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errorf makes an Error with a code and a sentence. A %w verb sets the cause.
+func Errorf(code Code, format string, args ...any) *Error {
+	wrapped := fmt.Errorf(format, args...)
+	return &Error{Code: code, Message: wrapped.Error(), Err: errors.Unwrap(wrapped)}
+}
+
+// Invalid makes an invalid_request error that names one field.
+func Invalid(field, format string, args ...any) *Error {
+	message := fmt.Sprintf(format, args...)
+	return &Error{
+		Code:    CodeInvalidRequest,
+		Message: field + ": " + message,
+		Details: []Detail{{Field: field, Message: message}},
+	}
+}
+
+// CodeOf returns the code of an error: "" for nil, internal for one that is
+// not an *Error.
+func CodeOf(err error) Code {
+	if err == nil {
+		return ""
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return CodeInternal
+}

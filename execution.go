@@ -1,0 +1,209 @@
+package agentsandbox
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Language is what the code is written in.
+type Language string
+
+const (
+	Python Language = "python"
+	Bash   Language = "bash"
+)
+
+// Languages lists every language that can be run.
+var Languages = []Language{Python, Bash}
+
+// Status is the state of an execution: running, or one of the terminal states.
+type Status string
+
+const (
+	StatusRunning        Status = "running"
+	StatusSucceeded      Status = "succeeded"       // exit code 0
+	StatusFailed         Status = "failed"          // another exit code, or a signal
+	StatusTimedOut       Status = "timed_out"       // return code 124
+	StatusMemoryExceeded Status = "memory_exceeded" // return code 137
+	StatusProcessLimit   Status = "process_limit"
+	StatusDiskFull       Status = "disk_full"
+	StatusOutputLimit    Status = "output_limit"
+	StatusCancelled      Status = "cancelled"    // the caller went away or the session was deleted
+	StatusSandboxLost    Status = "sandbox_lost" // the sandbox died; safe to retry
+)
+
+// Terminal tells whether an execution in this state has ended.
+func (s Status) Terminal() bool { return s != StatusRunning }
+
+// ReturnCodeTimedOut is the return code of a run that its time limit ended, as
+// timeout(1) of coreutils has it.
+const ReturnCodeTimedOut = 124
+
+// ExecuteRequest asks for one run of code.
+type ExecuteRequest struct {
+	Code     string
+	Language Language // Python when empty
+	// SessionID runs the code in a session; empty: in a fresh sandbox, which is
+	// destroyed afterwards.
+	SessionID string
+	// Env is added to the environment of this run alone.
+	Env map[string]string
+	// FileIDs are copied to Workspace/{Filename} before the run.
+	FileIDs []string
+	// TimeoutMS ends the run; 0: the session's limit, or the server's default.
+	TimeoutMS int64
+	// MemoryMB and CPUs are limits of a run without a session; 0: the default.
+	MemoryMB int64
+	CPUs     float64
+
+	// What the record shows of the request; set by the HTTP layer.
+	Endpoint, Method string
+	Meta             map[string]string
+}
+
+// Execution is one run of code, with its record.
+type Execution struct {
+	ID        string
+	Tenant    string
+	SessionID string
+	// Ephemeral says that the session was made for this run alone.
+	Ephemeral bool
+	Language  Language
+	Code      string
+	Status    Status
+	// ReturnCode is the exit code; 128 + n after signal n; 124 after a time-out.
+	ReturnCode int
+	// Signal is the signal that ended the run, such as "SIGKILL"; empty for none.
+	Signal string
+	// Stdout and Stderr are exact bytes, cut at the output limit.
+	Stdout, Stderr []byte
+	// StdoutBytes and StderrBytes count what the code wrote, kept or not.
+	StdoutBytes, StderrBytes int64
+	// Truncated says that the code wrote more than was kept.
+	Truncated bool
+	Files     []File
+	// FilesOmitted counts files that were not collected because of a limit.
+	FilesOmitted int
+	DurationMS   int64
+	CPUMS        int64
+	// Error says why the service could not finish the run; empty otherwise.
+	Error string
+
+	Endpoint, Method string
+	HTTPStatus       int
+	Meta             map[string]string
+	CreatedAt        time.Time
+	EndedAt          time.Time // zero while running
+}
+
+// ExecutionFilter narrows a list of executions.
+type ExecutionFilter struct {
+	Page
+	SessionID string
+	Status    Status
+}
+
+// ExecutionPage is one page of records. Lists leave Code, Stdout and Stderr out.
+type ExecutionPage struct {
+	Executions []Execution
+	Total      int
+	Page
+}
+
+// Page asks for part of a list. Limit is 1 to 100.
+type Page struct {
+	Limit, Offset int
+}
+
+// DefaultPageLimit is how many items a list shows when it is not said.
+const DefaultPageLimit = 50
+
+// MaxPageLimit is how many items one page can hold.
+const MaxPageLimit = 100
+
+// Validate checks the bounds of a page.
+func (p Page) Validate() error {
+	if p.Limit < 1 || p.Limit > MaxPageLimit {
+		return Invalid("limit", "must be from 1 to %d, not %d.", MaxPageLimit, p.Limit)
+	}
+	if p.Offset < 0 {
+		return Invalid("offset", "must be 0 or more, not %d.", p.Offset)
+	}
+	return nil
+}
+
+// Validate checks the request and fills in the default language.
+// maxCodeBytes bounds the code; 0 means no bound.
+func (r *ExecuteRequest) Validate(maxCodeBytes int64) error {
+	if r.Language == "" {
+		r.Language = Python
+	}
+	if !slices.Contains(Languages, r.Language) {
+		return Invalid("language", "must be python or bash, not %q.", r.Language)
+	}
+	if strings.TrimSpace(r.Code) == "" {
+		return Invalid("code", "must not be empty.")
+	}
+	if strings.ContainsRune(r.Code, 0) {
+		return Invalid("code", "must not contain a NUL character.")
+	}
+	if maxCodeBytes > 0 && int64(len(r.Code)) > maxCodeBytes {
+		return &Error{
+			Code:    CodeTooLarge,
+			Message: "code is larger than this server accepts; upload it as a file and run that.",
+			Details: []Detail{{Field: "code", Message: sizeMessage(int64(len(r.Code)), maxCodeBytes)}},
+		}
+	}
+	if err := validateLimits(r.TimeoutMS, r.MemoryMB, r.CPUs); err != nil {
+		return err
+	}
+	if err := ValidateEnv(r.Env); err != nil {
+		return err
+	}
+	return ValidateFileIDs(r.FileIDs)
+}
+
+func validateLimits(timeoutMS, memoryMB int64, cpus float64) error {
+	switch {
+	case timeoutMS < 0:
+		return Invalid("timeout_ms", "must not be negative.")
+	case memoryMB < 0:
+		return Invalid("memory_mb", "must not be negative.")
+	case cpus < 0:
+		return Invalid("cpus", "must not be negative.")
+	}
+	return nil
+}
+
+// MaxEnvVars and MaxEnvBytes bound the environment variables of one request.
+const (
+	MaxEnvVars  = 1000
+	MaxEnvBytes = 256 << 10
+)
+
+// ValidateEnv checks names and values of environment variables: a name is not
+// empty and has no "=" and no NUL, a value has no NUL.
+func ValidateEnv(env map[string]string) error {
+	if len(env) > MaxEnvVars {
+		return Invalid("env_vars", "must have at most %d variables, not %d.", MaxEnvVars, len(env))
+	}
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		value := env[name]
+		total += len(name) + len(value) + 2
+		switch {
+		case name == "":
+			return Invalid("env_vars", "a name must not be empty.")
+		case strings.ContainsAny(name, "=\x00"):
+			return Invalid("env_vars", "the name %q must not contain \"=\" or NUL.", name)
+		case strings.ContainsRune(value, 0):
+			return Invalid("env_vars."+name, "the value must not contain NUL.")
+		}
+	}
+	if total > MaxEnvBytes {
+		return Invalid("env_vars", "must be at most %d bytes in all, not %d.", MaxEnvBytes, total)
+	}
+	return nil
+}

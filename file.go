@@ -1,0 +1,132 @@
+package agentsandbox
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// FileUpload says what is uploaded.
+type FileUpload struct {
+	// Filename may be a whole path: its last part is kept.
+	Filename string
+	// MediaType as the client gave it; empty: guessed from the name.
+	MediaType string
+	// SessionID injects the file into a live session at once; may be empty.
+	SessionID string
+}
+
+// File is bytes kept by the service under an id. Its contents never change.
+type File struct {
+	ID     string
+	Tenant string
+	// Filename is the last part of an upload's name, or the path of a produced
+	// file below Workspace or OutputDir, with forward slashes.
+	Filename  string
+	MediaType string
+	SizeBytes int64
+	// SHA256 of the contents, in hex.
+	SHA256 string
+	// SessionID is the session that produced the file, or that it was uploaded
+	// into; empty for a plain upload.
+	SessionID   string
+	ExecutionID string // the run that produced it; empty for an upload
+	// Path is where a produced file stood in its sandbox; empty for an upload.
+	Path      string
+	CreatedAt time.Time
+}
+
+// FilePage is one page of files.
+type FilePage struct {
+	Files []File
+	Total int
+	Page
+}
+
+// MaxFilenameBytes bounds the name of an upload, as Linux does for a name.
+const MaxFilenameBytes = 255
+
+// CleanFilename returns the last part of the name of an upload, or an error if
+// it cannot be the name of a file.
+func CleanFilename(name string) (string, error) {
+	base := name[strings.LastIndexAny(name, `/\`)+1:]
+	switch {
+	case base == "" || base == "." || base == "..":
+		return "", Invalid("file", "needs a file name, not %q.", name)
+	case len(base) > MaxFilenameBytes:
+		return "", Invalid("file", "the file name must be at most %d bytes, not %d.", MaxFilenameBytes, len(base))
+	case !utf8.ValidString(base):
+		return "", Invalid("file", "the file name must be UTF-8.")
+	case strings.ContainsFunc(base, unicode.IsControl):
+		return "", Invalid("file", "the file name must not contain control characters.")
+	}
+	return base, nil
+}
+
+// MaxFileIDs bounds how many files one request may inject.
+const MaxFileIDs = 1000
+
+// ValidateFileIDs checks the form of a list of file ids.
+func ValidateFileIDs(ids []string) error {
+	if len(ids) > MaxFileIDs {
+		return Invalid("file_ids", "must name at most %d files, not %d.", MaxFileIDs, len(ids))
+	}
+	if i := slices.Index(ids, ""); i >= 0 {
+		return Invalid(fmt.Sprintf("file_ids[%d]", i), "must not be empty.")
+	}
+	return nil
+}
+
+// PathKind says what is at a path.
+type PathKind string
+
+const (
+	PathFile      PathKind = "file"
+	PathDirectory PathKind = "directory"
+	PathSymlink   PathKind = "symlink"
+	PathOther     PathKind = "other" // a FIFO, a socket, a device
+)
+
+// PathInfo is what is at a path inside a sandbox.
+type PathInfo struct {
+	Path       string // absolute
+	Kind       PathKind
+	SizeBytes  int64
+	Mode       uint32 // permission bits
+	ModifiedAt time.Time
+	// Target is where a symbolic link points; empty otherwise.
+	Target string
+}
+
+// PathPage is part of a directory, sorted by name.
+type PathPage struct {
+	Entries []PathInfo
+	// Next is the name to go on after; empty at the end.
+	Next string
+}
+
+// MaxPathBytes bounds a path, as Linux does.
+const MaxPathBytes = 4095
+
+// CleanPath checks and cleans an absolute path inside a sandbox.
+func CleanPath(p string) (string, error) {
+	switch {
+	case p == "":
+		return "", Invalid("path", "is needed: an absolute path in the sandbox, such as /workspace/data.csv.")
+	case !strings.HasPrefix(p, "/"):
+		return "", Invalid("path", "must be absolute, such as /workspace/%s.", p)
+	case len(p) > MaxPathBytes:
+		return "", Invalid("path", "must be at most %d bytes, not %d.", MaxPathBytes, len(p))
+	case strings.ContainsRune(p, 0):
+		return "", Invalid("path", "must not contain NUL.")
+	}
+	return path.Clean(p), nil
+}
+
+func sizeMessage(size, limit int64) string {
+	return fmt.Sprintf("%d bytes; the limit is %d.", size, limit)
+}

@@ -1,0 +1,105 @@
+package engine
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// Store keeps what must not be lost. Methods that take a tenant see that
+// tenant's rows only. A row that is not there is an *agentsandbox.Error with the
+// not-found code of its kind; a full disk is one of code storage_full.
+type Store interface {
+	KeyStore
+	SessionStore
+	ExecutionStore
+	FileStore
+}
+
+// KeyStore keeps keys by the SHA-256 of their values.
+type KeyStore interface {
+	InsertKey(ctx context.Context, key agentsandbox.Key, hash [32]byte) error
+	// KeyByHash finds a key, revoked and expired ones included.
+	KeyByHash(ctx context.Context, hash [32]byte) (agentsandbox.Key, error)
+	// Keys lists the keys of a tenant, or of all when tenant is empty.
+	Keys(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.KeyPage, error)
+	// RevokeKey is repeatable: the first time stays. Tenant may be empty: any.
+	RevokeKey(ctx context.Context, tenant, id string, at time.Time) error
+	// TouchKeys records when keys were last used.
+	TouchKeys(ctx context.Context, used map[string]time.Time) error
+}
+
+// SessionStore keeps sessions.
+type SessionStore interface {
+	InsertSession(ctx context.Context, s agentsandbox.Session) error
+	// Session finds a session in any state.
+	Session(ctx context.Context, tenant, id string) (agentsandbox.Session, error)
+	// Sessions lists live sessions, newest first.
+	Sessions(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.SessionPage, error)
+	// MoveSession changes the status if it is one of from, and tells whether it
+	// did: the only way in which a status changes. A terminal status sets EndedAt.
+	MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error)
+	// UnfinishedSessions lists the ids of every tenant's sessions that are
+	// creating, live or deleting.
+	UnfinishedSessions(ctx context.Context) ([]string, error)
+}
+
+// ExecutionStore keeps the records of runs.
+type ExecutionStore interface {
+	InsertExecution(ctx context.Context, e agentsandbox.Execution) error
+	// FinishExecution writes the outcome of a run, and the rows of its files,
+	// in one transaction, if the run is still running; it tells whether it was.
+	FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error)
+	// Execution finds a record, with those of its files that still exist.
+	Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error)
+	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
+	// RunningExecutions lists the ids of every tenant's runs that have not ended.
+	RunningExecutions(ctx context.Context) ([]string, error)
+}
+
+// FileStore keeps what is known of files; their contents are in Blobs.
+type FileStore interface {
+	InsertFile(ctx context.Context, f agentsandbox.File) error
+	File(ctx context.Context, tenant, id string) (agentsandbox.File, error)
+	// Files lists newest first, in one total order.
+	Files(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.FilePage, error)
+	DeleteFile(ctx context.Context, tenant, id string) error
+	// HasFile tells whether any tenant has a file of that id.
+	HasFile(ctx context.Context, id string) (bool, error)
+}
+
+// Blobs keeps the contents of files, by file id.
+type Blobs interface {
+	// Put stores body under an id: it writes a temporary name and renames it at
+	// the end. limit bounds the size (0: none); past it the error has code
+	// too_large, on a full disk storage_full. After an error nothing is left.
+	Put(ctx context.Context, id string, body io.Reader, limit int64) (Blob, error)
+	// Open opens contents; one that is not there is fs.ErrNotExist.
+	Open(id string) (io.ReadSeekCloser, error)
+	// Remove can be repeated.
+	Remove(id string) error
+	// Sweep removes the contents for which keep says false, and temporary names
+	// that an earlier process left. It returns how many it removed.
+	Sweep(ctx context.Context, keep func(id string) (bool, error)) (int, error)
+}
+
+// Blob says what was stored.
+type Blob struct {
+	SizeBytes int64
+	SHA256    string // hex
+}
+
+// Sandboxes hands out sandboxes that nobody used before.
+type Sandboxes interface {
+	// Claim returns a sandbox of a template with those limits in force; the
+	// caller destroys it. It waits for one, in the order of the callers. An
+	// unknown template is an *agentsandbox.Error of code invalid_request; a
+	// server that cannot make sandboxes, of code unavailable.
+	Claim(ctx context.Context, template string, limits runtime.Limits) (runtime.Sandbox, error)
+	// Ready tells whether a sandbox of the default template can be claimed now;
+	// nil if so, otherwise why not.
+	Ready() error
+}

@@ -1,0 +1,214 @@
+// Package runtime is the contract between the engine and whatever makes
+// sandboxes: [Runtime] makes them, [Sandbox] is one of them, [Guest] is what can
+// be done inside. The package holds the vocabulary of that contract; the suite
+// that every implementation passes is in runtimetest, a fake for unit tests in
+// fake, the real one in gvisor.
+//
+// It knows nothing of HTTP, tenants, sessions or the store.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// Errors of a sandbox. Implementations wrap them; callers use errors.Is.
+var (
+	// ErrSandboxLost says that the sandbox died, or that the conversation with
+	// its agent broke. Nothing can be done with it any more but Destroy.
+	ErrSandboxLost = errors.New("sandbox lost")
+	// ErrNotExist says that nothing is at that path.
+	ErrNotExist = errors.New("no such file or directory")
+	// ErrPermission says that the user of the sandbox may not do that.
+	ErrPermission = errors.New("permission denied")
+	// ErrNotRegular says that the path is not a regular file (or directory,
+	// where one is asked for): a link, a FIFO, a socket, a device.
+	ErrNotRegular = errors.New("not a regular file")
+	// ErrNoSpace says that the sandbox's file system is full.
+	ErrNoSpace = errors.New("no space left in the sandbox")
+	// ErrInvalid says that a path or an argument cannot be used.
+	ErrInvalid = errors.New("invalid argument")
+)
+
+// Runtime makes sandboxes from templates.
+type Runtime interface {
+	// Start makes one sandbox of a template, as far as its agent answering and
+	// its identity being fresh, and installs the limits, which it reads back.
+	// On an error nothing is left behind.
+	Start(ctx context.Context, spec Spec) (Sandbox, error)
+
+	// Recover deals with what an earlier process of this data directory left
+	// behind: it destroys every sandbox that is provably ours and returns their
+	// ids. It is called once, before Start.
+	Recover(ctx context.Context) ([]string, error)
+
+	// Close waits for background work. Every sandbox must be destroyed before.
+	Close() error
+}
+
+// Spec says which sandbox to make.
+type Spec struct {
+	// ID names the sandbox on the host; unique for ever.
+	ID string
+	// Template is the name of a template.
+	Template string
+	Limits   Limits
+}
+
+// Limits of a sandbox, installed on the host. Zero values mean no limit, which
+// only tests use.
+type Limits struct {
+	MemoryBytes int64
+	// MilliCPUs is the CPU share: 1000 is one core.
+	MilliCPUs int64
+	// Tasks bounds processes and threads, those of the sandbox's own kernel
+	// included.
+	Tasks int64
+}
+
+// Sandbox is one isolated machine.
+type Sandbox interface {
+	Guest
+
+	ID() string
+
+	// SetLimits installs other limits, reads them back, and fails if what is in
+	// force is not what was asked for.
+	SetLimits(ctx context.Context, limits Limits) error
+
+	// Usage reads the sandbox's counters on the host.
+	Usage() (Usage, error)
+
+	// Done is closed when the sandbox has died or was destroyed.
+	Done() <-chan struct{}
+
+	// Destroy ends everything in the sandbox and removes every trace of it from
+	// the host. It can be repeated, and by several callers at once.
+	Destroy(ctx context.Context) error
+}
+
+// Usage is what a sandbox used so far, read on the host.
+type Usage struct {
+	MemoryBytes     int64
+	MemoryPeakBytes int64
+	CPU             time.Duration
+	// OOMKills counts kills by the memory limit.
+	OOMKills int64
+}
+
+// Guest is what the agent does inside a sandbox. Files are touched with the
+// rights of the sandbox's user (uid 1000), never root's, and the last element
+// of a path is never followed if it is a symbolic link.
+//
+// Every method returns an error that wraps ErrSandboxLost once the sandbox is
+// gone, and returns soon after ctx is done.
+type Guest interface {
+	// Run starts code, or a command. The caller reads Events to the end or
+	// closes the Run.
+	Run(ctx context.Context, cmd Command) (Run, error)
+
+	// ReadFile opens a regular file. The size in the info is the size at the
+	// time of opening; the bytes are those that were there to be read.
+	ReadFile(ctx context.Context, path string) (agentsandbox.PathInfo, io.ReadCloser, error)
+
+	// WriteFile writes body to a temporary name beside path and renames it when
+	// body ends with io.EOF; with any other error nothing is left. Missing
+	// directories are made.
+	WriteFile(ctx context.Context, path string, body io.Reader) (agentsandbox.PathInfo, error)
+
+	// Stat says what is at a path.
+	Stat(ctx context.Context, path string) (agentsandbox.PathInfo, error)
+
+	// List returns up to limit entries of a directory, sorted by name, after
+	// the name given.
+	List(ctx context.Context, path, after string, limit int) (agentsandbox.PathPage, error)
+
+	// Remove removes what is at a path, a directory with all below it.
+	Remove(ctx context.Context, path string) error
+}
+
+// Command is one run of code.
+type Command struct {
+	// ID names the run, unique in the sandbox: letters, digits, "_" and "-".
+	ID       string
+	Language agentsandbox.Language
+	Code     string
+	// Env is added to the sandbox's base environment.
+	Env map[string]string
+	// Timeout ends the run with SIGKILL to its process group and descendants;
+	// 0: none.
+	Timeout time.Duration
+	// OutputLimit bounds the bytes kept of each stream; what is over it is read,
+	// counted and dropped. 0: nothing is dropped.
+	OutputLimit int64
+	// Final says that the sandbox ends after this run: the agent kills every
+	// other process of the user when the main process has ended, before it
+	// looks for files.
+	Final bool
+	// CollectDirs are the directories whose new and changed regular files are
+	// reported, and Collect bounds how many.
+	CollectDirs []string
+	Collect     CollectLimits
+}
+
+// CollectLimits bound what is reported of the files that a run made. 0: none.
+type CollectLimits struct {
+	Files int   // how many
+	Bytes int64 // their sizes, added up
+	Depth int   // of directories
+}
+
+// Stream names a standard stream.
+type Stream uint8
+
+const (
+	Stdout Stream = 1
+	Stderr Stream = 2
+)
+
+// Run is a run under way.
+type Run interface {
+	// Next waits for the next event; after the one with Result it returns
+	// io.EOF. Not safe for concurrent use.
+	Next(ctx context.Context) (Event, error)
+
+	// Kill ends the run with SIGKILL to its process group and descendants. The
+	// Result still arrives.
+	Kill(ctx context.Context) error
+
+	// Close lets go of the run; one that has not ended is killed.
+	Close() error
+}
+
+// Event is output or, last, the result. Exactly one of Data and Result is set.
+type Event struct {
+	Stream Stream
+	Data   []byte // valid until the next call of Next
+	Result *Result
+}
+
+// Result is how a run ended.
+type Result struct {
+	// ExitCode is the main process's exit status; 0 if a signal ended it.
+	ExitCode int
+	// Signal is the number of the signal that ended it; 0 for none.
+	Signal int
+	// TimedOut says that the time limit ended the run.
+	TimedOut bool
+	// Killed says that Kill ended the run.
+	Killed   bool
+	Duration time.Duration
+	// CPU is user and system time of the main process and the children that it
+	// waited for.
+	CPU time.Duration
+	// StdoutBytes and StderrBytes count what was written, kept or not.
+	StdoutBytes, StderrBytes int64
+	// Changed are the regular files that the run made or changed, sorted by
+	// path; Omitted counts those left out because of a limit.
+	Changed []agentsandbox.PathInfo
+	Omitted int
+}
