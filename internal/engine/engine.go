@@ -1,0 +1,210 @@
+// Package engine is the use cases of Agent Sandbox: executing code, keeping
+// sessions, files and keys. It implements [agentsandbox.Service] on ports that it
+// declares itself: a store, blobs, and a supply of sandboxes. It owns policy and
+// state; it knows no HTTP, no SQL and no gVisor.
+//
+// What user code does is an outcome and stands in the execution; an error is a
+// request that was refused, or a failure of ours. Work that must end, such as
+// writing an outcome or destroying a sandbox, goes on when the caller is gone,
+// and Close waits for it.
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// Limits are the defaults of the server, and how far a request may go.
+type Limits struct {
+	DefaultTimeout, MaxTimeout   time.Duration
+	DefaultMemoryMB, MaxMemoryMB int64
+	DefaultCPUs, MaxCPUs         float64
+	// Tasks bounds the processes and threads of one sandbox on the host.
+	Tasks int64
+	// OutputBytes bounds what is kept of each output stream.
+	OutputBytes int64
+	CodeBytes   int64
+	UploadBytes int64
+	Collect     runtime.CollectLimits
+}
+
+// Default returns the limits of a sandbox for which nothing was asked.
+func (l Limits) Default() runtime.Limits {
+	return l.sandbox(l.DefaultMemoryMB, l.DefaultCPUs)
+}
+
+func (l Limits) sandbox(memoryMB int64, cpus float64) runtime.Limits {
+	return runtime.Limits{MemoryBytes: memoryMB << 20, MilliCPUs: int64(cpus * 1000), Tasks: l.Tasks}
+}
+
+// Options configure an Engine.
+type Options struct {
+	Store     Store
+	Blobs     Blobs
+	Sandboxes Sandboxes
+	Limits    Limits
+	Logger    *slog.Logger
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// Engine implements agentsandbox.Service. Make one with New, call Recover before
+// the first request, and Close at the end.
+type Engine struct {
+	store     Store
+	blobs     Blobs
+	sandboxes Sandboxes
+	limits    Limits
+	log       *slog.Logger
+	clock     func() time.Time
+
+	touched touches
+
+	mu       sync.Mutex
+	closing  bool
+	sessions map[string]*session
+	// work counts requests under way and their clean-up; no more is added once
+	// closing is set.
+	work sync.WaitGroup
+	// watchers wait for the sandboxes of live sessions to die.
+	watchers sync.WaitGroup
+	ctx      context.Context // ends when running work must end
+	cancel   context.CancelCauseFunc
+}
+
+var _ agentsandbox.Service = (*Engine)(nil)
+
+// New makes an engine.
+func New(opts Options) *Engine {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Engine{
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
+		limits: opts.Limits, log: opts.Logger, clock: opts.Now,
+		touched:  touches{at: map[string]time.Time{}},
+		sessions: map[string]*session{},
+		ctx:      ctx, cancel: cancel,
+	}
+}
+
+// now is the time that rows carry: UTC, to the microsecond that stores keep.
+func (e *Engine) now() time.Time { return e.clock().UTC().Truncate(time.Microsecond) }
+
+var errShutdown = errors.New("the server is shutting down")
+
+// begin registers a piece of work, which calls the function returned at its end.
+// The context ends with the caller's or when the engine must stop.
+func (e *Engine) begin(ctx context.Context) (context.Context, func(), error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closing {
+		return nil, nil, &agentsandbox.Error{
+			Code:              agentsandbox.CodeUnavailable,
+			Message:           "The server is shutting down. Try again in a moment.",
+			RetryAfterSeconds: 5,
+		}
+	}
+	e.work.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		e.work.Done()
+	}, nil
+}
+
+// background runs clean-up that outlives its request. The caller is itself
+// registered work, so that Close cannot have finished waiting.
+func (e *Engine) background(f func()) { e.work.Go(f) }
+
+const (
+	destroyTimeout = 30 * time.Second
+	destroyTries   = 3
+	// recordTimeout bounds the writing of an outcome whose caller is gone.
+	recordTimeout = 30 * time.Second
+)
+
+// destroy ends a sandbox, whatever became of the request. What cannot be
+// destroyed stays on the runtime's records, for the next start to recover.
+func (e *Engine) destroy(sb runtime.Sandbox) error {
+	var err error
+	for range destroyTries {
+		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+		err = sb.Destroy(ctx)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		e.log.Error("a sandbox could not be destroyed", "sandbox", sb.ID(), "error", err)
+	}
+	return err
+}
+
+// Recover brings the store in line with a runtime on which nothing of an earlier
+// process lives any more: its sessions are lost, its unfinished executions are
+// over, contents that no file names are removed.
+func (e *Engine) Recover(ctx context.Context) error {
+	sessions, err := e.store.UnfinishedSessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range sessions {
+		if _, err := e.store.MoveSession(ctx, id, unfinished, agentsandbox.SessionLost, e.now()); err != nil {
+			return err
+		}
+	}
+	runs, err := e.store.RunningExecutions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range runs {
+		lost := agentsandbox.Execution{
+			ID: id, Status: agentsandbox.StatusSandboxLost, ReturnCode: returnCodeKilled, Signal: "SIGKILL",
+			Error: "The server stopped while this ran.", HTTPStatus: 503, EndedAt: e.now(),
+		}
+		if _, err := e.store.FinishExecution(ctx, lost); err != nil {
+			return err
+		}
+	}
+	removed, err := e.blobs.Sweep(ctx, func(id string) (bool, error) { return e.store.HasFile(ctx, id) })
+	if err != nil {
+		return err
+	}
+	if len(sessions)+len(runs)+removed > 0 {
+		e.log.Info("recovered from an earlier process", "lost_sessions", len(sessions), "lost_executions", len(runs), "removed_blobs", removed)
+	}
+	return nil
+}
+
+// Close refuses new work and lets running work end. When ctx is done, what still
+// runs is ended and recorded as cancelled. Then the live sessions end too. It
+// returns when nothing is left.
+func (e *Engine) Close(ctx context.Context) error {
+	e.mu.Lock()
+	e.closing = true
+	e.mu.Unlock()
+
+	idle := make(chan struct{})
+	go func() {
+		e.work.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+		e.cancel(errShutdown)
+		<-idle
+	}
+	e.cancel(errShutdown)
+	e.closeSessions()
+	return e.flushTouches()
+}

@@ -1,0 +1,256 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"path"
+	"strings"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+const unknownMediaType = "application/octet-stream"
+
+// UploadFile implements agentsandbox.Service.
+func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload, body io.Reader) (*agentsandbox.File, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name, err := agentsandbox.CleanFilename(upload.Filename)
+	if err != nil {
+		return nil, err
+	}
+	ctx, done, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	var target *session
+	if upload.SessionID != "" {
+		s, release, err := e.acquire(ctx, p.Tenant, upload.SessionID)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		target = s
+	}
+	f := agentsandbox.File{
+		ID: agentsandbox.NewID(agentsandbox.FilePrefix), Tenant: p.Tenant, Filename: name,
+		MediaType: mediaType(upload.MediaType, name), SessionID: upload.SessionID, CreatedAt: e.now(),
+	}
+	if err := e.putBlob(ctx, &f, body, e.limits.UploadBytes); err != nil {
+		return nil, err
+	}
+	if target != nil {
+		err = e.injectOne(ctx, target.sandbox, f)
+	}
+	if err == nil {
+		err = e.store.InsertFile(ctx, f)
+	}
+	if err != nil {
+		e.removeBlob(f.ID)
+		return nil, err
+	}
+	return &f, nil
+}
+
+func (e *Engine) putBlob(ctx context.Context, f *agentsandbox.File, body io.Reader, limit int64) error {
+	blob, err := e.blobs.Put(ctx, f.ID, body, limit)
+	if err != nil {
+		return err
+	}
+	f.SizeBytes, f.SHA256 = blob.SizeBytes, blob.SHA256
+	return nil
+}
+
+func (e *Engine) removeBlob(id string) {
+	if err := e.blobs.Remove(id); err != nil {
+		e.log.Error("the contents of a file could not be removed", "file", id, "error", err)
+	}
+}
+
+// File implements agentsandbox.Service.
+func (e *Engine) File(ctx context.Context, id string) (*agentsandbox.File, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := e.store.File(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	return &f, nil
+}
+
+// OpenFile implements agentsandbox.Service. The reader is an io.Seeker.
+func (e *Engine) OpenFile(ctx context.Context, id string) (*agentsandbox.File, io.ReadCloser, error) {
+	f, err := e.File(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := e.blobs.Open(f.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Deleted between the two look-ups, or lost: the row tells which.
+		if _, again := e.File(ctx, id); again != nil {
+			return nil, nil, again
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("opening the contents of %s: %w", f.ID, err)
+	}
+	return f, r, nil
+}
+
+// Files implements agentsandbox.Service.
+func (e *Engine) Files(ctx context.Context, page agentsandbox.Page) (*agentsandbox.FilePage, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := page.Validate(); err != nil {
+		return nil, err
+	}
+	list, err := e.store.Files(ctx, p.Tenant, page)
+	return &list, err
+}
+
+// DeleteFile implements agentsandbox.Service.
+func (e *Engine) DeleteFile(ctx context.Context, id string) error {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.store.DeleteFile(ctx, p.Tenant, id); err != nil {
+		return err
+	}
+	e.removeBlob(id)
+	return nil
+}
+
+// lookUpFiles finds the files that a request names, each once, and refuses two
+// that would be copied to the same path.
+func (e *Engine) lookUpFiles(ctx context.Context, tenant string, ids []string) ([]agentsandbox.File, error) {
+	files := make([]agentsandbox.File, 0, len(ids))
+	byName := make(map[string]int, len(ids))
+	for i, id := range ids {
+		f, err := e.store.File(ctx, tenant, id)
+		if err != nil {
+			var refused *agentsandbox.Error
+			if errors.As(err, &refused) {
+				refused.Details = []agentsandbox.Detail{{Field: fmt.Sprintf("file_ids[%d]", i), Message: refused.Message}}
+			}
+			return nil, err
+		}
+		if j, taken := byName[f.Filename]; taken {
+			if ids[j] == id {
+				continue
+			}
+			return nil, agentsandbox.Invalid(fmt.Sprintf("file_ids[%d]", i), "has the same file name, %q, as file_ids[%d].", f.Filename, j)
+		}
+		byName[f.Filename] = i
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// inject copies files to the workspace of a sandbox.
+func (e *Engine) inject(ctx context.Context, sb runtime.Sandbox, files []agentsandbox.File) error {
+	for _, f := range files {
+		if err := e.injectOne(ctx, sb, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) injectOne(ctx context.Context, sb runtime.Sandbox, f agentsandbox.File) error {
+	r, err := e.blobs.Open(f.ID)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fileNotFound(f.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("opening the contents of %s: %w", f.ID, err)
+	}
+	defer r.Close()
+	target := path.Join(agentsandbox.Workspace, f.Filename)
+	_, err = sb.WriteFile(ctx, target, r)
+	return guestError(err, target)
+}
+
+func fileNotFound(id string) error {
+	return agentsandbox.Errorf(agentsandbox.CodeFileNotFound, "No file %s exists.", quoteID(id))
+}
+
+// collect keeps the files that a run made or changed. A file that is gone again,
+// or that is no regular file any more, is counted as omitted.
+func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsandbox.Execution, result *runtime.Result) error {
+	rec.FilesOmitted = result.Omitted
+	left := e.limits.Collect.Bytes
+	for i, info := range result.Changed {
+		name, ok := producedName(info.Path)
+		if !ok || (e.limits.Collect.Files > 0 && i >= e.limits.Collect.Files) {
+			rec.FilesOmitted++
+			continue
+		}
+		f := agentsandbox.File{
+			ID: agentsandbox.NewID(agentsandbox.FilePrefix), Tenant: rec.Tenant, Filename: name,
+			MediaType: mediaType("", name), SessionID: rec.SessionID, ExecutionID: rec.ID,
+			Path: info.Path, CreatedAt: e.now(),
+		}
+		err := e.collectOne(ctx, sb, &f, left)
+		switch {
+		case err == nil:
+			rec.Files = append(rec.Files, f)
+			left -= f.SizeBytes
+		case errors.Is(err, runtime.ErrNotExist), errors.Is(err, runtime.ErrNotRegular), errors.Is(err, runtime.ErrPermission),
+			agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge:
+			rec.FilesOmitted++
+		default:
+			rec.FilesOmitted += len(result.Changed) - i
+			return guestError(err, info.Path)
+		}
+	}
+	return nil
+}
+
+func (e *Engine) collectOne(ctx context.Context, sb runtime.Sandbox, f *agentsandbox.File, left int64) error {
+	if e.limits.Collect.Bytes > 0 && left <= 0 {
+		return agentsandbox.Errorf(agentsandbox.CodeTooLarge, "The files of this run are larger than the server collects.")
+	}
+	_, r, err := sb.ReadFile(ctx, f.Path)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return e.putBlob(ctx, f, r, left)
+}
+
+// producedName is the path of a produced file below the directory that it was
+// collected from.
+func producedName(p string) (string, bool) {
+	for _, dir := range []string{agentsandbox.Workspace, agentsandbox.OutputDir} {
+		if name, ok := strings.CutPrefix(p, dir+"/"); ok && path.Clean(p) == p {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// mediaType is the one given if it has the form of one, or a guess by the name.
+func mediaType(given, name string) string {
+	if given != "" {
+		if t, params, err := mime.ParseMediaType(given); err == nil && strings.Contains(t, "/") {
+			return mime.FormatMediaType(t, params)
+		}
+	}
+	if t := mime.TypeByExtension(path.Ext(name)); t != "" {
+		return t
+	}
+	return unknownMediaType
+}

@@ -1,0 +1,297 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// unfinished are the states of a session that has, or may have, a sandbox.
+var unfinished = []agentsandbox.SessionStatus{
+	agentsandbox.SessionCreating, agentsandbox.SessionLive, agentsandbox.SessionDeleting,
+}
+
+var errSessionDeleted = errors.New("the session was deleted")
+
+// session is a live session: what the store knows of it, and its sandbox.
+type session struct {
+	info    agentsandbox.Session
+	sandbox runtime.Sandbox
+	// ended is done, with the reason as its cause, when the session must end.
+	ended context.Context
+	end   context.CancelCauseFunc
+	users sync.WaitGroup // requests under way in it
+}
+
+// context returns one that ends with ctx or with the session.
+func (s *session) context(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// CreateSession implements agentsandbox.Service.
+func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequest) (*agentsandbox.Session, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := req.Validate(); err != nil {
+		return nil, err
+	}
+	if err := e.checkLimits(req.TimeoutMS, req.MemoryMB, req.CPUs); err != nil {
+		return nil, err
+	}
+	ctx, done, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
+	if err != nil {
+		return nil, err
+	}
+	info := agentsandbox.Session{
+		ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Tenant: p.Tenant, Status: agentsandbox.SessionCreating,
+		Template: req.Template, Env: req.Env, Metadata: req.Metadata,
+		TimeoutMS: cmp.Or(req.TimeoutMS, e.limits.DefaultTimeout.Milliseconds()),
+		MemoryMB:  cmp.Or(req.MemoryMB, e.limits.DefaultMemoryMB),
+		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),
+		CreatedAt: e.now(),
+	}
+	if err := e.store.InsertSession(ctx, info); err != nil {
+		return nil, err
+	}
+	if err := e.bringUp(ctx, &info, files); err != nil {
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
+		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
+			e.log.Error("a session that failed to start could not be marked deleted", "session", info.ID, "error", merr)
+		}
+		return nil, err
+	}
+	return &info, nil
+}
+
+// bringUp gives a session its sandbox and makes it live. After an error nothing
+// of it is left but its row.
+func (e *Engine) bringUp(ctx context.Context, info *agentsandbox.Session, files []agentsandbox.File) error {
+	sb, err := e.sandboxes.Claim(ctx, info.Template, e.sandboxLimits(info.MemoryMB, info.CPUs))
+	if err != nil {
+		return err
+	}
+	live := false
+	defer func() {
+		if !live {
+			e.background(func() { _ = e.destroy(sb) }) // logged there
+		}
+	}()
+	if err := e.inject(ctx, sb, files); err != nil {
+		return err
+	}
+	moved, err := e.store.MoveSession(ctx, info.ID, []agentsandbox.SessionStatus{agentsandbox.SessionCreating}, agentsandbox.SessionLive, e.now())
+	if err != nil {
+		return err
+	}
+	if !moved {
+		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
+	}
+	info.Status = agentsandbox.SessionLive
+	s := &session{info: *info, sandbox: sb}
+	s.ended, s.end = context.WithCancelCause(context.Background())
+	e.mu.Lock()
+	e.sessions[info.ID] = s
+	e.mu.Unlock()
+	live = true
+	e.watchers.Go(func() { e.watch(s) })
+	return nil
+}
+
+// watch marks a session lost when its sandbox dies by itself.
+func (e *Engine) watch(s *session) {
+	select {
+	case <-s.sandbox.Done():
+	case <-s.ended.Done():
+	}
+	if !e.remove(s) {
+		return // deleted, not lost
+	}
+	e.log.Warn("the sandbox of a session died", "session", s.info.ID, "sandbox", s.sandbox.ID())
+	e.finishSession(s, runtime.ErrSandboxLost, agentsandbox.SessionLost)
+}
+
+// remove takes a session off the live ones and tells whether this caller did:
+// the one that must then finish it.
+func (e *Engine) remove(s *session) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.sessions[s.info.ID] != s {
+		return false
+	}
+	delete(e.sessions, s.info.ID)
+	return true
+}
+
+// finishSession ends what runs in a session, destroys its sandbox and writes its
+// last state. The caller has removed it.
+func (e *Engine) finishSession(s *session, cause error, last agentsandbox.SessionStatus) {
+	s.end(cause)
+	if cause != runtime.ErrSandboxLost {
+		_ = e.destroy(s.sandbox) // ends the runs too; logged there
+	}
+	s.users.Wait()
+	_ = e.destroy(s.sandbox)
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if _, err := e.store.MoveSession(ctx, s.info.ID, unfinished, last, e.now()); err != nil {
+		e.log.Error("the end of a session could not be written", "session", s.info.ID, "error", err)
+	}
+}
+
+// acquire finds a live session and holds it until release is called.
+func (e *Engine) acquire(ctx context.Context, tenant, id string) (s *session, release func(), err error) {
+	e.mu.Lock()
+	s = e.sessions[id]
+	if s != nil && s.info.Tenant == tenant {
+		s.users.Add(1)
+		e.mu.Unlock()
+		return s, s.users.Done, nil
+	}
+	e.mu.Unlock()
+	return nil, nil, e.whyGone(ctx, tenant, id)
+}
+
+// whyGone is the error for a session that is not live: the caller's own that has
+// ended says so.
+func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
+	row, err := e.store.Session(ctx, tenant, id)
+	switch {
+	case agentsandbox.CodeOf(err) == agentsandbox.CodeSessionNotFound:
+		return sessionNotFound(id)
+	case err != nil:
+		return err
+	case row.Status == agentsandbox.SessionLost:
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was lost: its sandbox died. Create a new one.", id)
+	case row.Status == agentsandbox.SessionCreating:
+		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s is still being created. Try again in a moment.", id)
+	}
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted. Create a new one.", id)
+}
+
+func sessionNotFound(id string) error {
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "No session %s exists.", quoteID(id))
+}
+
+// Session implements agentsandbox.Service.
+func (e *Engine) Session(ctx context.Context, id string) (*agentsandbox.Session, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, release, err := e.acquire(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	info := s.info
+	return &info, nil
+}
+
+// Sessions implements agentsandbox.Service.
+func (e *Engine) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := page.Validate(); err != nil {
+		return nil, err
+	}
+	list, err := e.store.Sessions(ctx, p.Tenant, page)
+	return &list, err
+}
+
+// DeleteSession implements agentsandbox.Service. It returns when the sandbox is
+// gone.
+func (e *Engine) DeleteSession(ctx context.Context, id string) error {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, done, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, release, err := e.acquire(ctx, p.Tenant, id)
+	if err != nil {
+		return err
+	}
+	won := e.remove(s)
+	release()
+	if !won {
+		return sessionNotFound(id)
+	}
+	if _, err := e.store.MoveSession(context.WithoutCancel(ctx), id, unfinished, agentsandbox.SessionDeleting, e.now()); err != nil {
+		// Go on: the session is off the live ones, and its sandbox must end.
+		e.log.Error("the deletion of a session could not be written", "session", id, "error", err)
+	}
+	e.finishSession(s, errSessionDeleted, agentsandbox.SessionDeleted)
+	return nil
+}
+
+// InjectFiles implements agentsandbox.Service.
+func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []string) error {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return err
+	}
+	if len(fileIDs) == 0 {
+		return agentsandbox.Invalid("file_ids", "must name at least one file.")
+	}
+	if err := agentsandbox.ValidateFileIDs(fileIDs); err != nil {
+		return err
+	}
+	ctx, done, err := e.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, release, err := e.acquire(ctx, p.Tenant, sessionID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
+	if err != nil {
+		return err
+	}
+	ctx, stop := s.context(ctx)
+	defer stop()
+	return e.inject(ctx, s.sandbox, files)
+}
+
+// closeSessions ends every live session at the end of the server. Work has ended
+// and none begins any more.
+func (e *Engine) closeSessions() {
+	e.mu.Lock()
+	all := make([]*session, 0, len(e.sessions))
+	for _, s := range e.sessions {
+		all = append(all, s)
+	}
+	e.mu.Unlock()
+	var ending sync.WaitGroup
+	for _, s := range all {
+		if e.remove(s) {
+			ending.Go(func() { e.finishSession(s, errShutdown, agentsandbox.SessionLost) })
+		}
+	}
+	ending.Wait()
+	e.watchers.Wait()
+}

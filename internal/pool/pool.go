@@ -1,0 +1,370 @@
+// Package pool keeps warm sandboxes, ready to be claimed, one queue per
+// template. A sandbox is handed out once and never comes back: whoever claims it
+// destroys it.
+//
+// Building happens in a bounded number of goroutines that the pool owns and that
+// hold no lock while they build. Claims are served in the order in which they
+// came. A build that fails backs off, and the caller that has waited longest gets
+// the failure, so that nobody waits for a host that cannot make sandboxes.
+//
+// The package knows no gVisor, no sessions and no tenants.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// Options configure a Pool.
+type Options struct {
+	Runtime runtime.Runtime
+	// NewID names each sandbox.
+	NewID func() string
+	// Template is the default one, for which sandboxes are kept warm.
+	Template string
+	// Templates lists the names that can be claimed; Template is one of them.
+	Templates []string
+	// Size is how many sandboxes of the default template are kept warm; with 0
+	// each claim builds its own.
+	Size int
+	// Builders is how many sandboxes are built at once; at least 1.
+	Builders int
+	// Limits are what a warm sandbox is built with. A claim with other limits
+	// has them changed.
+	Limits runtime.Limits
+	Logger *slog.Logger
+}
+
+const (
+	firstBackoff = 100 * time.Millisecond
+	lastBackoff  = 10 * time.Second
+	// destroyTimeout bounds the destruction of a sandbox that nobody used.
+	destroyTimeout = 30 * time.Second
+)
+
+// ErrClosed says that the pool does not hand out sandboxes any more.
+var ErrClosed = errors.New("the pool is closed")
+
+// Pool hands out sandboxes. Start begins to fill it, Close empties it.
+type Pool struct {
+	opts   Options
+	ctx    context.Context // ends when Close is called
+	cancel context.CancelFunc
+	owned  sync.WaitGroup // builders
+
+	mu     sync.Mutex
+	queues map[string]*queue
+	wake   chan struct{} // closed and replaced when there may be work for a builder
+	closed bool
+}
+
+// queue is the warm sandboxes of one template and those who wait for one.
+type queue struct {
+	template string
+	size     int
+	ready    []runtime.Sandbox
+	waiting  []*waiter
+	building int
+	failures int       // builds that failed since the last that succeeded
+	lastErr  error     // of the last failure; nil after a success
+	retryAt  time.Time // no build for the warm stock before then
+	served   bool      // a sandbox was built at least once
+}
+
+type waiter struct {
+	result chan outcome // buffered: a delivery never blocks
+}
+
+type outcome struct {
+	sandbox runtime.Sandbox
+	err     error
+}
+
+// New makes a pool that builds nothing before Start.
+func New(opts Options) *Pool {
+	opts.Builders = max(opts.Builders, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, wake: make(chan struct{})}
+	for _, t := range opts.Templates {
+		p.queues[t] = &queue{template: t}
+	}
+	if q := p.queues[opts.Template]; q != nil {
+		q.size = opts.Size
+	}
+	return p
+}
+
+// Start begins to build.
+func (p *Pool) Start() {
+	for range p.opts.Builders {
+		p.owned.Go(p.build)
+	}
+}
+
+// Claim returns a sandbox that nobody used before, with those limits in force.
+// The caller destroys it.
+func (p *Pool) Claim(ctx context.Context, template string, limits runtime.Limits) (runtime.Sandbox, error) {
+	if template == "" {
+		template = p.opts.Template
+	}
+	sb, err := p.take(ctx, template)
+	if err != nil {
+		return nil, err
+	}
+	if limits != p.opts.Limits {
+		if err := sb.SetLimits(ctx, limits); err != nil {
+			p.discard(sb)
+			return nil, unavailable("the limits of the sandbox could not be installed", err)
+		}
+	}
+	return sb, nil
+}
+
+func (p *Pool) take(ctx context.Context, template string) (runtime.Sandbox, error) {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, unavailable("the server is shutting down", ErrClosed)
+	}
+	q := p.queues[template]
+	if q == nil {
+		p.mu.Unlock()
+		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", template)
+	}
+	var dead []runtime.Sandbox
+	var found runtime.Sandbox
+	for found == nil && len(q.ready) > 0 {
+		found, q.ready = q.ready[0], q.ready[1:]
+		select {
+		case <-found.Done():
+			dead = append(dead, found)
+			found = nil
+		default:
+		}
+	}
+	w := &waiter{result: make(chan outcome, 1)}
+	if found == nil {
+		q.waiting = append(q.waiting, w)
+	}
+	p.wakeLocked()
+	p.mu.Unlock()
+	for _, sb := range dead {
+		p.opts.Logger.Warn("a warm sandbox died before it was used", "sandbox", sb.ID())
+		p.discard(sb)
+	}
+	if found != nil {
+		return found, nil
+	}
+	return p.await(ctx, q, w)
+}
+
+func (p *Pool) await(ctx context.Context, q *queue, w *waiter) (runtime.Sandbox, error) {
+	select {
+	case o := <-w.result:
+		return o.sandbox, o.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	for i, other := range q.waiting {
+		if other == w {
+			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
+			break
+		}
+	}
+	p.mu.Unlock()
+	// A builder may have delivered in the meantime.
+	select {
+	case o := <-w.result:
+		if o.sandbox != nil {
+			p.discard(o.sandbox)
+		}
+	default:
+	}
+	return nil, ctx.Err()
+}
+
+// Ready tells whether a sandbox of the default template can be claimed; nil if
+// so.
+func (p *Pool) Ready() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.queues[p.opts.Template]
+	switch {
+	case p.closed:
+		return ErrClosed
+	case q == nil:
+		return fmt.Errorf("template %q is not there", p.opts.Template)
+	case len(q.ready) > 0:
+		return nil
+	case q.lastErr != nil:
+		return fmt.Errorf("the last sandbox could not be made: %w", q.lastErr)
+	case !q.served && q.size > 0:
+		return errors.New("the first sandbox is still being made")
+	}
+	return nil
+}
+
+// Stats is a look at one queue.
+type Stats struct {
+	Ready, Building, Waiting int
+}
+
+// Stats returns the state of each queue by template.
+func (p *Pool) Stats() map[string]Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]Stats, len(p.queues))
+	for name, q := range p.queues {
+		all[name] = Stats{Ready: len(q.ready), Building: q.building, Waiting: len(q.waiting)}
+	}
+	return all
+}
+
+// Close stops building, fails those who wait, and destroys the warm sandboxes.
+// It returns when all of that is done, and can be called again.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	var idle []runtime.Sandbox
+	for _, q := range p.queues {
+		idle = append(idle, q.ready...)
+		q.ready = nil
+		for _, w := range q.waiting {
+			w.result <- outcome{err: unavailable("the server is shutting down", ErrClosed)}
+		}
+		q.waiting = nil
+	}
+	p.mu.Unlock()
+	p.cancel()
+	p.owned.Wait()
+	var destroying sync.WaitGroup
+	for _, sb := range idle {
+		destroying.Go(func() { p.discard(sb) })
+	}
+	destroying.Wait()
+}
+
+// build is the life of one builder.
+func (p *Pool) build() {
+	for {
+		q, wake, wait := p.next()
+		if q != nil {
+			p.buildOne(q)
+			continue
+		}
+		var retry <-chan time.Time
+		if wait > 0 {
+			retry = time.After(wait)
+		}
+		select {
+		case <-p.ctx.Done():
+			return
+		case <-wake:
+		case <-retry:
+		}
+	}
+}
+
+// next picks a queue that needs a sandbox and counts the build. Those who wait
+// come before the warm stock, and do not wait for a back-off to end. Without a
+// queue it returns what to wait for.
+func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, p.wake, 0
+	}
+	for _, q := range p.queues {
+		if len(q.waiting) > q.building {
+			q.building++
+			return q, nil, 0
+		}
+	}
+	for _, q := range p.queues {
+		if len(q.ready)+q.building >= q.size+len(q.waiting) {
+			continue
+		}
+		if d := time.Until(q.retryAt); d > 0 {
+			if wait == 0 || d < wait {
+				wait = d
+			}
+			continue
+		}
+		q.building++
+		return q, nil, 0
+	}
+	return nil, p.wake, wait
+}
+
+func (p *Pool) buildOne(q *queue) {
+	sb, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: p.opts.Limits})
+	p.mu.Lock()
+	q.building--
+	var surplus runtime.Sandbox
+	switch {
+	case err != nil:
+		q.failures++
+		q.lastErr = err
+		q.retryAt = time.Now().Add(backoff(q.failures))
+		if len(q.waiting) > 0 {
+			q.waiting[0].result <- outcome{err: unavailable("a sandbox could not be made", err)}
+			q.waiting = q.waiting[1:]
+		}
+	case p.closed:
+		surplus = sb
+	default:
+		q.failures, q.lastErr, q.retryAt, q.served = 0, nil, time.Time{}, true
+		if len(q.waiting) > 0 {
+			q.waiting[0].result <- outcome{sandbox: sb}
+			q.waiting = q.waiting[1:]
+		} else {
+			q.ready = append(q.ready, sb)
+		}
+	}
+	failures, closed := q.failures, p.closed
+	p.mu.Unlock()
+	if err != nil && !closed {
+		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "failures", failures, "error", err)
+	}
+	if surplus != nil {
+		p.discard(surplus)
+	}
+}
+
+// wakeLocked tells the builders that there may be work.
+func (p *Pool) wakeLocked() {
+	close(p.wake)
+	p.wake = make(chan struct{})
+}
+
+func (p *Pool) discard(sb runtime.Sandbox) {
+	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
+	defer cancel()
+	if err := sb.Destroy(ctx); err != nil {
+		p.opts.Logger.Error("a sandbox could not be destroyed", "sandbox", sb.ID(), "error", err)
+	}
+}
+
+func backoff(failures int) time.Duration {
+	d := firstBackoff
+	for i := 1; i < failures && d < lastBackoff; i++ {
+		d *= 2
+	}
+	return min(d, lastBackoff)
+}
+
+func unavailable(why string, err error) error {
+	return &agentsandbox.Error{
+		Code:              agentsandbox.CodeUnavailable,
+		Message:           "No sandbox can be had now: " + why + ". Try again in a moment.",
+		RetryAfterSeconds: 1,
+		Err:               err,
+	}
+}
