@@ -36,6 +36,11 @@ type Options struct {
 	Size int
 	// Builders is how many sandboxes are built at once; at least 1.
 	Builders int
+	// Max bounds the sandboxes that exist at once, those that were claimed and
+	// not destroyed yet included; 0: no bound.
+	Max int
+	// Wait bounds how long a claim waits before it is refused; 0: no bound.
+	Wait time.Duration
 	// Limits are what a warm sandbox is built with. A claim with other limits
 	// has them changed.
 	Limits runtime.Limits
@@ -49,6 +54,8 @@ const (
 	destroyTimeout = 30 * time.Second
 )
 
+var errBusy = errors.New("the server has as many sandboxes as it may")
+
 // ErrClosed says that the pool does not hand out sandboxes any more.
 var ErrClosed = errors.New("the pool is closed")
 
@@ -61,6 +68,7 @@ type Pool struct {
 
 	mu     sync.Mutex
 	queues map[string]*queue
+	live   int           // sandboxes that exist or are being built
 	wake   chan struct{} // closed and replaced when there may be work for a builder
 	closed bool
 }
@@ -114,8 +122,17 @@ func (p *Pool) Claim(ctx context.Context, template string, limits runtime.Limits
 	if template == "" {
 		template = p.opts.Template
 	}
-	sb, err := p.take(ctx, template)
+	waitCtx := ctx
+	if p.opts.Wait > 0 {
+		var cancel context.CancelFunc
+		waitCtx, cancel = context.WithTimeoutCause(ctx, p.opts.Wait, errBusy)
+		defer cancel()
+	}
+	sb, err := p.take(waitCtx, template)
 	if err != nil {
+		if ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
+			err = unavailable(errBusy.Error(), nil)
+		}
 		return nil, err
 	}
 	if limits != p.opts.Limits {
@@ -211,6 +228,13 @@ func (p *Pool) Ready() error {
 	return nil
 }
 
+// Live returns how many sandboxes exist or are being built.
+func (p *Pool) Live() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live
+}
+
 // Stats is a look at one queue.
 type Stats struct {
 	Ready, Building, Waiting int
@@ -278,12 +302,13 @@ func (p *Pool) build() {
 func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || (p.opts.Max > 0 && p.live >= p.opts.Max) {
 		return nil, p.wake, 0
 	}
 	for _, q := range p.queues {
 		if len(q.waiting) > q.building {
 			q.building++
+			p.live++
 			return q, nil, 0
 		}
 	}
@@ -298,18 +323,24 @@ func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
 			continue
 		}
 		q.building++
+		p.live++
 		return q, nil, 0
 	}
 	return nil, p.wake, wait
 }
 
 func (p *Pool) buildOne(q *queue) {
-	sb, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: p.opts.Limits})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: p.opts.Limits})
+	var sb runtime.Sandbox
+	if err == nil {
+		sb = &counted{Sandbox: made, gone: sync.OnceFunc(p.gone)}
+	}
 	p.mu.Lock()
 	q.building--
 	var surplus runtime.Sandbox
 	switch {
 	case err != nil:
+		p.live--
 		q.failures++
 		q.lastErr = err
 		q.retryAt = time.Now().Add(backoff(q.failures))
@@ -336,6 +367,28 @@ func (p *Pool) buildOne(q *queue) {
 	if surplus != nil {
 		p.discard(surplus)
 	}
+}
+
+// counted is a sandbox that says when it is gone.
+type counted struct {
+	runtime.Sandbox
+	gone func()
+}
+
+func (c *counted) Destroy(ctx context.Context) error {
+	err := c.Sandbox.Destroy(ctx)
+	if err == nil {
+		c.gone()
+	}
+	return err
+}
+
+// gone makes room for another sandbox.
+func (p *Pool) gone() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.live--
+	p.wakeLocked()
 }
 
 // wakeLocked tells the builders that there may be work.

@@ -1,0 +1,288 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/pool"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// maker is a runtime whose sandboxes can do nothing but live and die: what the
+// pool needs of them.
+type maker struct {
+	runtime.Runtime
+	gate    chan struct{} // if set, each Start waits for a value
+	fail    atomic.Bool
+	started atomic.Int64
+	most    atomic.Int64 // the most builds at once
+	now     atomic.Int64
+
+	mu   sync.Mutex
+	live map[string]*member
+}
+
+type member struct {
+	runtime.Sandbox
+	id     string
+	owner  *maker
+	once   sync.Once
+	done   chan struct{}
+	limits runtime.Limits
+}
+
+func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	n := m.now.Add(1)
+	defer m.now.Add(-1)
+	for old := m.most.Load(); n > old && !m.most.CompareAndSwap(old, n); old = m.most.Load() {
+	}
+	if m.gate != nil {
+		select {
+		case <-m.gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	if m.fail.Load() {
+		return nil, errors.New("no room")
+	}
+	m.started.Add(1)
+	sb := &member{id: spec.ID, owner: m, done: make(chan struct{}), limits: spec.Limits}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.live[sb.id] = sb
+	return sb, nil
+}
+
+func (m *maker) alive() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.live)
+}
+
+func (s *member) ID() string            { return s.id }
+func (s *member) Done() <-chan struct{} { return s.done }
+func (s *member) die()                  { s.once.Do(func() { close(s.done) }) }
+
+func (s *member) SetLimits(_ context.Context, l runtime.Limits) error {
+	if l.MemoryBytes < 0 {
+		return errors.New("refused")
+	}
+	s.limits = l
+	return nil
+}
+
+func (s *member) Destroy(context.Context) error {
+	s.die()
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	delete(s.owner.live, s.id)
+	return nil
+}
+
+func newPool(size, builders int) (*pool.Pool, *maker) {
+	m := &maker{live: map[string]*member{}}
+	var n atomic.Int64
+	return pool.New(pool.Options{
+		Runtime: m, NewID: func() string { return fmt.Sprint("sb", n.Add(1)) },
+		Template: "default", Templates: []string{"default"}, Size: size, Builders: builders,
+		Limits: runtime.Limits{MemoryBytes: 1 << 20}, Logger: slog.New(slog.DiscardHandler),
+		Max: 5, Wait: 10 * time.Second,
+	}), m
+}
+
+var limits = runtime.Limits{MemoryBytes: 1 << 20}
+
+func TestFillsAndRefills(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(3, 2)
+		if p.Ready() == nil {
+			t.Fatal("ready before anything was made")
+		}
+		p.Start()
+		synctest.Wait()
+		if err := p.Ready(); err != nil {
+			t.Fatal(err)
+		}
+		a, err := p.Claim(t.Context(), "", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := p.Stats()["default"]; got != (pool.Stats{Ready: 3}) {
+			t.Errorf("after a claim and a refill: %+v", got)
+		}
+		b, err := p.Claim(t.Context(), "default", limits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.ID() == b.ID() {
+			t.Error("one sandbox was handed out twice")
+		}
+		if m.most.Load() > 2 {
+			t.Errorf("%d builds at once; the bound is 2", m.most.Load())
+		}
+		p.Close()
+		p.Close()
+		if m.alive() != 2 {
+			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
+		}
+		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+			t.Errorf("claim after Close: %v", err)
+		}
+	})
+}
+
+func TestClaimsAreServedInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(0, 1)
+		m.gate = make(chan struct{})
+		p.Start()
+		order := make(chan int, 3)
+		for i := range 3 {
+			go func() {
+				if _, err := p.Claim(t.Context(), "", limits); err == nil {
+					order <- i
+				}
+			}()
+			synctest.Wait()
+		}
+		for want := range 3 {
+			m.gate <- struct{}{}
+			if got := <-order; got != want {
+				t.Errorf("claim %d was served in place of %d", got, want)
+			}
+		}
+		p.Close()
+	})
+}
+
+func TestACancelledClaimLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(0, 1)
+		m.gate = make(chan struct{})
+		p.Start()
+		ctx, cancel := context.WithCancel(t.Context())
+		failed := make(chan error)
+		go func() {
+			_, err := p.Claim(ctx, "", limits)
+			failed <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-failed; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		m.gate <- struct{}{} // the sandbox that it waited for arrives now
+		synctest.Wait()
+		if got := p.Stats()["default"]; got.Ready != 1 || got.Waiting != 0 {
+			t.Errorf("%+v; want the late sandbox in stock", got)
+		}
+		p.Close()
+		if m.alive() != 0 {
+			t.Errorf("%d sandboxes leaked", m.alive())
+		}
+	})
+}
+
+func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(2, 2)
+		m.fail.Store(true)
+		p.Start()
+		time.Sleep(time.Minute) // of the bubble's clock
+		if p.Ready() == nil {
+			t.Error("ready although no sandbox can be made")
+		}
+		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+			t.Errorf("claim: %v", err)
+		}
+		m.fail.Store(false)
+		time.Sleep(time.Minute)
+		if got := p.Stats()["default"]; got.Ready != 2 {
+			t.Errorf("not refilled after the failures ended: %+v", got)
+		}
+		p.Close()
+	})
+}
+
+func TestDeadMembersAndRefusedLimitsAreDiscarded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(1, 1)
+		p.Start()
+		synctest.Wait()
+		for _, sb := range m.live {
+			sb.die()
+		}
+		sb, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: 2 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-sb.Done():
+			t.Error("a dead sandbox was handed out")
+		default:
+		}
+		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
+			t.Errorf("limits of the claim are not in force: %d", got)
+		}
+		if _, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+			t.Errorf("refused limits: %v", err)
+		}
+		if _, err := p.Claim(t.Context(), "nope", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+			t.Errorf("unknown template: %v", err)
+		}
+		_ = sb.Destroy(t.Context())
+		p.Close()
+		if m.alive() != 0 {
+			t.Errorf("%d sandboxes leaked", m.alive())
+		}
+	})
+}
+
+func TestTheBoundHoldsAndFreesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(1, 2)
+		p.Start()
+		var held []runtime.Sandbox
+		for range 5 {
+			sb, err := p.Claim(t.Context(), "", limits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, sb)
+		}
+		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+			t.Errorf("a sixth sandbox of five: %v", err)
+		}
+		if m.alive() != 5 || p.Live() != 5 {
+			t.Errorf("%d alive, %d counted; want 5", m.alive(), p.Live())
+		}
+		got := make(chan error)
+		go func() {
+			_, err := p.Claim(t.Context(), "", limits)
+			got <- err
+		}()
+		synctest.Wait()
+		for range 2 { // repeated: counted once
+			if err := held[0].Destroy(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := <-got; err != nil {
+			t.Errorf("the claim that waited: %v", err)
+		}
+		if p.Live() != 5 {
+			t.Errorf("%d counted; want 5", p.Live())
+		}
+		p.Close()
+	})
+}

@@ -1,0 +1,134 @@
+"""The real binary, as a process that a test starts, looks at and stops."""
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+
+BIN = os.environ["AGENTSANDBOX_BIN"]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Server:
+    """One `agentsandbox serve` with a data directory of its own."""
+
+    def __init__(self, data: Path, *flags: str, env: dict[str, str] | None = None):
+        self.data = Path(data)
+        self.key = "test-" + secrets.token_hex(16)
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.log = self.data.parent / f"{self.data.name}.log"
+        self.flags = flags
+        self.env = {**os.environ, "AGENTSANDBOX_BOOTSTRAP_KEY": self.key, **(env or {})}
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> "Server":
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        command = [BIN, "serve", "--listen", self.url.removeprefix("http://"), "--data-dir", str(self.data), *self.flags]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log_text()}")
+            try:
+                if httpx.get(self.url + "/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            if time.monotonic() > end:
+                raise AssertionError(f"the server is not ready:\n{self.log_text()}")
+            time.sleep(0.02)
+
+    def stop(self, sig: int = signal.SIGTERM, seconds: float = 60) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        return self.process.wait(seconds)
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def http(self, key: str | None = None, **kw) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=150, **kw)
+
+    def new_key(self, tenant: str, *scopes: str) -> str:
+        with self.http() as http:
+            r = http.post("/v1/api-keys", json={"name": f"key of {tenant}", "tenant": tenant, "scopes": list(scopes) or ["sandbox"]})
+            assert r.status_code in (200, 201), r.text
+            return r.json()["key_value"]
+
+    def sandbox_pids(self) -> list[int]:
+        """Every process on this machine that was started on behalf of this server's sandboxes."""
+        mark = str(self.data).encode()
+        pids = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mark in command and b"serve" not in command.split(b"\0"):
+                pids.append(int(entry.name))
+        return pids
+
+    def metric(self, name: str) -> float:
+        text = httpx.get(self.url + "/metrics").text
+        return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+    def open_files(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def resident_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
+
+
+def cgroups() -> set[str]:
+    """The sandboxes' control groups on this machine, in any hierarchy."""
+    found = set()
+    for root, dirs, _ in os.walk("/sys/fs/cgroup"):
+        found.update(os.path.join(root, d) for d in dirs if "agentsandbox" in os.path.join(root, d))
+    return found
+
+
+def eventually(check, seconds: float = 20):
+    """Calls check until it returns something true, and returns that."""
+    end = time.monotonic() + seconds
+    while True:
+        value = check()
+        if value or time.monotonic() > end:
+            return value
+        time.sleep(0.02)
+
+
+def run(http: httpx.Client, code: str, **kw) -> dict:
+    r = http.post("/v1/execute", json={"code": code, **kw})
+    assert r.status_code == 200, (r.status_code, r.text)
+    return r.json()
+
+
+def refused(r: httpx.Response, status: int, code: str | None = None) -> dict:
+    """Checks the one shape of errors and returns the error."""
+    assert r.status_code == status, (r.status_code, r.text[:500])
+    error = r.json()["error"]
+    assert error["message"] and error["request_id"] == r.headers["X-Request-Id"]
+    if code:
+        assert error["code"] == code, error
+    return error
