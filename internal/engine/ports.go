@@ -86,8 +86,9 @@ type Blobs interface {
 	Sweep(ctx context.Context, keep func(id string) (bool, error)) (int, error)
 }
 
-// Blob says what was stored.
-type Blob struct {
+// Blob says what was stored. It is an alias, so that an implementation of Blobs
+// need not import this package to return it.
+type Blob = struct {
 	SizeBytes int64
 	SHA256    string // hex
 }

@@ -1,0 +1,234 @@
+// Package client is the Go SDK of Agent Sandbox: [Client] implements
+// [agentsandbox.Service] over HTTP, so that a program does not care whether it
+// holds the engine itself or a server somewhere.
+//
+// It depends on the root package and the standard library, and knows nothing of
+// the daemon's insides. A refusal of the server comes back as the
+// *agentsandbox.Error that the server made, code, details and request id
+// included. A server that cannot be reached is an error of code unavailable,
+// one whose answer is cut short or makes no sense is of code internal, and the
+// end of the caller's context is the context's own error.
+//
+// Connecting, and calls that only read, are tried again after a failure that
+// may pass. Nothing that runs or changes something is sent twice.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+var _ agentsandbox.Service = (*Client)(nil)
+
+// DefaultBaseURL is where a server on the same machine listens.
+const DefaultBaseURL = "http://127.0.0.1:8000"
+
+// maxAnswerBytes bounds a JSON answer: output is limited on the server, but a
+// server that is none must not fill the memory of its caller.
+const maxAnswerBytes = 1 << 30
+
+// Client speaks to one server with one key. It is safe for concurrent use.
+type Client struct {
+	base      string // without a slash at the end
+	key       string
+	userAgent string
+	http      *http.Client
+	attempts  int
+	pause     func(ctx context.Context, attempt int, hint time.Duration) error
+}
+
+// Option changes a Client.
+type Option func(*Client)
+
+// WithTransport sets what carries the requests; http.DefaultTransport's
+// settings otherwise.
+func WithTransport(t http.RoundTripper) Option {
+	return func(c *Client) { c.http.Transport = t }
+}
+
+// WithUserAgent names the calling program to the server.
+func WithUserAgent(name string) Option { return func(c *Client) { c.userAgent = name } }
+
+// WithAttempts sets how often a request that may be repeated is sent at most;
+// 1: never again. The default is 3.
+func WithAttempts(n int) Option { return func(c *Client) { c.attempts = max(n, 1) } }
+
+// New makes a client of the server at baseURL, such as http://127.0.0.1:8000.
+// It sends nothing yet.
+func New(baseURL, key string, opts ...Option) (*Client, error) {
+	u, err := url.Parse(baseURL)
+	switch {
+	case err != nil, u.Scheme != "http" && u.Scheme != "https", u.Host == "":
+		return nil, fmt.Errorf("base URL %q must start with http:// or https:// and name a host, such as %s", baseURL, DefaultBaseURL)
+	case u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		return nil, fmt.Errorf("base URL %q must have no user, query or fragment", u.Redacted())
+	case strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }):
+		return nil, errors.New("the API key has characters that cannot be in a key; is it cut off or pasted with its line end?")
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 64  // one host is all that there is
+	transport.DisableCompression = true // lengths then speak of the bytes themselves
+	c := &Client{
+		base:      strings.TrimRight(u.String(), "/"),
+		key:       key,
+		userAgent: "agentsandbox-go",
+		attempts:  3,
+		pause:     pause,
+		http: &http.Client{
+			Transport: transport,
+			// The key must not follow a redirect to wherever it points.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+	for _, opt := range opts {
+		opt(c)
+	}
+	return c, nil
+}
+
+// BaseURL returns the address of the server, without a slash at the end.
+func (c *Client) BaseURL() string { return c.base }
+
+// call is one request to make.
+type call struct {
+	method, path string
+	query        url.Values
+	contentType  string
+	// body is sent once, as it is read; nil for none.
+	body io.Reader
+	// json is encoded as the body, and can be sent again; nil for none.
+	json any
+}
+
+// segments joins a path of the API, each segment escaped: ids come from
+// outside, and one such as "../x" must not lead to another route.
+func segments(parts ...string) string {
+	var b strings.Builder
+	b.WriteString("/v1")
+	for _, part := range parts {
+		b.WriteByte('/')
+		switch part {
+		case ".", "..":
+			b.WriteString(strings.ReplaceAll(part, ".", "%2E"))
+		default:
+			b.WriteString(url.PathEscape(part))
+		}
+	}
+	return b.String()
+}
+
+// send makes the request, repeats it where that is allowed, and returns an
+// answer with a status below 300, whose body the caller closes.
+func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
+	var encoded []byte
+	if call.json != nil {
+		var err error
+		if encoded, err = json.Marshal(call.json); err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
+		call.contentType = "application/json"
+	}
+	stream := &onceReader{r: call.body}
+	defer stream.finished.Store(true)
+	for attempt := 1; ; attempt++ {
+		var body io.Reader
+		switch {
+		case call.json != nil:
+			body = bytes.NewReader(encoded)
+		case call.body != nil:
+			body = stream
+		}
+		resp, err := c.once(ctx, call, body)
+		if err == nil && resp.StatusCode < 300 {
+			return resp, nil
+		}
+		failure := c.failure(ctx, call, resp, err)
+		if attempt >= c.attempts || ctx.Err() != nil || stream.touched.Load() || !mayRepeat(call.method, resp, err) {
+			return nil, failure
+		}
+		if c.pause(ctx, attempt, retryAfter(failure)) != nil {
+			return nil, failure
+		}
+	}
+}
+
+func (c *Client) once(ctx context.Context, call call, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, call.method, c.base+call.path, body)
+	if err != nil {
+		return nil, err
+	}
+	if len(call.query) > 0 {
+		req.URL.RawQuery = call.query.Encode()
+	}
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	if call.contentType != "" {
+		req.Header.Set("Content-Type", call.contentType)
+	}
+	req.Header.Set("User-Agent", c.userAgent)
+	if call.body != nil {
+		// A refusal then arrives before gigabytes were sent for nothing.
+		req.Header.Set("Expect", "100-continue")
+	}
+	return c.http.Do(req)
+}
+
+// exchange sends a call and decodes its JSON answer into out; nil for an answer
+// that is of no interest.
+func (c *Client) exchange(ctx context.Context, call call, out any) error {
+	resp, err := c.send(ctx, call)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil {
+		// What is left is read, within reason, so that the connection lives on.
+		_, _ = io.CopyN(io.Discard, resp.Body, 64<<10)
+		return nil
+	}
+	limited := &io.LimitedReader{R: resp.Body, N: maxAnswerBytes}
+	if err := json.NewDecoder(limited).Decode(out); err != nil {
+		return c.badAnswer(ctx, call, resp, err)
+	}
+	return nil
+}
+
+// onceReader is a body that cannot be read again. It remembers whether anything
+// was read of it, and reads nothing more once the call has returned: the
+// transport may still be at it when the server answered early.
+type onceReader struct {
+	r        io.Reader
+	touched  atomic.Bool
+	finished atomic.Bool
+}
+
+func (o *onceReader) Read(p []byte) (int, error) {
+	if o.finished.Load() {
+		return 0, errors.New("the request is over")
+	}
+	o.touched.Store(true)
+	return o.r.Read(p)
+}
+
+func pageQuery(p agentsandbox.Page) url.Values {
+	query := url.Values{}
+	if p.Limit != 0 {
+		query.Set("limit", fmt.Sprint(p.Limit))
+	}
+	if p.Offset != 0 {
+		query.Set("offset", fmt.Sprint(p.Offset))
+	}
+	return query
+}

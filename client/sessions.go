@@ -1,0 +1,111 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type sessionBody struct {
+	Env       map[string]string `json:"env_vars,omitempty"`
+	FileIDs   []string          `json:"file_ids,omitempty"`
+	Template  string            `json:"template,omitempty"`
+	TimeoutMS int64             `json:"timeout_ms,omitempty"`
+	MemoryMB  int64             `json:"memory_mb,omitempty"`
+	CPUs      float64           `json:"cpus,omitempty"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+}
+
+type sessionAnswer struct {
+	ID        string                     `json:"session_id"`
+	Status    agentsandbox.SessionStatus `json:"status"`
+	Template  string                     `json:"template"`
+	Metadata  map[string]string          `json:"metadata"`
+	TimeoutMS int64                      `json:"timeout_ms"`
+	MemoryMB  int64                      `json:"memory_mb"`
+	CPUs      float64                    `json:"cpus"`
+	CreatedAt time.Time                  `json:"created_at"`
+	EndedAt   *time.Time                 `json:"ended_at"`
+}
+
+func (a sessionAnswer) session() (*agentsandbox.Session, error) {
+	if a.ID == "" {
+		return nil, errMissing("session_id")
+	}
+	return &agentsandbox.Session{
+		ID:        a.ID,
+		Status:    a.Status,
+		Template:  a.Template,
+		Metadata:  a.Metadata,
+		TimeoutMS: a.TimeoutMS,
+		MemoryMB:  a.MemoryMB,
+		CPUs:      a.CPUs,
+		CreatedAt: a.CreatedAt,
+		EndedAt:   timeOrZero(a.EndedAt),
+	}, nil
+}
+
+// CreateSession makes a session. The server never shows environment variables
+// again, so Env of the answer, and of every other Session, is empty.
+func (c *Client) CreateSession(ctx context.Context, req agentsandbox.SessionRequest) (*agentsandbox.Session, error) {
+	if err := validTexts("env_vars", req.Env); err != nil {
+		return nil, err
+	}
+	if err := validTexts("metadata", req.Metadata); err != nil {
+		return nil, err
+	}
+	return c.session(ctx, call{method: http.MethodPost, path: segments("sessions"), json: sessionBody(req)})
+}
+
+// Session returns a live session.
+func (c *Client) Session(ctx context.Context, id string) (*agentsandbox.Session, error) {
+	return c.session(ctx, call{method: http.MethodGet, path: segments("sessions", id)})
+}
+
+func (c *Client) session(ctx context.Context, call call) (*agentsandbox.Session, error) {
+	var answer sessionAnswer
+	if err := c.exchange(ctx, call, &answer); err != nil {
+		return nil, err
+	}
+	s, err := answer.session()
+	if err != nil {
+		return nil, c.incomplete(call, err)
+	}
+	return s, nil
+}
+
+// Sessions lists the live sessions, newest first.
+func (c *Client) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+	call := call{method: http.MethodGet, path: segments("sessions"), query: pageQuery(page)}
+	var answer struct {
+		Items []sessionAnswer `json:"items"`
+		pageAnswer
+	}
+	if err := c.exchange(ctx, call, &answer); err != nil {
+		return nil, err
+	}
+	result := &agentsandbox.SessionPage{Total: answer.Total, Page: answer.page()}
+	for _, item := range answer.Items {
+		s, err := item.session()
+		if err != nil {
+			return nil, c.incomplete(call, err)
+		}
+		result.Sessions = append(result.Sessions, *s)
+	}
+	return result, nil
+}
+
+// DeleteSession ends a session and what runs in it.
+func (c *Client) DeleteSession(ctx context.Context, id string) error {
+	return c.exchange(ctx, call{method: http.MethodDelete, path: segments("sessions", id)}, nil)
+}
+
+// InjectFiles copies files into the workspace of a live session.
+func (c *Client) InjectFiles(ctx context.Context, sessionID string, fileIDs []string) error {
+	body := struct {
+		FileIDs []string `json:"file_ids"`
+	}{fileIDs}
+	return c.exchange(ctx, call{method: http.MethodPost, path: segments("sessions", sessionID, "files"), json: body}, nil)
+}

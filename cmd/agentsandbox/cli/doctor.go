@@ -1,0 +1,81 @@
+package cli
+
+import "errors"
+
+type doctorCommand struct {
+	jsonFlag
+	settings
+}
+
+func (c *doctorCommand) prepare() { c.settings.prepare("data_dir", "cache_dir", "platform") }
+
+// Help is the text between the summary and the flags.
+func (c *doctorCommand) Help() string {
+	return `Looks and changes nothing. The exit status is 1 if something is missing without which no sandbox can run.
+
+Examples:
+
+    agentsandbox doctor
+    agentsandbox doctor --json`
+}
+
+// Run looks at this machine.
+func (c *doctorCommand) Run(a *app) error {
+	cfg, err := c.load(a)
+	if err != nil {
+		return err
+	}
+	if a.local.Check == nil {
+		return errors.New("this build of the program cannot look at the machine")
+	}
+	report, err := a.local.Check(a.ctx, cfg.Config)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		err = a.printJSON(struct {
+			Ready bool `json:"ready"`
+			Report
+		}{report.Ready(), report})
+	} else {
+		err = a.printReport(report)
+	}
+	if err != nil {
+		return err
+	}
+	if !report.Ready() {
+		return errors.New("this machine cannot run sandboxes yet; see what is marked as missing")
+	}
+	return nil
+}
+
+func (a *app) printReport(r Report) error {
+	if err := a.printFindings("This machine", r.Findings); err != nil {
+		return err
+	}
+	if len(r.Protections) == 0 {
+		return nil
+	}
+	return a.printFindings("\nProtections of a sandbox", r.Protections)
+}
+
+func (a *app) printFindings(title string, findings []Finding) error {
+	rows := make([][]string, 0, len(findings))
+	for _, f := range findings {
+		state := "ok"
+		switch {
+		case !f.OK && f.Required:
+			state = "MISSING"
+		case !f.OK:
+			state = "advice"
+		}
+		rows = append(rows, []string{f.Name, state, f.Detail})
+		if !f.OK && f.Remedy != "" {
+			rows = append(rows, []string{"", "", "→ " + f.Remedy})
+		}
+	}
+	if err := a.print(title + "\n"); err != nil {
+		return err
+	}
+	return a.printAligned(rows)
+}

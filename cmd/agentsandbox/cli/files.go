@@ -1,0 +1,178 @@
+package cli
+
+import (
+	"errors"
+	"path/filepath"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type filesCommand struct {
+	List     filesList     `cmd:"" help:"List files, newest first."`
+	Upload   filesUpload   `cmd:"" help:"Upload local files."`
+	Download filesDownload `cmd:"" help:"Download a file."`
+	Delete   filesDelete   `cmd:"" help:"Delete files."`
+}
+
+// Help is the text between the summary and the flags.
+func (c *filesCommand) Help() string {
+	return `A file is bytes that were uploaded, or that an execution made, kept by the server under an id until they are deleted.
+
+Examples:
+
+    agentsandbox files upload sales.csv
+    agentsandbox files list
+    agentsandbox files download fil_… -o sales.csv`
+}
+
+type filesList struct {
+	pageFlags
+	jsonFlag
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *filesList) Help() string {
+	return `Example:
+
+    agentsandbox files list --limit 10 --json`
+}
+
+// Run lists files.
+func (c *filesList) Run(a *app) error {
+	page, err := c.page()
+	if err != nil {
+		return err
+	}
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	list, err := service.Files(a.ctx, page)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		views := make([]fileView, len(list.Files))
+		for i, f := range list.Files {
+			views[i] = viewOfFile(f)
+		}
+		return a.printJSON(struct {
+			Files []fileView `json:"files"`
+			pageView
+		}{views, viewOfPage(list.Total, page)})
+	}
+	rows := make([][]string, len(list.Files))
+	for i, f := range list.Files {
+		rows[i] = []string{f.ID, f.Filename, f.MediaType, sizeText(f.SizeBytes), f.SessionID, timeText(f.CreatedAt)}
+	}
+	if err := a.printTable([]string{"ID", "NAME", "TYPE", "SIZE", "SESSION", "CREATED"}, rows); err != nil {
+		return err
+	}
+	a.noteMore(len(rows), list.Total, page)
+	return nil
+}
+
+type filesUpload struct {
+	Paths     []string `arg:"" name:"path" sep:"none" help:"Local files."`
+	Name      string   `placeholder:"NAME" help:"File name to keep, for a single file; its own otherwise."`
+	MediaType string   `placeholder:"TYPE" help:"Media type, such as text/csv; guessed from the name otherwise."`
+	Session   string   `short:"s" placeholder:"ID" help:"Also copy the file to /workspace of this session."`
+	jsonFlag
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *filesUpload) Help() string {
+	return `Prints the id of each file on a line of its own, in the order of the arguments.
+
+Examples:
+
+    agentsandbox files upload sales.csv costs.csv
+    id=$(agentsandbox files upload sales.csv) && agentsandbox run report.py --file-id "$id"`
+}
+
+// Run uploads files.
+func (c *filesUpload) Run(a *app) error {
+	if c.Name != "" && len(c.Paths) > 1 {
+		return errors.New("--name: is for a single file")
+	}
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	views := []fileView{}
+	err = eachOf(c.Paths, func(path string) error {
+		name := c.Name
+		if name == "" {
+			name = filepath.Base(path)
+		}
+		file, err := a.upload(service, path, agentsandbox.FileUpload{Filename: name, MediaType: c.MediaType, SessionID: c.Session})
+		if err != nil {
+			return err
+		}
+		views = append(views, viewOfFile(*file))
+		return nil
+	})
+	return errors.Join(a.printUploads(views, c.JSON), err)
+}
+
+func (a *app) printUploads(views []fileView, asJSON bool) error {
+	if asJSON {
+		return a.printJSON(map[string]any{"files": views})
+	}
+	return printIDs(a, views, func(v fileView) string { return v.ID })
+}
+
+type filesDownload struct {
+	ID     string `arg:"" help:"Id of the file."`
+	Output string `short:"o" placeholder:"PATH" help:"Where to save it; a file that is there is replaced once all has arrived. Standard output otherwise."`
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *filesDownload) Help() string {
+	return `Writes the bytes as they are, but to a terminal with its control characters made harmless.
+
+Examples:
+
+    agentsandbox files download fil_… -o chart.png
+    agentsandbox files download fil_… | head`
+}
+
+// Run downloads a file.
+func (c *filesDownload) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	_, body, err := service.OpenFile(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	return a.saveAs(c.Output, body)
+}
+
+type filesDelete struct {
+	IDs []string `arg:"" name:"id" sep:"none" help:"Ids of the files."`
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *filesDelete) Help() string {
+	return `Copies that are in a sandbox already stay there.
+
+Example:
+
+    agentsandbox files delete fil_…`
+}
+
+// Run deletes files.
+func (c *filesDelete) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	return eachOf(c.IDs, func(id string) error { return service.DeleteFile(a.ctx, id) })
+}

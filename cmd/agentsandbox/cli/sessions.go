@@ -1,0 +1,226 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type sessionsCommand struct {
+	List   sessionsList   `cmd:"" help:"List live sessions, newest first."`
+	Create sessionsCreate `cmd:"" help:"Create a session."`
+	Get    sessionsGet    `cmd:"" help:"Show a session."`
+	Delete sessionsDelete `cmd:"" help:"Delete sessions and what runs in them."`
+	Inject sessionsInject `cmd:"" help:"Copy uploaded files to /workspace of a session."`
+	Ls     sessionsLs     `cmd:"" help:"List a directory of a session."`
+	Read   sessionsRead   `cmd:"" help:"Read a file of a session."`
+	Write  sessionsWrite  `cmd:"" help:"Write a file of a session."`
+	Rm     sessionsRm     `cmd:"" help:"Delete files and directories of a session."`
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsCommand) Help() string {
+	return `A session is a sandbox that is kept between executions, with its /workspace, until it is deleted.
+
+Examples:
+
+    s=$(agentsandbox sessions create)
+    agentsandbox sessions write "$s" /workspace/data.csv data.csv
+    agentsandbox run analyse.py --session "$s"
+    agentsandbox sessions delete "$s"`
+}
+
+type sessionsList struct {
+	pageFlags
+	jsonFlag
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsList) Help() string {
+	return `Example:
+
+    agentsandbox sessions list --json`
+}
+
+// Run lists sessions.
+func (c *sessionsList) Run(a *app) error {
+	page, err := c.page()
+	if err != nil {
+		return err
+	}
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	list, err := service.Sessions(a.ctx, page)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		views := make([]sessionView, len(list.Sessions))
+		for i, s := range list.Sessions {
+			views[i] = viewOfSession(s)
+		}
+		return a.printJSON(struct {
+			Sessions []sessionView `json:"sessions"`
+			pageView
+		}{views, viewOfPage(list.Total, page)})
+	}
+	rows := make([][]string, len(list.Sessions))
+	for i, s := range list.Sessions {
+		rows[i] = []string{s.ID, string(s.Status), s.Template, timeText(s.CreatedAt), metadataText(s.Metadata)}
+	}
+	if err := a.printTable([]string{"ID", "STATUS", "TEMPLATE", "CREATED", "METADATA"}, rows); err != nil {
+		return err
+	}
+	a.noteMore(len(rows), list.Total, page)
+	return nil
+}
+
+func metadataText(metadata map[string]string) string {
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		pairs = append(pairs, name+"="+metadata[name])
+	}
+	return strings.Join(pairs, " ")
+}
+
+type sessionsCreate struct {
+	Env      []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for every execution; NAME alone passes on the value that it has here. Can be repeated."`
+	FileID   []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace. Can be repeated."`
+	Template string            `placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
+	Timeout  time.Duration     `short:"t" placeholder:"DURATION" help:"Time limit of each execution, such as 90s or 5m."`
+	MemoryMB int64             `placeholder:"MB" help:"Memory of the sandbox, in MiB."`
+	CPUs     float64           `name:"cpus" placeholder:"N" help:"CPUs of the sandbox; fractions are allowed."`
+	Metadata map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
+	jsonFlag
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsCreate) Help() string {
+	return `Prints the id of the session.
+
+Examples:
+
+    agentsandbox sessions create
+    agentsandbox sessions create --memory-mb 4096 -e TOKEN --metadata user=ada`
+}
+
+// Run creates a session.
+func (c *sessionsCreate) Run(a *app) error {
+	env, err := environment(c.Env, a.Getenv)
+	if err != nil {
+		return err
+	}
+	timeout, err := timeoutMS(c.Timeout)
+	if err != nil {
+		return err
+	}
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	session, err := service.CreateSession(a.ctx, agentsandbox.SessionRequest{
+		Env:       env,
+		FileIDs:   c.FileID,
+		Template:  c.Template,
+		TimeoutMS: timeout,
+		MemoryMB:  c.MemoryMB,
+		CPUs:      c.CPUs,
+		Metadata:  c.Metadata,
+	})
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return a.printJSON(viewOfSession(*session))
+	}
+	return a.print(neutral(session.ID) + "\n")
+}
+
+type sessionsGet struct {
+	ID string `arg:"" help:"Id of the session."`
+	jsonFlag
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsGet) Help() string {
+	return `Example:
+
+    agentsandbox sessions get ses_… --json`
+}
+
+// Run shows a session.
+func (c *sessionsGet) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	s, err := service.Session(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return a.printJSON(viewOfSession(*s))
+	}
+	return a.printFields([][2]string{
+		{"id", s.ID},
+		{"status", string(s.Status)},
+		{"template", s.Template},
+		{"created", timeText(s.CreatedAt)},
+		{"timeout", millis(s.TimeoutMS)},
+		{"memory", sizeText(s.MemoryMB << 20)},
+		{"cpus", fmt.Sprint(s.CPUs)},
+		{"metadata", metadataText(s.Metadata)},
+	})
+}
+
+type sessionsDelete struct {
+	IDs []string `arg:"" name:"id" sep:"none" help:"Ids of the sessions."`
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsDelete) Help() string {
+	return `Example:
+
+    agentsandbox sessions delete ses_…`
+}
+
+// Run deletes sessions.
+func (c *sessionsDelete) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	return eachOf(c.IDs, func(id string) error { return service.DeleteSession(a.ctx, id) })
+}
+
+type sessionsInject struct {
+	ID      string   `arg:"" help:"Id of the session."`
+	FileIDs []string `arg:"" name:"file-id" sep:"none" help:"Ids of the files."`
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsInject) Help() string {
+	return `Example:
+
+    agentsandbox sessions inject ses_… fil_… fil_…`
+}
+
+// Run injects files.
+func (c *sessionsInject) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	return service.InjectFiles(a.ctx, c.ID, c.FileIDs)
+}

@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// The views are what --json prints: the fields, and their names, of the API, so
+// that a script reads both in the same way.
+
+type executionView struct {
+	ID           string                `json:"execution_id"`
+	SessionID    string                `json:"session_id"`
+	Status       agentsandbox.Status   `json:"status"`
+	ReturnCode   int                   `json:"return_code"`
+	Signal       string                `json:"signal,omitempty"`
+	Language     agentsandbox.Language `json:"language"`
+	Code         string                `json:"code,omitempty"`
+	Stdout       *string               `json:"stdout,omitempty"`
+	Stderr       *string               `json:"stderr,omitempty"`
+	StdoutBytes  int64                 `json:"stdout_bytes"`
+	StderrBytes  int64                 `json:"stderr_bytes"`
+	Truncated    bool                  `json:"truncated"`
+	DurationMS   int64                 `json:"duration_ms"`
+	CPUMS        int64                 `json:"cpu_ms"`
+	Files        []fileView            `json:"files"`
+	FilesOmitted int                   `json:"files_omitted"`
+	Error        string                `json:"error,omitempty"`
+	CreatedAt    *time.Time            `json:"created_at,omitempty"`
+	EndedAt      *time.Time            `json:"ended_at,omitempty"`
+}
+
+// viewOfExecution shows an execution; withOutput: its output too, as text, where
+// bytes that are not UTF-8 become U+FFFD.
+func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
+	v := executionView{
+		ID:           e.ID,
+		SessionID:    e.SessionID,
+		Status:       e.Status,
+		ReturnCode:   e.ReturnCode,
+		Signal:       e.Signal,
+		Language:     e.Language,
+		Code:         e.Code,
+		StdoutBytes:  e.StdoutBytes,
+		StderrBytes:  e.StderrBytes,
+		Truncated:    e.Truncated,
+		DurationMS:   e.DurationMS,
+		CPUMS:        e.CPUMS,
+		Files:        []fileView{},
+		FilesOmitted: e.FilesOmitted,
+		Error:        e.Error,
+		CreatedAt:    timeOrNil(e.CreatedAt),
+		EndedAt:      timeOrNil(e.EndedAt),
+	}
+	if withOutput {
+		stdout, stderr := string(e.Stdout), string(e.Stderr)
+		v.Stdout, v.Stderr = &stdout, &stderr
+	}
+	for _, f := range e.Files {
+		v.Files = append(v.Files, viewOfFile(f))
+	}
+	return v
+}
+
+type fileView struct {
+	ID          string     `json:"file_id"`
+	Filename    string     `json:"filename"`
+	Path        string     `json:"path,omitempty"`
+	MediaType   string     `json:"mime_type"`
+	SizeBytes   int64      `json:"size_bytes"`
+	SessionID   string     `json:"session_id,omitempty"`
+	ExecutionID string     `json:"execution_id,omitempty"`
+	CreatedAt   *time.Time `json:"created_at,omitempty"`
+}
+
+func viewOfFile(f agentsandbox.File) fileView {
+	return fileView{
+		ID:          f.ID,
+		Filename:    f.Filename,
+		Path:        f.Path,
+		MediaType:   f.MediaType,
+		SizeBytes:   f.SizeBytes,
+		SessionID:   f.SessionID,
+		ExecutionID: f.ExecutionID,
+		CreatedAt:   timeOrNil(f.CreatedAt),
+	}
+}
+
+type sessionView struct {
+	ID        string                     `json:"session_id"`
+	Status    agentsandbox.SessionStatus `json:"status"`
+	Template  string                     `json:"template"`
+	TimeoutMS int64                      `json:"timeout_ms"`
+	MemoryMB  int64                      `json:"memory_mb"`
+	CPUs      float64                    `json:"cpus"`
+	Metadata  map[string]string          `json:"metadata,omitempty"`
+	CreatedAt *time.Time                 `json:"created_at,omitempty"`
+}
+
+func viewOfSession(s agentsandbox.Session) sessionView {
+	return sessionView{
+		ID:        s.ID,
+		Status:    s.Status,
+		Template:  s.Template,
+		TimeoutMS: s.TimeoutMS,
+		MemoryMB:  s.MemoryMB,
+		CPUs:      s.CPUs,
+		Metadata:  s.Metadata,
+		CreatedAt: timeOrNil(s.CreatedAt),
+	}
+}
+
+type pathView struct {
+	Path       string                `json:"path"`
+	Kind       agentsandbox.PathKind `json:"kind"`
+	SizeBytes  int64                 `json:"size_bytes"`
+	Mode       uint32                `json:"mode"`
+	ModifiedAt *time.Time            `json:"modified_at,omitempty"`
+	Target     string                `json:"target,omitempty"`
+}
+
+func viewOfPath(p agentsandbox.PathInfo) pathView {
+	return pathView{
+		Path:       p.Path,
+		Kind:       p.Kind,
+		SizeBytes:  p.SizeBytes,
+		Mode:       p.Mode,
+		ModifiedAt: timeOrNil(p.ModifiedAt),
+		Target:     p.Target,
+	}
+}
+
+type keyView struct {
+	ID         string               `json:"id"`
+	Name       string               `json:"name"`
+	Tenant     string               `json:"tenant"`
+	Hint       string               `json:"hint"`
+	Scopes     []agentsandbox.Scope `json:"scopes"`
+	Value      string               `json:"key_value,omitempty"`
+	CreatedAt  *time.Time           `json:"created_at,omitempty"`
+	ExpiresAt  *time.Time           `json:"expires_at,omitempty"`
+	LastUsedAt *time.Time           `json:"last_used_at,omitempty"`
+	RevokedAt  *time.Time           `json:"revoked_at,omitempty"`
+}
+
+func viewOfKey(k agentsandbox.Key) keyView {
+	return keyView{
+		ID:         k.ID,
+		Name:       k.Name,
+		Tenant:     k.Tenant,
+		Hint:       k.Hint,
+		Scopes:     k.Scopes,
+		CreatedAt:  timeOrNil(k.CreatedAt),
+		ExpiresAt:  timeOrNil(k.ExpiresAt),
+		LastUsedAt: timeOrNil(k.LastUsedAt),
+		RevokedAt:  timeOrNil(k.RevokedAt),
+	}
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
+	"github.com/agentsandbox/agentsandbox/internal/config"
+	"github.com/agentsandbox/agentsandbox/internal/guest/assets"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/template"
+)
+
+// images are the templates of this machine, with the guest agent of this program
+// in each.
+type images struct {
+	cache *template.Cache
+	def   template.Definition
+	extra []template.File
+	// snapshots is the directory from which the snapshots of a removed image go
+	// too.
+	snapshots string
+
+	mu      sync.Mutex
+	current template.Image
+	release func() // ends the hold on current; nil before prepare
+}
+
+func openImages(cfg config.Config, log *slog.Logger) (*images, error) {
+	cache, err := template.NewCache(cfg.CacheDir, log)
+	if err != nil {
+		return nil, err
+	}
+	files, err := assets.Files()
+	if err != nil {
+		return nil, err
+	}
+	m := &images{cache: cache, def: template.Default(), snapshots: cfg.CacheDir}
+	m.def.CABundle = cfg.CABundle
+	for _, f := range files {
+		m.extra = append(m.extra, template.File{Path: f.Path, Mode: f.Mode, Data: f.Data})
+	}
+	return m, nil
+}
+
+// prepare builds the default template if it is missing, and holds it.
+func (m *images) prepare(ctx context.Context, progress func(line string)) error {
+	image, err := m.build(ctx, progress)
+	if err != nil {
+		return err
+	}
+	release, err := image.Hold()
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.current, m.release = image, release
+	return nil
+}
+
+func (m *images) build(ctx context.Context, progress func(line string)) (template.Image, error) {
+	return m.cache.Build(ctx, m.def, m.extra, func(s template.Step) {
+		line := "template " + m.def.Name + ": " + s.Name
+		if s.Detail != "" {
+			line += ": " + s.Detail
+		}
+		progress(line)
+	})
+}
+
+// find is the runtime's view of a template.
+func (m *images) find(_ context.Context, name string) (gvisor.Image, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case name != m.def.Name:
+		return gvisor.Image{}, agentsandbox.Invalid("template", "%q is not a template of this server.", name)
+	case m.release == nil:
+		return gvisor.Image{}, fmt.Errorf("the template %s is still being built", name)
+	}
+	return gvisor.Image{Path: m.current.Path, Digest: m.current.Digest}, nil
+}
+
+func (m *images) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.release != nil {
+		m.release()
+		m.release = nil
+	}
+	return nil
+}
+
+// templates opens the templates for the command line.
+func templates(cfg config.Config, log *slog.Logger) (cli.Templates, error) {
+	m, err := openImages(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	return (*localTemplates)(m), nil
+}
+
+// localTemplates shows images to the command line.
+type localTemplates images
+
+func shown(i template.Image) cli.Template {
+	t := cli.Template{Name: i.Name, Digest: i.Digest, Path: i.Path, SizeBytes: i.SizeBytes, BuiltAt: i.BuiltAt, Inputs: i.Inputs}
+	for _, p := range i.Packages {
+		t.Packages = append(t.Packages, cli.Package{Name: p.Name, Version: p.Version, Kind: string(p.Kind)})
+	}
+	return t
+}
+
+func (m *localTemplates) List(ctx context.Context) ([]cli.Template, error) {
+	all, err := m.cache.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]cli.Template, len(all))
+	for i, image := range all {
+		list[i] = shown(image)
+	}
+	return list, nil
+}
+
+func (m *localTemplates) Build(ctx context.Context, name string, progress func(line string)) (cli.Template, error) {
+	if name != m.def.Name {
+		return cli.Template{}, fmt.Errorf("no template %q is defined; there is %q", name, m.def.Name)
+	}
+	image, err := (*images)(m).build(ctx, progress)
+	if err != nil {
+		return cli.Template{}, err
+	}
+	return shown(image), nil
+}
+
+func (m *localTemplates) Inspect(ctx context.Context, name string) (cli.Template, error) {
+	image, err := m.cache.Inspect(ctx, name)
+	if err != nil {
+		return cli.Template{}, err
+	}
+	return shown(image), nil
+}
+
+func (m *localTemplates) Remove(ctx context.Context, name string) error {
+	_, err := m.cache.Remove(ctx, name, func(i template.Image) error {
+		return gvisor.RemoveSnapshots(m.snapshots, i.Digest)
+	})
+	return err
+}

@@ -1,0 +1,35 @@
+// Command agentsandbox is the server and its command line. This package only
+// wires: the verbs are in cli, the parts of the server under internal.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+func main() {
+	gvisor.Main() // does not return in a process that gVisor started
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal asks for an orderly end; a second one ends the program
+	// as if nobody listened.
+	context.AfterFunc(ctx, stop)
+	return cli.Main(ctx, os.Args[1:], cli.Process(), cli.Local{
+		Version:   version,
+		Serve:     serve,
+		Templates: templates,
+		Check:     check,
+	})
+}

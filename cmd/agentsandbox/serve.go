@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	goruntime "runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/blob"
+	"github.com/agentsandbox/agentsandbox/internal/config"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/pool"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/store"
+	"github.com/agentsandbox/agentsandbox/internal/template"
+)
+
+const (
+	// sandboxPrefix starts the ids of sandboxes on the host.
+	sandboxPrefix = "sbx_"
+	// claimWait bounds how long a request waits for a sandbox.
+	claimWait = 60 * time.Second
+	// answerGrace is how long answers may take to leave once nothing runs.
+	answerGrace = 5 * time.Second
+)
+
+// Names in the data directory, beside those of store and config.
+const (
+	blobsDir     = "blobs"
+	sandboxesDir = "sandboxes"
+)
+
+// daemon is the server as a value: open makes it, run serves until its context
+// ends, close releases what open took, last first.
+type daemon struct {
+	cfg      config.Config
+	log      *slog.Logger
+	stdout   io.Writer
+	listener net.Listener
+	store    *store.DB
+	runtime  *gvisor.Runtime
+	pool     *pool.Pool
+	engine   *engine.Engine
+	handler  http.Handler
+	images   *images
+	adminKey string // made by this start; else empty
+	closers  []func() error
+}
+
+// serve runs the server until ctx ends.
+func serve(ctx context.Context, cfg config.Config, log *slog.Logger, stdout io.Writer) (err error) {
+	d := &daemon{cfg: cfg, log: log, stdout: stdout}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// open takes the data directory and the address, brings the past in order, and
+// wires the parts. Nothing is served yet.
+func (d *daemon) open(ctx context.Context) error {
+	var err error
+	if d.store, err = store.Open(ctx, d.cfg.DataDir, store.Options{Log: d.log}); err != nil {
+		return err
+	}
+	d.onClose(d.store.Close)
+	blobs, err := blob.Open(filepath.Join(d.cfg.DataDir, blobsDir), d.log)
+	if err != nil {
+		return err
+	}
+	if d.listener, err = listen(d.cfg); err != nil {
+		return err
+	}
+	d.onClose(func() error { _ = d.listener.Close(); return nil }) // the server has closed it, if it ran
+	if d.images, err = openImages(d.cfg, d.log); err != nil {
+		return err
+	}
+	d.onClose(d.images.close)
+	if d.runtime, err = gvisor.New(gvisor.Options{
+		StateDir: filepath.Join(d.cfg.DataDir, sandboxesDir), CacheDir: d.cfg.CacheDir, Images: d.images.find,
+		DiskBytes: d.cfg.DiskMB << 20, Platform: d.cfg.Platform, Logger: d.log,
+	}); err != nil {
+		return err
+	}
+	d.onClose(d.runtime.Close)
+	destroyed, err := d.runtime.Recover(ctx)
+	if err != nil {
+		return fmt.Errorf("sandboxes of an earlier process could not be destroyed: %w", err)
+	}
+	if len(destroyed) > 0 {
+		d.log.Info("destroyed sandboxes of an earlier process", "sandboxes", len(destroyed))
+	}
+	limits := engineLimits(d.cfg)
+	d.pool = pool.New(pool.Options{
+		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
+		Template: template.DefaultName, Templates: []string{template.DefaultName},
+		Size: d.cfg.PoolSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
+		Limits: limits.Default(), Logger: d.log,
+	})
+	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Limits: limits, Logger: d.log})
+	if err := d.engine.Recover(ctx); err != nil {
+		return err
+	}
+	if err := d.bootstrap(ctx); err != nil {
+		return err
+	}
+	d.handler, err = httpapi.New(httpapi.Options{
+		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, d.cfg),
+		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
+		Logger: d.log, Version: version,
+	})
+	return err
+}
+
+// bootstrap makes the first key and leaves it where the command line finds it.
+func (d *daemon) bootstrap(ctx context.Context) error {
+	key, err := d.engine.Bootstrap(ctx, d.cfg.BootstrapKey.Reveal())
+	if err != nil || key == "" {
+		return err
+	}
+	if d.cfg.BootstrapKey == "" {
+		d.adminKey = key
+	}
+	return config.WriteAdminKey(d.cfg.DataDir, key)
+}
+
+// run serves, first without sandboxes, until ctx ends or something breaks; then
+// it drains.
+func (d *daemon) run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	server := httpapi.NewServer(d.handler, d.log)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		if err := server.Serve(d.listener); !errors.Is(err, http.ErrServerClosed) {
+			stop(err)
+		}
+	}()
+	d.log.Info("listening", "address", d.listener.Addr().String())
+	prepared := make(chan struct{})
+	go func() {
+		defer close(prepared)
+		if err := d.prepare(ctx); err != nil && ctx.Err() == nil {
+			stop(err)
+		}
+	}()
+	<-ctx.Done()
+	failure := context.Cause(ctx)
+	if errors.Is(failure, context.Canceled) {
+		failure = nil
+	}
+	<-prepared
+	d.drain(server)
+	<-served
+	return failure
+}
+
+// prepare makes the default template and its snapshot if they are missing, and
+// fills the pool.
+func (d *daemon) prepare(ctx context.Context) error {
+	progress := func(line string) { d.log.Info(line) }
+	if err := d.images.prepare(ctx, progress); err != nil {
+		return err
+	}
+	if err := d.runtime.Prepare(ctx, template.DefaultName, engineLimits(d.cfg).Default(), progress); err != nil {
+		return err
+	}
+	d.pool.Start()
+	for d.pool.Ready() != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return d.welcome()
+}
+
+// welcome prints what a person needs to begin.
+func (d *daemon) welcome() error {
+	scheme := "http"
+	if d.cfg.TLSCert != "" {
+		scheme = "https"
+	}
+	url := fmt.Sprintf("%s://%s", scheme, d.listener.Addr())
+	text := "\nAgent Sandbox is ready on " + url + "\n"
+	if d.adminKey != "" {
+		text += fmt.Sprintf("\nThe admin key, shown this once (it stands in %s):\n\n    %s\n", d.cfg.AdminKeyPath(), d.adminKey)
+	}
+	text += fmt.Sprintf("\nA first request:\n\n    curl -s %s/v1/execute -H \"Authorization: Bearer $(cat %s)\" -d '{\"code\": \"print(1 + 1)\"}'\n\nDocuments: %s/docs\n",
+		url, d.cfg.AdminKeyPath(), url)
+	_, err := io.WriteString(d.stdout, text)
+	return err
+}
+
+// drain lets running executions end within the grace period, then ends them,
+// and sends the last answers.
+func (d *daemon) drain(server *http.Server) {
+	d.log.Info("shutting down", "grace_ms", d.cfg.ShutdownGraceMS)
+	grace := time.Duration(d.cfg.ShutdownGraceMS) * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), grace+answerGrace)
+	defer cancel()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		if err := server.Shutdown(ctx); err != nil {
+			d.log.Warn("connections were cut", "error", err)
+			_ = server.Close()
+		}
+	}()
+	running, cancelRunning := context.WithTimeout(ctx, grace)
+	defer cancelRunning()
+	if err := d.engine.Close(running); err != nil {
+		d.log.Error("closing the engine", "error", err)
+	}
+	<-closed
+	d.pool.Close()
+}
+
+func (d *daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+func (d *daemon) close() error {
+	var err error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, d.closers[i]())
+	}
+	d.closers = nil
+	return err
+}
+
+func listen(cfg config.Config) (net.Listener, error) {
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("%w: stop what listens there, or choose another address with --listen", err)
+	}
+	if cfg.TLSCert == "" {
+		return l, nil
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+	if err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("tls_cert and tls_key: %w", err)
+	}
+	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
+}
+
+func engineLimits(cfg config.Config) engine.Limits {
+	return engine.Limits{
+		DefaultTimeout:  time.Duration(cfg.DefaultTimeoutMS) * time.Millisecond,
+		MaxTimeout:      time.Duration(cfg.MaxTimeoutMS) * time.Millisecond,
+		DefaultMemoryMB: cfg.DefaultMemoryMB, MaxMemoryMB: cfg.MaxMemoryMB,
+		DefaultCPUs: cfg.DefaultCPUs, MaxCPUs: cfg.MaxCPUs,
+		Tasks: cfg.MaxTasks, OutputBytes: cfg.MaxOutputBytes, CodeBytes: cfg.MaxCodeBytes, UploadBytes: cfg.MaxUploadBytes,
+		Collect: runtime.CollectLimits{Files: cfg.MaxCollectFiles, Bytes: cfg.MaxCollectBytes, Depth: cfg.MaxCollectDepth},
+	}
+}
+
+// registry has the counters of the process and of the pool.
+func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "agentsandbox", Name: name, Help: help}, value)
+	}
+	stats := func() pool.Stats { return p.Stats()[template.DefaultName] }
+	r.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(cfg.PoolSize) }),
+		gauge("sandboxes_ready", "Warm sandboxes that can be claimed now.", func() float64 { return float64(stats().Ready) }),
+		gauge("sandboxes_building", "Sandboxes that are being made.", func() float64 { return float64(stats().Building) }),
+		gauge("sandboxes_live", "Sandboxes that exist or are being made.", func() float64 { return float64(p.Live()) }),
+		gauge("claims_waiting", "Requests that wait for a sandbox.", func() float64 { return float64(stats().Waiting) }),
+	)
+	return r
+}

@@ -1,0 +1,83 @@
+// Package config owns the settings of the daemon and of the verbs that act on
+// this machine: one struct, [Config], one table of what can be set (settings.go),
+// and one precedence, which is flag, then environment, then file, then default.
+// Flags, the reference page and --print-config are all made from that table.
+//
+// It knows no flag parser, no HTTP and nothing of what the settings are for. It
+// fails with a [*ValueError] that names the setting, where its value came from,
+// and what to write instead; several mistakes are reported together.
+package config
+
+import (
+	"log/slog"
+	"path/filepath"
+)
+
+// Config is every setting, resolved. Units stand last in a name.
+type Config struct {
+	// Server.
+	Listen          string // HOST:PORT
+	TLSCert, TLSKey string // paths of PEM files; both or none
+	DataDir         string // absolute: what must not be lost
+	CacheDir        string // absolute: what can be made again
+	BootstrapKey    Secret // value of the admin key; empty: a random one
+	ShutdownGraceMS int64
+	LogLevel        string // debug, info, warn, error
+	LogFormat       string // text, json
+
+	// Sandboxes.
+	Platform     string // systrap, kvm
+	CABundle     string // path of a PEM file; empty: the machine's
+	PoolSize     int
+	MaxSandboxes int
+
+	// Limits of one sandbox or execution.
+	DefaultTimeoutMS, MaxTimeoutMS int64
+	DefaultMemoryMB, MaxMemoryMB   int64
+	DefaultCPUs, MaxCPUs           float64
+	MaxTasks                       int64
+	DiskMB                         int64
+
+	// Limits of one request or answer.
+	MaxOutputBytes  int64 // of each of stdout and stderr
+	MaxCodeBytes    int64
+	MaxBodyBytes    int64
+	MaxUploadBytes  int64
+	MaxCollectFiles int
+	MaxCollectBytes int64
+	MaxCollectDepth int
+}
+
+// AdminKeyPath is where the daemon leaves the admin key, readable by its owner
+// only, for the command line on the same machine.
+func (c Config) AdminKeyPath() string { return filepath.Join(c.DataDir, AdminKeyFile) }
+
+// SlogLevel returns LogLevel as slog has it; info for one that is not valid.
+func (c Config) SlogLevel() slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return slog.LevelInfo
+	}
+	return level
+}
+
+// Secret is a value that no log, error or listing shows.
+type Secret string
+
+const redacted = "(set, not shown)"
+
+// Reveal returns the value itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// String says only whether there is a value; so do the other methods, which
+// stand between the value and every common way of printing one.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return redacted
+}
+
+func (s Secret) GoString() string             { return s.String() }
+func (s Secret) LogValue() slog.Value         { return slog.StringValue(s.String()) }
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

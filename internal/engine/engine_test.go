@@ -1,0 +1,555 @@
+package engine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/blob"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/pool"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
+	"github.com/agentsandbox/agentsandbox/internal/store"
+)
+
+// fixture is an engine on the real store and blobs, with sandboxes that are
+// directories of this machine.
+type fixture struct {
+	*engine.Engine
+	t    *testing.T
+	pool *pool.Pool
+	// sandboxes are those that are alive.
+	mu        sync.Mutex
+	sandboxes map[string]runtime.Sandbox
+}
+
+var limits = engine.Limits{
+	DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute,
+	DefaultMemoryMB: 256, MaxMemoryMB: 1024, DefaultCPUs: 1, MaxCPUs: 2, Tasks: 100,
+	OutputBytes: 1000, CodeBytes: 10_000, UploadBytes: 1 << 20,
+	Collect: runtime.CollectLimits{Files: 3, Bytes: 1000, Depth: 4},
+}
+
+func newFixture(t *testing.T, dir string) *fixture {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := blob.Open(filepath.Join(dir, "blobs"), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, sandboxes: map[string]runtime.Sandbox{}}
+	f.pool = pool.New(pool.Options{
+		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
+		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
+	})
+	f.pool.Start()
+	f.Engine = engine.New(engine.Options{Store: db, Blobs: blobs, Sandboxes: f.pool, Limits: limits, Logger: log})
+	if err := f.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		f.pool.Close()
+		if n := f.alive(); n != 0 {
+			t.Errorf("%d sandboxes are left after Close", n)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// tracked tells the fixture which sandboxes live.
+type tracked struct {
+	runtime.Runtime
+	f *fixture
+}
+
+type trackedSandbox struct {
+	runtime.Sandbox
+	f *fixture
+}
+
+func (r tracked) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	sb, err := r.Runtime.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	r.f.sandboxes[sb.ID()] = sb
+	return trackedSandbox{sb, r.f}, nil
+}
+
+func (s trackedSandbox) Destroy(ctx context.Context) error {
+	err := s.Sandbox.Destroy(ctx)
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if err == nil {
+		delete(s.f.sandboxes, s.ID())
+	}
+	return err
+}
+
+func (f *fixture) alive() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.sandboxes)
+}
+
+// killAll makes every sandbox die, as a crash would.
+func (f *fixture) killAll() {
+	f.mu.Lock()
+	all := make([]runtime.Sandbox, 0, len(f.sandboxes))
+	for _, sb := range f.sandboxes {
+		all = append(all, sb)
+	}
+	f.mu.Unlock()
+	for _, sb := range all {
+		_ = sb.Destroy(context.Background())
+	}
+}
+
+// as acts for a tenant.
+func as(t *testing.T, tenant string, scopes ...agentsandbox.Scope) context.Context {
+	return agentsandbox.WithPrincipal(t.Context(), agentsandbox.Principal{KeyID: "key_" + tenant, Tenant: tenant, Scopes: scopes})
+}
+
+func (f *fixture) bash(ctx context.Context, session, code string) *agentsandbox.Execution {
+	f.t.Helper()
+	x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: code, Language: agentsandbox.Bash, SessionID: session})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return x
+}
+
+func wantCode(t *testing.T, err error, want agentsandbox.Code) {
+	t.Helper()
+	if got := agentsandbox.CodeOf(err); got != want {
+		t.Errorf("code %q (%v); want %q", got, err, want)
+	}
+}
+
+func until(t *testing.T, what string, check func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !check() {
+		select {
+		case <-deadline:
+			t.Fatalf("not in time: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func TestExecuteOnce(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	x := f.bash(ctx, "", "echo out; echo err >&2; mkdir -p deep; echo made > deep/file; exit 3")
+	if string(x.Stdout) != "out\n" || string(x.Stderr) != "err\n" || x.ReturnCode != 3 || x.Status != agentsandbox.StatusFailed {
+		t.Errorf("%+v", x)
+	}
+	if len(x.Files) != 1 || x.Files[0].Filename != "deep/file" || x.Files[0].Path != "/workspace/deep/file" {
+		t.Fatalf("files %+v", x.Files)
+	}
+	_, r, err := f.OpenFile(ctx, x.Files[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if got, _ := io.ReadAll(r); string(got) != "made\n" {
+		t.Errorf("contents %q", got)
+	}
+	rec, err := f.Execution(ctx, x.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(rec.Stdout) != "out\n" || rec.ReturnCode != 3 || rec.EndedAt.IsZero() || rec.DurationMS < 1 || len(rec.Files) != 1 || rec.HTTPStatus != 200 {
+		t.Errorf("record %+v", rec)
+	}
+	if _, err := f.Session(ctx, x.SessionID); agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound {
+		t.Errorf("the session of a one-shot run: %v", err)
+	}
+	until(t, "the sandbox is destroyed", func() bool { return f.alive() == 0 })
+}
+
+func TestVerdicts(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	t.Run("signal", func(t *testing.T) {
+		x := f.bash(ctx, "", "kill -TERM $$")
+		if x.ReturnCode != 143 || x.Signal != "SIGTERM" || x.Status != agentsandbox.StatusFailed {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("timed out", func(t *testing.T) {
+		x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "printf before; sleep 60", Language: agentsandbox.Bash, TimeoutMS: 300})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Status != agentsandbox.StatusTimedOut || x.ReturnCode != 124 || string(x.Stdout) != "before" ||
+			string(x.Stderr) != "agentsandbox: timed out after 300 ms\n" {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("output over the limit", func(t *testing.T) {
+		x := f.bash(ctx, "", "head -c 5000 /dev/zero | tr '\\0' x; echo fine >&2")
+		if len(x.Stdout) != 1000 || x.StdoutBytes != 5000 || !x.Truncated || string(x.Stderr) != "fine\n" || x.Status != agentsandbox.StatusSucceeded {
+			t.Errorf("%d of %d bytes, %+v", len(x.Stdout), x.StdoutBytes, x.Status)
+		}
+	})
+	t.Run("the sandbox dies", func(t *testing.T) {
+		got := make(chan *agentsandbox.Execution)
+		go func() {
+			x, _ := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "echo begun; sleep 60", Language: agentsandbox.Bash})
+			got <- x
+		}()
+		until(t, "it runs", func() bool { return running(t, f, ctx) == 1 })
+		f.killAll()
+		x := <-got
+		if x == nil || x.Status != agentsandbox.StatusSandboxLost || x.ReturnCode != 137 || !strings.Contains(string(x.Stderr), "agentsandbox: The sandbox died") {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("the client goes away", func(t *testing.T) {
+		gone, leave := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = f.Execute(gone, agentsandbox.ExecuteRequest{Code: "echo begun; sleep 60", Language: agentsandbox.Bash})
+		}()
+		until(t, "it runs", func() bool { return running(t, f, ctx) == 1 })
+		leave()
+		<-ended
+		list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}, Status: agentsandbox.StatusCancelled})
+		if err != nil || list.Total != 1 {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+	if n := running(t, f, ctx); n != 0 {
+		t.Errorf("%d records say that they run", n)
+	}
+	until(t, "the sandboxes are destroyed", func() bool { return f.alive() == 0 })
+}
+
+func running(t *testing.T, f *fixture, ctx context.Context) int {
+	t.Helper()
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}, Status: agentsandbox.StatusRunning})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list.Total
+}
+
+func TestCollectIsBoundedAndSaysSo(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	x := f.bash(ctx, "", "for i in 1 2 3 4 5; do echo $i > f$i; done")
+	if len(x.Files) != 3 || x.FilesOmitted != 2 {
+		t.Errorf("%d files, %d omitted; want 3 and 2", len(x.Files), x.FilesOmitted)
+	}
+	x = f.bash(ctx, "", "head -c 700 /dev/zero > a; head -c 700 /dev/zero > b")
+	if len(x.Files) != 1 || x.FilesOmitted != 1 {
+		t.Errorf("%d files, %d omitted; want 1 and 1", len(x.Files), x.FilesOmitted)
+	}
+}
+
+func TestSession(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	up, err := f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "in.txt"}, strings.NewReader("injected"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := f.CreateSession(ctx, agentsandbox.SessionRequest{Env: map[string]string{"A": "1", "B": "1"}, FileIDs: []string{up.ID}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "cat in.txt; echo $A$B; echo kept > kept", Language: agentsandbox.Bash, SessionID: s.ID, Env: map[string]string{"B": "2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(x.Stdout) != "injected12\n" || len(x.Files) != 1 || x.Files[0].Filename != "kept" {
+		t.Errorf("%s, %+v", x.Stdout, x.Files)
+	}
+	if x := f.bash(ctx, s.ID, "cat kept; echo $A$B"); string(x.Stdout) != "kept\n11\n" || len(x.Files) != 0 {
+		t.Errorf("%s, %+v", x.Stdout, x.Files)
+	}
+	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	if err != nil || list.Total != 1 || list.Sessions[0].ID != s.ID {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := f.DeleteSession(ctx, s.ID); err != nil {
+		t.Fatal(err)
+	}
+	if f.alive() != 0 {
+		t.Error("the sandbox outlives the deletion")
+	}
+	wantCode(t, f.DeleteSession(ctx, s.ID), agentsandbox.CodeSessionNotFound)
+	_, err = f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "1", SessionID: s.ID})
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+}
+
+func TestDeletingASessionEndsWhatRunsInIt(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	s, err := f.CreateSession(ctx, agentsandbox.SessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *agentsandbox.Execution)
+	go func() {
+		x, _ := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "sleep 60", Language: agentsandbox.Bash, SessionID: s.ID})
+		got <- x
+	}()
+	until(t, "it runs", func() bool { return running(t, f, ctx) == 1 })
+	var won, lost int
+	results := make(chan error)
+	for range 5 {
+		go func() { results <- f.DeleteSession(ctx, s.ID) }()
+	}
+	for range 5 {
+		if err := <-results; err == nil {
+			won++
+		} else if agentsandbox.CodeOf(err) == agentsandbox.CodeSessionNotFound {
+			lost++
+		}
+	}
+	if won != 1 || lost != 4 {
+		t.Errorf("%d won, %d lost; want 1 and 4", won, lost)
+	}
+	if x := <-got; x == nil || x.Status != agentsandbox.StatusCancelled {
+		t.Errorf("%+v", x)
+	}
+}
+
+func TestASessionWhoseSandboxDiesIsLost(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	s, err := f.CreateSession(ctx, agentsandbox.SessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.killAll()
+	until(t, "the session is lost", func() bool {
+		_, err := f.Session(ctx, s.ID)
+		return err != nil && strings.Contains(err.Error(), "lost")
+	})
+	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	if err != nil || list.Total != 0 {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func TestTenantsDoNotSeeEachOther(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	a, b := as(t, "a"), as(t, "b")
+	s, err := f.CreateSession(a, agentsandbox.SessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up, err := f.UploadFile(a, agentsandbox.FileUpload{Filename: "x"}, strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := f.bash(a, s.ID, "true")
+	_, err = f.Session(b, s.ID)
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+	wantCode(t, f.DeleteSession(b, s.ID), agentsandbox.CodeSessionNotFound)
+	wantCode(t, f.InjectFiles(b, s.ID, []string{up.ID}), agentsandbox.CodeSessionNotFound)
+	_, err = f.Execute(b, agentsandbox.ExecuteRequest{Code: "1", SessionID: s.ID})
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+	_, err = f.Execute(b, agentsandbox.ExecuteRequest{Code: "1", FileIDs: []string{up.ID}})
+	wantCode(t, err, agentsandbox.CodeFileNotFound)
+	_, _, err = f.OpenFile(b, up.ID)
+	wantCode(t, err, agentsandbox.CodeFileNotFound)
+	wantCode(t, f.DeleteFile(b, up.ID), agentsandbox.CodeFileNotFound)
+	_, err = f.Execution(b, x.ID)
+	wantCode(t, err, agentsandbox.CodeExecutionNotFound)
+	_, _, err = f.ReadPath(b, s.ID, "/workspace/x")
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+}
+
+func TestNothingWorksWithoutAPrincipal(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	_, err := f.Execute(t.Context(), agentsandbox.ExecuteRequest{Code: "1"})
+	wantCode(t, err, agentsandbox.CodeUnauthorized)
+	_, err = f.Files(t.Context(), agentsandbox.Page{Limit: 1})
+	wantCode(t, err, agentsandbox.CodeUnauthorized)
+}
+
+func TestRefusedRequestsLeaveNothing(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	for _, req := range []agentsandbox.ExecuteRequest{
+		{Code: ""},
+		{Code: "1", Language: "cobol"},
+		{Code: "1", Env: map[string]string{"A=B": "x"}},
+		{Code: "1", TimeoutMS: 1 << 40},
+		{Code: "1", MemoryMB: 4096},
+		{Code: "1", CPUs: 64},
+	} {
+		_, err := f.Execute(ctx, req)
+		wantCode(t, err, agentsandbox.CodeInvalidRequest)
+	}
+	_, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: strings.Repeat("#", 10_001)})
+	wantCode(t, err, agentsandbox.CodeTooLarge)
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}})
+	if err != nil || list.Total != 0 || f.alive() != 0 {
+		t.Errorf("%d records, %d sandboxes, %v", list.Total, f.alive(), err)
+	}
+}
+
+type brokenBody struct{ r io.Reader }
+
+func (b brokenBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+func TestUploads(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	_, err := f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "half"}, brokenBody{strings.NewReader("half")})
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a body that breaks off: %v", err)
+	}
+	_, err = f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "big"}, bytes.NewReader(make([]byte, 1<<20+1)))
+	wantCode(t, err, agentsandbox.CodeTooLarge)
+	_, err = f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "x", SessionID: "ses_none"}, strings.NewReader("x"))
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+	if list, err := f.Files(ctx, agentsandbox.Page{Limit: 1}); err != nil || list.Total != 0 {
+		t.Errorf("%d files are left, %v", list.Total, err)
+	}
+	up, err := f.UploadFile(ctx, agentsandbox.FileUpload{Filename: `C:\x\a.csv`, MediaType: "no type"}, strings.NewReader("abc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up.Filename != "a.csv" || up.SizeBytes != 3 || up.SHA256 != "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" {
+		t.Errorf("%+v", up)
+	}
+	if err := f.DeleteFile(ctx, up.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, f.DeleteFile(ctx, up.ID), agentsandbox.CodeFileNotFound)
+}
+
+func TestKeys(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	value, err := f.Bootstrap(t.Context(), "")
+	if err != nil || value == "" {
+		t.Fatal(value, err)
+	}
+	if again, err := f.Bootstrap(t.Context(), ""); err != nil || again != "" {
+		t.Errorf("a second key was made: %q, %v", again, err)
+	}
+	p, err := f.Authenticate(t.Context(), value)
+	if err != nil || !p.Has(agentsandbox.ScopeAdmin) {
+		t.Fatal(p, err)
+	}
+	admin := agentsandbox.WithPrincipal(t.Context(), p)
+	made, err := f.CreateKey(admin, agentsandbox.KeyRequest{Name: "n", Tenant: "b", Scopes: []agentsandbox.Scope{agentsandbox.ScopeKeys}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(made.Value, agentsandbox.SecretPrefix) || !strings.HasPrefix(made.Value, made.Hint) || len(made.Hint) > 12 {
+		t.Errorf("%+v", made)
+	}
+	keeper, err := f.Authenticate(t.Context(), made.Value)
+	if err != nil || keeper.Tenant != "b" {
+		t.Fatal(keeper, err)
+	}
+	keys := agentsandbox.WithPrincipal(t.Context(), keeper)
+	_, err = f.CreateKey(keys, agentsandbox.KeyRequest{Name: "n", Scopes: []agentsandbox.Scope{agentsandbox.ScopeAdmin}})
+	wantCode(t, err, agentsandbox.CodeForbidden)
+	_, err = f.CreateKey(keys, agentsandbox.KeyRequest{Name: "n", Tenant: "c", Scopes: []agentsandbox.Scope{agentsandbox.ScopeKeys}})
+	wantCode(t, err, agentsandbox.CodeForbidden)
+	wantCode(t, f.RevokeKey(keys, p.KeyID), agentsandbox.CodeKeyNotFound)
+	if list, err := f.Keys(keys, agentsandbox.Page{Limit: 10}); err != nil || list.Total != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
+	if err := f.RevokeKey(admin, made.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.Authenticate(t.Context(), made.Value)
+	wantCode(t, err, agentsandbox.CodeUnauthorized)
+	_, err = f.Authenticate(t.Context(), "")
+	wantCode(t, err, agentsandbox.CodeUnauthorized)
+	_, err = f.CreateKey(as(t, "x", agentsandbox.ScopeSandbox), agentsandbox.KeyRequest{Name: "n"})
+	wantCode(t, err, agentsandbox.CodeForbidden)
+}
+
+func TestCloseEndsWhatRuns(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	if _, err := f.CreateSession(ctx, agentsandbox.SessionRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan *agentsandbox.Execution)
+	go func() {
+		x, _ := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "sleep 60", Language: agentsandbox.Bash})
+		got <- x
+	}()
+	until(t, "it runs", func() bool { return running(t, f, ctx) == 1 })
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	closed := make(chan error)
+	go func() { closed <- f.Close(now) }()
+	if x := <-got; x == nil || x.Status != agentsandbox.StatusCancelled || !strings.Contains(x.Error, "shut down") {
+		t.Errorf("%+v", x)
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if f.alive() != 0 {
+		t.Errorf("%d sandboxes are left", f.alive())
+	}
+	_, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "1"})
+	wantCode(t, err, agentsandbox.CodeUnavailable)
+}
+
+func TestRecover(t *testing.T) {
+	dir := t.TempDir()
+	db, err := store.Open(t.Context(), dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now().UTC()
+	session := agentsandbox.Session{ID: agentsandbox.NewID("ses_"), Tenant: "a", Status: agentsandbox.SessionLive, CreatedAt: now}
+	run := agentsandbox.Execution{ID: agentsandbox.NewID("exe_"), Tenant: "a", Status: agentsandbox.StatusRunning, SessionID: session.ID, CreatedAt: now}
+	err = errors.Join(db.InsertSession(t.Context(), session), db.InsertExecution(t.Context(), run), db.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, dir)
+	ctx := as(t, "a")
+	rec, err := f.Execution(ctx, run.ID)
+	if err != nil || rec.Status != agentsandbox.StatusSandboxLost || rec.EndedAt.IsZero() {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	_, err = f.Session(ctx, session.ID)
+	if err == nil || !strings.Contains(fmt.Sprint(err), "lost") {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,241 @@
+package agent
+
+import (
+	"container/heap"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+const maxPath = agentsandbox.MaxPathBytes
+
+// entryOf says what a stat found. name is a path, or a name in a directory.
+func entryOf(name string, st *unix.Stat_t, target string) guest.Entry {
+	kind := agentsandbox.PathOther
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		kind = agentsandbox.PathFile
+	case unix.S_IFDIR:
+		kind = agentsandbox.PathDirectory
+	case unix.S_IFLNK:
+		kind = agentsandbox.PathSymlink
+	}
+	sec, nsec := st.Mtim.Unix()
+	return guest.Entry{
+		Name:   []byte(name),
+		Kind:   string(kind),
+		Size:   st.Size,
+		Mode:   st.Mode & 0o7777,
+		Sec:    sec,
+		Nsec:   nsec,
+		Target: []byte(target),
+	}
+}
+
+// lookAt stats a name in an open directory, and reads it if it is a link.
+func lookAt(dirFD int, name string) (guest.Entry, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dirFD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return guest.Entry{}, &os.PathError{Op: "stat", Path: filepath.Base(name), Err: err}
+	}
+	target := ""
+	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+		buf := make([]byte, maxPath+1)
+		n, err := unix.Readlinkat(dirFD, name, buf)
+		if err != nil {
+			return guest.Entry{}, &os.PathError{Op: "readlink", Path: filepath.Base(name), Err: err}
+		}
+		target = string(buf[:min(n, maxPath)])
+	}
+	return entryOf(name, &st, target), nil
+}
+
+// stat says what is at a path.
+func (a *Agent) stat(p string) (e guest.Entry, err error) {
+	err = a.threads.do(func() (err error) {
+		e, err = lookAt(unix.AT_FDCWD, a.path(p))
+		return err
+	})
+	e.Name = nil
+	return e, err
+}
+
+// list returns a page of a directory.
+func (a *Agent) list(ctx context.Context, p, after string, limit int) (page guest.Page, err error) {
+	if limit < 1 || limit > guest.MaxListLimit {
+		return page, refuse(guest.FailInvalid, "limit must be from 1 to %d", guest.MaxListLimit)
+	}
+	err = a.threads.do(func() error {
+		fd, err := openDir(a.path(p))
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		names, err := firstNames(ctx, fd, after, limit+1)
+		if err != nil {
+			return err
+		}
+		if len(names) > limit {
+			names, page.More = names[:limit], true
+		}
+		page.Entries = make([]guest.Entry, 0, len(names))
+		for _, name := range names {
+			e, err := lookAt(fd, name)
+			if err == nil {
+				page.Entries = append(page.Entries, e)
+			} else if !os.IsNotExist(err) {
+				return err
+			}
+		}
+		return nil
+	})
+	if page.More && len(page.Entries) == 0 {
+		// Everything on the page went away while it was looked at, so there is
+		// no name to go on after.
+		return page, refuse(guest.FailOther, "the directory changes too quickly to be listed; try again")
+	}
+	return page, err
+}
+
+// openDir opens a directory that is not a link.
+func openDir(p string) (int, error) {
+	fd, err := unix.Open(p, openDirectory, 0)
+	if err == unix.ENOTDIR || err == unix.ELOOP {
+		var st unix.Stat_t
+		if unix.Lstat(p, &st) == nil {
+			return -1, refuse(guest.FailNotRegular, "it is not a directory")
+		}
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
+	}
+	return fd, nil
+}
+
+// firstNames returns the first n names after one, in order. However large the
+// directory, it holds no more names than that.
+func firstNames(ctx context.Context, fd int, after string, n int) ([]string, error) {
+	var first largestFirst
+	err := readNames(fd, func(name string) bool {
+		switch {
+		case name <= after:
+		case len(first) < n:
+			heap.Push(&first, name)
+		case name < first[0]:
+			first[0] = name
+			heap.Fix(&first, 0)
+		}
+		return ctx.Err() == nil
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	slices.Sort(first)
+	return first, err
+}
+
+// largestFirst is a heap whose first element is the largest name.
+type largestFirst []string
+
+func (h largestFirst) Len() int           { return len(h) }
+func (h largestFirst) Less(i, j int) bool { return h[i] > h[j] }
+func (h largestFirst) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *largestFirst) Push(x any)        { *h = append(*h, x.(string)) }
+func (h *largestFirst) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// remove removes what is at a path.
+func (a *Agent) remove(ctx context.Context, p string) error {
+	if p == "/" {
+		return refuse(guest.FailInvalid, "the root directory cannot be removed")
+	}
+	return a.threads.do(func() error {
+		parent, name := filepath.Split(a.path(p))
+		fd, err := unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: filepath.Base(parent), Err: err}
+		}
+		defer unix.Close(fd)
+		return removeAt(ctx, fd, name, 0)
+	})
+}
+
+// removeDepth bounds the directories that remove descends into: each costs a
+// descriptor.
+const removeDepth = 4096
+
+// removeAt removes a name in an open directory. The attempt to remove a
+// directory that is not empty comes first, so that nothing is lost below one
+// which the user may not remove.
+func removeAt(ctx context.Context, dirFD int, name string, depth int) error {
+	err := unix.Unlinkat(dirFD, name, 0)
+	if err == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if serr := unix.Fstatat(dirFD, name, &st, unix.AT_SYMLINK_NOFOLLOW); serr != nil {
+		return &os.PathError{Op: "remove", Path: name, Err: serr}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return &os.PathError{Op: "remove", Path: name, Err: err}
+	}
+	err = unix.Unlinkat(dirFD, name, unix.AT_REMOVEDIR)
+	if err == nil {
+		return nil
+	}
+	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+		return &os.PathError{Op: "remove", Path: name, Err: err}
+	}
+	if depth == removeDepth {
+		return refuse(guest.FailInvalid, "directories are nested more than %d deep; remove them in the sandbox", removeDepth)
+	}
+	if err := emptyDirectory(ctx, dirFD, name, depth); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(dirFD, name, unix.AT_REMOVEDIR); err != nil && err != unix.ENOENT {
+		return &os.PathError{Op: "remove", Path: name, Err: err}
+	}
+	return nil
+}
+
+// emptyDirectory removes what is in a directory. Names are taken in batches, and
+// the directory is read again until it is empty: reading on while removing may
+// skip names.
+func emptyDirectory(ctx context.Context, dirFD int, name string, depth int) error {
+	const batch = 1024
+	for {
+		fd, err := unix.Openat(dirFD, name, openDirectory, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		names := make([]string, 0, 16)
+		err = readNames(fd, func(n string) bool {
+			names = append(names, n)
+			return len(names) < batch
+		})
+		for _, n := range names {
+			if err == nil {
+				err = ctx.Err()
+			}
+			if err == nil {
+				err = removeAt(ctx, fd, n, depth+1)
+			}
+		}
+		unix.Close(fd)
+		if err != nil && !os.IsNotExist(err) {
+			return err
+		}
+		if len(names) == 0 {
+			return nil
+		}
+	}
+}

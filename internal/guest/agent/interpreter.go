@@ -1,0 +1,342 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+// What an interpreter reads of its environment while it starts: a run that sets
+// one of these gets an interpreter that was started with it.
+var (
+	startNames    = []string{"HOME", "TZ", "LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH"}
+	startPrefixes = []string{"PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_"}
+)
+
+// handoverTime is how long an interpreter that waits may take to answer before
+// another one is started in its place.
+const handoverTime = 2 * time.Second
+
+// interpreter is a Python process that was started for one run, and may still
+// wait for it. See the launcher for how it is told.
+type interpreter struct {
+	*child
+	script script
+	out    outputs
+	// control is our end of the launcher's descriptor 3.
+	control *os.File
+	env     []string      // what it was started with beyond the base
+	ready   chan struct{} // closed when it waits, or never will; then waits is set
+	waits   bool
+	sites   string // the user's packages when it was started
+}
+
+// interpreters keeps one interpreter waiting.
+type interpreters struct {
+	a  *Agent
+	wg sync.WaitGroup // refills, and those that wait for a start
+
+	mu      sync.Mutex
+	waiting *interpreter
+	filling chan struct{} // closed when the start under way is over; nil: none is
+	failure error         // of the latest start
+	closed  bool
+}
+
+func newInterpreters(a *Agent) *interpreters { return &interpreters{a: a} }
+
+func (in *interpreters) close() {
+	in.mu.Lock()
+	in.closed = true
+	waiting := in.waiting
+	in.waiting = nil
+	in.mu.Unlock()
+	if waiting != nil {
+		waiting.discard()
+	}
+	in.wg.Wait()
+}
+
+// launch starts an interpreter that will wait for its script.
+func (in *interpreters) launch(env []string) (*interpreter, error) {
+	a := in.a
+	script, err := a.scripts.new("main.py")
+	if err != nil {
+		return nil, notStarted("make room for the script", err)
+	}
+	it := &interpreter{script: script, env: env, ready: make(chan struct{}), sites: in.userSites()}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		script.remove()
+		return nil, notStarted("make a socket for the interpreter", err)
+	}
+	defer unix.Close(fds[1])
+	_ = unix.SetNonblock(fds[0], true)
+	it.control = os.NewFile(uintptr(fds[0]), "interpreter")
+
+	pythonPath := a.opts.LauncherDir
+	if own, ok := lookup(env, "PYTHONPATH"); ok && own != "" {
+		pythonPath += ":" + own
+	}
+	full := merge(merge(a.opts.Env, env), []string{"PYTHONPATH=" + pythonPath})
+	it.child, it.out, err = a.spawn(program{
+		path:  a.opts.Python,
+		args:  []string{a.opts.Python, "-P", script.path},
+		env:   full,
+		files: []uintptr{3: uintptr(fds[1])},
+	})
+	if err != nil {
+		it.control.Close()
+		script.remove()
+		return nil, notStarted("start "+filepath.Base(a.opts.Python), err)
+	}
+	in.wg.Go(it.awaitReady)
+	return it, nil
+}
+
+func (it *interpreter) awaitReady() {
+	defer close(it.ready)
+	var b [1]byte
+	n, _ := it.control.Read(b[:])
+	it.waits = n == 1 && b[0] == 'r'
+}
+
+// discard ends an interpreter that no run has been given.
+func (it *interpreter) discard() {
+	it.killTree()
+	it.control.Close()
+	<-it.done
+	it.out.close()
+	it.script.remove()
+}
+
+// take returns an interpreter for one run, told to go: the one that waits, if it
+// is as good as one that is started now.
+func (in *interpreters) take(code []byte, env []string) (*interpreter, error) {
+	in.mu.Lock()
+	it := in.waiting
+	startsAnew := slices.ContainsFunc(env, readAtStart)
+	if !startsAnew {
+		in.waiting = nil
+	}
+	in.mu.Unlock()
+	if it != nil && !startsAnew {
+		if err := in.reuse(it, code, env); err == nil {
+			return it, nil
+		} else if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			in.put(it)
+			return nil, notStarted("write the script", err)
+		}
+		it.discard()
+	}
+	it, err := in.launch(env)
+	if err != nil {
+		return nil, err
+	}
+	if err := it.script.write(code); err != nil {
+		it.discard()
+		return nil, notStarted("write the script", err)
+	}
+	// The answer is not waited for: what a fresh interpreter does, even if it
+	// dies before it begins, is the run's own outcome.
+	in.wg.Go(func() { _ = it.tell(in.a.workspace, env) })
+	return it, nil
+}
+
+// reuse hands a run to an interpreter that waits.
+func (in *interpreters) reuse(it *interpreter, code []byte, env []string) error {
+	select {
+	case <-it.ready:
+	default:
+		return errors.New("it has not started yet")
+	}
+	if !it.waits || it.exited() || it.sites != in.userSites() {
+		return errors.New("it is of no use any more")
+	}
+	if err := it.script.write(code); err != nil {
+		_ = os.Remove(it.script.path)
+		return err
+	}
+	_ = it.control.SetDeadline(time.Now().Add(handoverTime))
+	if err := it.tell(in.a.workspace, env); err != nil {
+		return err
+	}
+	var b [1]byte
+	if _, err := it.control.Read(b[:]); err != nil || b[0] != 'g' {
+		return errors.New("it does not answer")
+	}
+	return nil
+}
+
+// put gives back an interpreter that was not used after all.
+func (in *interpreters) put(it *interpreter) {
+	in.mu.Lock()
+	if in.waiting == nil && !in.closed {
+		in.waiting, it = it, nil
+	}
+	in.mu.Unlock()
+	if it != nil {
+		it.discard()
+	}
+}
+
+// tell sends the launcher its message.
+func (it *interpreter) tell(workspace string, env []string) error {
+	settings := append([]string{workspace}, without(env, "PYTHONPATH")...)
+	if own, ok := lookup(env, "PYTHONPATH"); ok {
+		settings = append(settings, "PYTHONPATH="+own)
+	} else {
+		settings = append(settings, "PYTHONPATH")
+	}
+	body := strings.Join(settings, "\x00")
+	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	_, err := it.control.Write(message)
+	return err
+}
+
+// refill starts an interpreter that waits, if there is none, without waiting
+// for it.
+func (in *interpreters) refill() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.fill()
+}
+
+// fill is refill for a caller that holds mu.
+func (in *interpreters) fill() {
+	if in.waiting != nil || in.filling != nil || in.closed {
+		return
+	}
+	done := make(chan struct{})
+	in.filling = done
+	in.wg.Go(func() {
+		it, err := in.launch(nil)
+		if err == nil {
+			in.put(it)
+		} else {
+			in.a.log.Info("no interpreter waits: the next run starts its own", "error", err)
+		}
+		in.mu.Lock()
+		in.filling, in.failure = nil, err
+		in.mu.Unlock()
+		close(done)
+	})
+}
+
+// wait makes sure that an interpreter waits, fully started.
+func (in *interpreters) wait(ctx context.Context) error {
+	it, err := in.current(ctx)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-it.ready:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if it.waits {
+		return nil
+	}
+	in.mu.Lock()
+	mine := in.waiting == it
+	if mine {
+		in.waiting = nil
+	}
+	in.mu.Unlock()
+	said := make([]byte, 1024)
+	if mine {
+		said = said[:it.out.stderr.readNow(said)]
+		it.discard()
+	}
+	return refuse(guest.FailNotStarted, "the interpreter %s ended before it was ready: %s",
+		in.a.opts.Python, bytes.TrimSpace(said))
+}
+
+// current returns the interpreter that waits or is on its way there.
+func (in *interpreters) current(ctx context.Context) (*interpreter, error) {
+	in.mu.Lock()
+	in.fill()
+	filling := in.filling
+	in.mu.Unlock()
+	if filling != nil {
+		select {
+		case <-filling:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.waiting != nil:
+		return in.waiting, nil
+	case in.failure != nil:
+		return nil, in.failure
+	}
+	return nil, refuse(guest.FailOther, "the interpreter was taken while it was waited for")
+}
+
+// userSites says how the user's own package directories look now: an
+// interpreter reads them when it starts, so one that started before a change is
+// out of date.
+func (in *interpreters) userSites() string {
+	home, _ := lookup(in.a.opts.Env, "HOME")
+	lib := filepath.Join(home, ".local", "lib")
+	dir, err := os.OpenFile(lib, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer dir.Close()
+	const most = 64 // the user may have made any number of them
+	names, err := dir.Readdirnames(most)
+	if err != nil && err != io.EOF {
+		return "unreadable"
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	for _, name := range names {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(lib, name, "site-packages"), &st) == nil {
+			fmt.Fprintf(&b, "%s %d %d %d\n", name, st.Ino, st.Mtim.Nano(), st.Ctim.Nano())
+		}
+	}
+	return b.String()
+}
+
+// readAtStart tells whether an interpreter reads a variable while it starts.
+func readAtStart(setting string) bool {
+	name, _, _ := strings.Cut(setting, "=")
+	return slices.Contains(startNames, name) ||
+		slices.ContainsFunc(startPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// lookup finds a variable; the last setting counts.
+func lookup(env []string, name string) (string, bool) {
+	for _, setting := range slices.Backward(env) {
+		if n, value, _ := strings.Cut(setting, "="); n == name {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func without(env []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(setting string) bool {
+		n, _, _ := strings.Cut(setting, "=")
+		return n == name
+	})
+}

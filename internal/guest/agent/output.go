@@ -1,0 +1,163 @@
+package agent
+
+import (
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+// outputs are our ends of a process's standard output and error.
+type outputs struct{ stdout, stderr *pipe }
+
+func (o outputs) close() {
+	o.stdout.close()
+	o.stderr.close()
+}
+
+// spawn starts a program with /dev/null as input and pipes as output, in a
+// session of its own, with the user's rights. What p.files has at 3 and above
+// stays.
+func (a *Agent) spawn(p program) (*child, outputs, error) {
+	null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, outputs{}, os.NewSyscallError("open /dev/null", err)
+	}
+	defer unix.Close(null)
+	stdout, outEnd, err := newPipe()
+	if err != nil {
+		return nil, outputs{}, err
+	}
+	defer unix.Close(outEnd)
+	stderr, errEnd, err := newPipe()
+	if err != nil {
+		stdout.close()
+		return nil, outputs{}, err
+	}
+	defer unix.Close(errEnd)
+	for len(p.files) < 3 {
+		p.files = append(p.files, 0)
+	}
+	p.files[0], p.files[1], p.files[2] = uintptr(null), uintptr(outEnd), uintptr(errEnd)
+	p.dir = a.workspace
+	p.user = a.opts.User
+	out := outputs{stdout: stdout, stderr: stderr}
+	ch, err := a.children.start(p)
+	if err != nil {
+		out.close()
+		return nil, outputs{}, err
+	}
+	return ch, out, nil
+}
+
+// pipe is the end of a pipe that the agent reads.
+type pipe struct {
+	f   *os.File
+	fd  int
+	mu  sync.Mutex
+	eof bool
+}
+
+func newPipe() (*pipe, int, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, 0, os.NewSyscallError("pipe", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, 0, os.NewSyscallError("fcntl", err)
+	}
+	return &pipe{f: os.NewFile(uintptr(fds[0]), "output"), fd: fds[0]}, fds[1], nil
+}
+
+func (p *pipe) close() { p.f.Close() }
+
+// readNow reads what is there, without waiting.
+func (p *pipe) readNow(b []byte) int {
+	for {
+		n, err := unix.Read(p.fd, b)
+		if err != unix.EINTR {
+			return max(n, 0)
+		}
+	}
+}
+
+// waitingBytes says how much is there to be read.
+func (p *pipe) waitingBytes() int {
+	n, err := unix.IoctlGetInt(p.fd, unix.TIOCINQ) // also known as FIONREAD
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// pumpSize is how much is read of a pipe at once.
+const pumpSize = guest.MaxChunk
+
+// pump takes what a process writes on one stream to the log of its run.
+type pump struct {
+	pipe  *pipe
+	log   *outputLog
+	kind  uint8
+	limit int64 // bytes that are kept; 0: all
+	total int64 // bytes that were written; read it after finish
+	kept  int64
+	done  chan struct{}
+}
+
+func startPump(p *pipe, log *outputLog, kind uint8, limit int64) *pump {
+	pu := &pump{pipe: p, log: log, kind: kind, limit: limit, done: make(chan struct{})}
+	go pu.run()
+	return pu
+}
+
+// run reads until every writer has closed the pipe, or finish ends it.
+func (pu *pump) run() {
+	defer close(pu.done)
+	buf := make([]byte, pumpSize)
+	for {
+		n, err := pu.pipe.f.Read(buf)
+		pu.take(buf[:n])
+		if err != nil {
+			return
+		}
+	}
+}
+
+// take counts bytes and keeps those below the limit. It waits while the log is
+// full: then the pipe fills up and the process waits too.
+func (pu *pump) take(b []byte) {
+	pu.total += int64(len(b))
+	if pu.limit > 0 {
+		b = b[:min(int64(len(b)), pu.limit-pu.kept)]
+	}
+	if len(b) > 0 {
+		pu.kept += int64(len(b))
+		pu.log.append(pu.kind, b)
+	}
+}
+
+// finish takes what is in the pipe at this moment and ends the pump. It is
+// called when the main process has ended: what that wrote is in the pipe, and
+// whatever another process goes on writing is none of this run's.
+func (pu *pump) finish() {
+	select {
+	case <-pu.done:
+		return
+	default:
+	}
+	_ = pu.pipe.f.SetReadDeadline(longAgo)
+	<-pu.done
+	buf := make([]byte, pumpSize)
+	for left := pu.pipe.waitingBytes(); left > 0; {
+		n := pu.pipe.readNow(buf[:min(left, len(buf))])
+		if n == 0 {
+			return
+		}
+		left -= n
+		pu.take(buf[:n])
+	}
+}

@@ -1,0 +1,409 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
+)
+
+const (
+	// maxRuns bounds the runs that go on at once.
+	maxRuns = 1024
+	// maxFinished bounds the runs that are over and that no host has taken; the
+	// oldest are forgotten.
+	maxFinished = 64
+)
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// run is one run of code. It lives in the agent, whoever follows it.
+type run struct {
+	a    *Agent
+	req  *guest.RunRequest
+	log  *outputLog
+	proc process
+	// before are the files as they were.
+	before *index
+
+	killOnce sync.Once
+	killed   chan struct{}
+	dropOnce sync.Once
+	dropped  chan struct{}
+
+	mu     sync.Mutex
+	unlink context.CancelFunc // ends the conversation that follows the run
+}
+
+// process is what a run runs as.
+type process struct {
+	*child
+	out     outputs
+	started time.Time
+	cpu     time.Duration // what it had used before
+	release func()        // frees what else it holds
+}
+
+// serveRun starts a run and follows it.
+func (a *Agent) serveRun(ctx context.Context, s *wire.Stream, req *guest.RunRequest) error {
+	if req == nil {
+		return refuse(guest.FailInvalid, "a run needs its parameters")
+	}
+	code, err := recvCode(ctx, s, req.CodeBytes)
+	if err != nil {
+		return err
+	}
+	r, err := a.startRun(req, code)
+	if err != nil {
+		return err
+	}
+	return r.follow(ctx, s, 0)
+}
+
+// serveAttach follows a run that is under way, or over and not yet taken.
+func (a *Agent) serveAttach(ctx context.Context, s *wire.Stream, req *guest.RunRequest) error {
+	if req == nil {
+		return refuse(guest.FailInvalid, "attach needs the id of a run")
+	}
+	a.mu.Lock()
+	r := a.runs[req.ID]
+	a.mu.Unlock()
+	switch {
+	case r == nil:
+		return refuse(guest.FailNotExist, "there is no run %q", req.ID)
+	case !r.log.holds(req.After):
+		return refuse(guest.FailInvalid, "run %q does not have what follows message %d", req.ID, req.After)
+	}
+	return r.follow(ctx, s, req.After)
+}
+
+func recvCode(ctx context.Context, s *wire.Stream, size int64) ([]byte, error) {
+	if size < 0 || size > guest.MaxCode {
+		return nil, refuse(guest.FailInvalid, "code of %d bytes; the limit is %d", size, guest.MaxCode)
+	}
+	code := make([]byte, 0, size)
+	for int64(len(code)) < size {
+		m, err := s.Recv(ctx)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("receive the code: %w", err)
+		case m.Kind != guest.KindData || int64(len(code)+len(m.Payload)) > size:
+			return nil, refuse(guest.FailInvalid, "a message of kind %d, %d bytes, where code was due", m.Kind, len(m.Payload))
+		}
+		code = append(code, m.Payload...)
+	}
+	return code, nil
+}
+
+// startRun registers a run and starts its process.
+func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
+	r := &run{a: a, req: req, log: newOutputLog(), killed: make(chan struct{}), dropped: make(chan struct{})}
+	a.mu.Lock()
+	switch {
+	case a.closed:
+		a.mu.Unlock()
+		return nil, refuse(guest.FailOther, "the agent is ending")
+	case a.runs[req.ID] != nil:
+		a.mu.Unlock()
+		return nil, refuse(guest.FailInvalid, "there is a run %q already", req.ID)
+	case len(a.runs) >= maxRuns+maxFinished:
+		a.mu.Unlock()
+		return nil, refuse(guest.FailNotStarted, "%d runs are under way in this sandbox; wait for some of them", maxRuns)
+	}
+	a.runs[req.ID] = r
+	a.wg.Add(1)
+	a.mu.Unlock()
+
+	err := r.start(code)
+	if err != nil {
+		a.mu.Lock()
+		delete(a.runs, req.ID)
+		a.mu.Unlock()
+		a.wg.Done()
+		return nil, err
+	}
+	go func() {
+		defer a.wg.Done()
+		r.supervise()
+	}()
+	return r, nil
+}
+
+func (r *run) start(code []byte) (err error) {
+	r.before = r.a.snapshotFiles(r.req)
+	env := make([]string, 0, len(r.req.Env))
+	for _, setting := range r.req.Env {
+		env = append(env, string(setting))
+	}
+	switch agentsandbox.Language(r.req.Language) {
+	case agentsandbox.Python:
+		r.proc, err = r.a.startPython(code, env)
+	case agentsandbox.Bash:
+		r.proc, err = r.a.startBash(code, env)
+	default:
+		err = refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
+	}
+	return err
+}
+
+func (a *Agent) startPython(code []byte, env []string) (process, error) {
+	it, err := a.interprets.take(code, env)
+	if err != nil {
+		return process{}, err
+	}
+	p := process{child: it.child, out: it.out, started: time.Now()}
+	it.withLive(func(pid int) { p.cpu = cpuTime(pid) })
+	p.release = func() {
+		it.control.Close()
+		it.script.remove()
+	}
+	return p, nil
+}
+
+func (a *Agent) startBash(code []byte, env []string) (process, error) {
+	s, err := a.scripts.new("main.sh")
+	if err != nil {
+		return process{}, notStarted("make room for the script", err)
+	}
+	if err := s.write(code); err != nil {
+		s.remove()
+		return process{}, notStarted("write the script", err)
+	}
+	started := time.Now()
+	ch, out, err := a.spawn(program{
+		path: a.opts.Bash,
+		args: []string{filepath.Base(a.opts.Bash), s.path},
+		env:  merge(a.opts.Env, env),
+	})
+	if err != nil {
+		s.remove()
+		return process{}, notStarted("start "+filepath.Base(a.opts.Bash), err)
+	}
+	return process{child: ch, out: out, started: started, release: s.remove}, nil
+}
+
+// merge adds variables to an environment: each name stands in it once.
+func merge(base, add []string) []string {
+	merged := base[:len(base):len(base)]
+	for _, setting := range add {
+		name, _, _ := strings.Cut(setting, "=")
+		merged = without(merged, name)
+	}
+	return append(merged, add...)
+}
+
+// supervise takes a run from its start to its result.
+func (r *run) supervise() {
+	if r.req.Final {
+		r.proc.killGroupAtExit()
+	}
+	stdout := startPump(r.proc.out.stdout, r.log, guest.KindStdout, r.req.OutputLimit)
+	stderr := startPump(r.proc.out.stderr, r.log, guest.KindStderr, r.req.OutputLimit)
+	result := r.await()
+	stdout.finish()
+	stderr.finish()
+	r.proc.out.close()
+	r.proc.release()
+	if r.req.Final {
+		r.a.killUser()
+	}
+	result.StdoutBytes, result.StderrBytes = stdout.total, stderr.total
+	r.report(result)
+	if !r.req.Final && r.req.Language == string(agentsandbox.Python) {
+		r.a.interprets.refill()
+	}
+	r.a.retire(r)
+}
+
+// await waits until the main process has ended, and ends it where it must.
+func (r *run) await() guest.RunResult {
+	var result guest.RunResult
+	var timeout <-chan time.Time
+	if r.req.TimeoutNS > 0 {
+		timer := time.NewTimer(time.Duration(r.req.TimeoutNS))
+		defer timer.Stop()
+		timeout = timer.C
+	}
+	kill := true
+	select {
+	case <-r.proc.done:
+		kill = false
+	case <-timeout:
+		result.TimedOut = true
+	case <-r.killed:
+		result.Killed = true
+	case <-r.dropped:
+	}
+	if kill {
+		r.proc.killTree()
+		<-r.proc.done
+	}
+	if r.proc.status.Signaled() {
+		result.Signal = int(r.proc.status.Signal())
+	} else {
+		result.ExitCode = r.proc.status.ExitStatus()
+	}
+	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
+	result.CPUNS = int64(max(r.proc.child.cpu-r.proc.cpu, 0))
+	return result
+}
+
+// report puts the changed files and the result into the log.
+func (r *run) report(result guest.RunResult) {
+	changed, omitted := r.a.changedFiles(r.req, r.before)
+	result.Changed, result.Omitted = len(changed), omitted
+	for len(changed) > 0 {
+		var list []byte
+		list, changed = encodeEntries(changed)
+		r.log.append(guest.KindChanged, list)
+	}
+	doc, err := json.Marshal(result)
+	if err != nil {
+		panic(err) // numbers and booleans can always be encoded
+	}
+	r.log.append(guest.KindResult, doc)
+}
+
+// encodeEntries encodes as many entries as go into one message.
+func encodeEntries(entries []guest.Entry) (list []byte, rest []guest.Entry) {
+	list = []byte{'['}
+	for len(entries) > 0 {
+		doc, err := json.Marshal(entries[0])
+		if err != nil {
+			panic(err) // as above
+		}
+		if len(list)+len(doc)+2 > guest.MaxChunk {
+			break
+		}
+		if len(list) > 1 {
+			list = append(list, ',')
+		}
+		list = append(list, doc...)
+		entries = entries[1:]
+	}
+	return append(list, ']'), entries
+}
+
+// requestKill ends the run; its result says so.
+func (r *run) requestKill() { r.killOnce.Do(func() { close(r.killed) }) }
+
+// abandon ends a run in which nobody is interested any more.
+func (r *run) abandon() {
+	r.dropOnce.Do(func() { close(r.dropped) })
+	r.log.drop()
+}
+
+// retire keeps a run that is over until the host has taken it.
+func (a *Agent) retire(r *run) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.runs[r.req.ID] != r {
+		return
+	}
+	a.finished = append(a.finished, r)
+	if len(a.finished) > maxFinished {
+		oldest := a.finished[0]
+		a.finished = a.finished[1:]
+		delete(a.runs, oldest.req.ID)
+		oldest.log.drop()
+	}
+}
+
+// forget removes a run that the host has taken, or given up.
+func (a *Agent) forget(r *run) {
+	r.abandon()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.runs[r.req.ID] == r {
+		delete(a.runs, r.req.ID)
+	}
+	for i, f := range a.finished {
+		if f == r {
+			a.finished = append(a.finished[:i], a.finished[i+1:]...)
+			break
+		}
+	}
+}
+
+// follow sends what the run produces after a number to one stream, and obeys
+// it. A run has one follower: a new one replaces the last. If the conversation
+// breaks, the run goes on; if the host resets the stream, it ends.
+func (r *run) follow(ctx context.Context, s *wire.Stream, after uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.mu.Lock()
+	if r.unlink != nil {
+		r.unlink()
+	}
+	r.unlink = cancel
+	r.mu.Unlock()
+
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		r.send(ctx, s, after)
+	}()
+	err := r.obey(ctx, s)
+	cancel()
+	<-sent
+	return err
+}
+
+// send sends records until the result has been sent.
+func (r *run) send(ctx context.Context, s *wire.Stream, after uint64) {
+	for {
+		rec, err := r.log.next(ctx, after)
+		if err != nil || s.Send(ctx, rec.kind, rec.payload) != nil {
+			return // whoever receives on the stream sees why
+		}
+		after = rec.seq
+		if rec.kind == guest.KindResult {
+			s.End()
+			return
+		}
+	}
+}
+
+// obey acts on what the host sends, until it lets go of the run.
+func (r *run) obey(ctx context.Context, s *wire.Stream) error {
+	for {
+		m, err := s.Recv(ctx)
+		if err != nil {
+			if s.Broken() {
+				return nil // the run goes on without this conversation
+			}
+			if ctx.Err() != nil {
+				return refuse(guest.FailOther, "another stream follows the run now")
+			}
+			// The host has the result and has ended the stream, or has reset it.
+			r.a.forget(r)
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+		switch m.Kind {
+		case guest.KindKill:
+			r.requestKill()
+		case guest.KindAck:
+			seq, _, err := guest.ParseSequence(m.Payload)
+			if err == nil {
+				err = r.log.ack(seq)
+			}
+			if err != nil {
+				return err
+			}
+		default:
+			return refuse(guest.FailInvalid, "a message of kind %d on the stream of a run", m.Kind)
+		}
+	}
+}

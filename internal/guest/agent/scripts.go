@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+)
+
+// scripts are the files that hold the code of runs. Each has a directory of its
+// own below one that only root can write to; the user can read them.
+type scripts struct {
+	dir    string
+	serial atomic.Uint64
+}
+
+func newScripts(dir string) (*scripts, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the directory of scripts: %w", err)
+	}
+	return &scripts{dir: dir}, nil
+}
+
+// script is one such file, which may not have been written yet.
+type script struct {
+	dir  string
+	path string
+}
+
+func (s *scripts) new(name string) (script, error) {
+	dir := filepath.Join(s.dir, strconv.FormatUint(s.serial.Add(1), 10))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return script{}, err
+	}
+	return script{dir: dir, path: filepath.Join(dir, name)}, nil
+}
+
+func (s script) write(code []byte) error {
+	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(code)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func (s script) remove() { _ = os.RemoveAll(s.dir) }

@@ -1,0 +1,61 @@
+// Package assets holds what every image of a sandbox needs from this program:
+// the guest agent, built for the sandbox, and the launcher of its interpreters.
+//
+// The agent is built before the program that embeds it:
+//
+//	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" \
+//	    -o internal/guest/assets/bin/agent ./cmd/agentsandbox-guest
+//
+// The same source and toolchain give the same bytes, so that an image built
+// from them keeps its name. Without the agent the package still compiles, and
+// [Files] says what is missing.
+package assets
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+//go:generate env CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/agent ../../../cmd/agentsandbox-guest
+
+//go:embed bin
+var binaries embed.FS
+
+//go:embed python/sitecustomize.py
+var launcher []byte
+
+// File is one file for an image, owned by root.
+type File struct {
+	Path string // absolute
+	Mode fs.FileMode
+	Data []byte
+}
+
+// ErrNoAgent says that the guest agent is not part of this program.
+var ErrNoAgent = errors.New("the guest agent was not built into this program: build it with make build")
+
+// Files returns what goes into an image, in the order of the paths.
+func Files() ([]File, error) {
+	agent, err := binaries.ReadFile("bin/agent")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, ErrNoAgent
+	case err != nil:
+		return nil, fmt.Errorf("read the embedded guest agent: %w", err)
+	case !bytes.HasPrefix(agent, []byte("\x7fELF")):
+		return nil, fmt.Errorf("the embedded guest agent is not a program (%d bytes): remove internal/guest/assets/bin/agent and build again", len(agent))
+	}
+	return []File{
+		{Path: guest.AgentPath, Mode: 0o755, Data: agent},
+		{Path: guest.LauncherPath, Mode: 0o644, Data: launcher},
+	}, nil
+}
+
+// Launcher returns the launcher module alone, for tests that run interpreters
+// without an image.
+func Launcher() []byte { return bytes.Clone(launcher) }

@@ -1,0 +1,167 @@
+// Package guest is the conversation between the host and the guest agent: the
+// messages of the protocol, and [Client], the host's side of it, which
+// implements [runtime.Guest]. The agent's side is package agent, the framing
+// below both is package wire, and package assets holds what goes into an image.
+//
+// The package knows nothing of how a sandbox is made, and nothing of gVisor.
+// The client believes nothing that the agent says: paths, names, sizes, counts
+// and the order of messages are checked, and an agent that breaks a rule loses
+// the conversation ([runtime.ErrSandboxLost]), because whoever took over the
+// agent must not reach the host.
+package guest
+
+// What both sides, and whoever builds an image, agree on.
+const (
+	// AgentPath is where the agent stands in an image. It is process 1 there.
+	AgentPath = "/usr/lib/agentsandbox/agent"
+	// LauncherDir holds the Python module that lets an interpreter wait for its
+	// script; LauncherPath is that module.
+	LauncherDir  = "/usr/lib/agentsandbox/python"
+	LauncherPath = LauncherDir + "/sitecustomize.py"
+	// ScriptDir is where the code of a run stands while it runs.
+	ScriptDir = "/run/agentsandbox"
+	// ConversationFD is the descriptor of the agent on which it talks to the host.
+	ConversationFD = 3
+
+	// UserID, GroupID, UserName and Home are those of the user whose code runs.
+	UserID   = 1000
+	GroupID  = 1000
+	UserName = "user"
+	Home     = "/home/user"
+)
+
+// Kinds of messages. A document is JSON, cut into parts where it is longer than
+// a message: all but its last part are of KindPart.
+//
+// Reserved for what later versions do: 20 bytes for standard input, 21 end of
+// standard input, 22 size of a terminal, 23 a signal to deliver, 24 an event of
+// a file watch, 25 bytes of a dialled connection. A pseudo-terminal's output is
+// KindStdout.
+const (
+	KindPart    = 1 // part of a document that goes on
+	KindRequest = 2 // end of a Request, the first thing on every stream
+	KindReply   = 3 // end of the reply to a request
+	KindData    = 4 // bytes of a file, or of a run's code
+	KindAbort   = 5 // a file that is being written is to be dropped
+	KindKill    = 6 // end the run of this stream
+	KindAck     = 7 // 8 bytes: the host has everything up to this number
+
+	// Kinds of what a run produced. The payload begins with 8 bytes, the number
+	// of the message in its run, from 1 and without gaps: the agent keeps each
+	// until the host has acknowledged it.
+	KindStdout  = 8  // bytes
+	KindStderr  = 9  // bytes
+	KindChanged = 10 // a list of Entry, in one message
+	KindResult  = 11 // a RunResult, in one message; the last
+)
+
+// Methods of the agent.
+const (
+	MethodIdentify = "identify" // Identity; an empty reply
+	MethodPrepare  = "prepare_snapshot"
+	MethodRun      = "run"    // Run; code as data; what the run produced
+	MethodAttach   = "attach" // Run, with ID and After; what the run produced since
+	MethodStat     = "stat"   // Path; an Entry
+	MethodRead     = "read"   // Path; an Entry, then data
+	MethodWrite    = "write"  // Path, then data until the end; an Entry
+	MethodList     = "list"   // Path, After, Limit; a Page
+	MethodRemove   = "remove" // Path; an empty reply
+)
+
+// Bounds of what the two sides say to each other.
+const (
+	// MaxRequest and MaxReply bound documents, in bytes.
+	MaxRequest = 1 << 20
+	MaxReply   = 8 << 20
+	// MaxCode bounds the code of a run, in bytes.
+	MaxCode = 64 << 20
+	// MaxListLimit bounds the entries of a page.
+	MaxListLimit = 1000
+	// MaxChanged bounds the files that one run can report, whatever the limits
+	// of the request.
+	MaxChanged = 1 << 16
+	// MaxUnsized bounds what is read of a file that says it is empty, as those
+	// of /proc do, in bytes.
+	MaxUnsized = 1 << 20
+	// MaxRunID bounds the name of a run, in bytes.
+	MaxRunID = 128
+	// MaxHostname bounds a host name, in bytes.
+	MaxHostname = 63
+
+	sequenceSize = 8
+	// AckEvery is how many bytes of output the host takes before it
+	// acknowledges them. The agent keeps at least twice as much.
+	AckEvery = 64 << 10
+)
+
+// Request is the first document of every stream. Names and paths are bytes,
+// base64 in JSON: they need not be UTF-8.
+type Request struct {
+	Method   string      `json:"method"`
+	Path     []byte      `json:"path,omitempty"`
+	After    []byte      `json:"after,omitempty"`
+	Limit    int         `json:"limit,omitempty"`
+	Run      *RunRequest `json:"run,omitempty"`
+	Identity *Identity   `json:"identity,omitempty"`
+}
+
+// RunRequest asks for one run.
+type RunRequest struct {
+	ID       string `json:"id"`
+	Language string `json:"language,omitempty"`
+	// CodeBytes says how much code follows as data.
+	CodeBytes   int64    `json:"code_bytes,omitempty"`
+	Env         [][]byte `json:"env,omitempty"` // NAME=value
+	TimeoutNS   int64    `json:"timeout_ns,omitempty"`
+	OutputLimit int64    `json:"output_limit,omitempty"`
+	Final       bool     `json:"final,omitempty"`
+	CollectDirs [][]byte `json:"collect_dirs,omitempty"`
+	Files       int      `json:"files,omitempty"`
+	Bytes       int64    `json:"bytes,omitempty"`
+	Depth       int      `json:"depth,omitempty"`
+	// After is the number of the last message that the host has; for attach.
+	After uint64 `json:"after,omitempty"`
+}
+
+// RunResult is how a run ended.
+type RunResult struct {
+	ExitCode    int   `json:"exit_code"`
+	Signal      int   `json:"signal,omitempty"`
+	TimedOut    bool  `json:"timed_out,omitempty"`
+	Killed      bool  `json:"killed,omitempty"`
+	DurationNS  int64 `json:"duration_ns"`
+	CPUNS       int64 `json:"cpu_ns"`
+	StdoutBytes int64 `json:"stdout_bytes"`
+	StderrBytes int64 `json:"stderr_bytes"`
+	Changed     int   `json:"changed"` // entries that were sent before
+	Omitted     int   `json:"omitted,omitempty"`
+}
+
+// Entry is what is at a path.
+type Entry struct {
+	// Name is the name in its directory, or the whole path where the reply is
+	// not about one directory.
+	Name   []byte `json:"name"`
+	Kind   string `json:"kind"`
+	Size   int64  `json:"size"`
+	Mode   uint32 `json:"mode"`
+	Sec    int64  `json:"sec"`  // time of change, seconds since 1970
+	Nsec   int64  `json:"nsec"` // and nanoseconds
+	Target []byte `json:"target,omitempty"`
+}
+
+// Page is part of a directory.
+type Page struct {
+	Entries []Entry `json:"entries"`
+	More    bool    `json:"more,omitempty"`
+}
+
+// Identity is what makes a sandbox another one than the snapshot it came from.
+type Identity struct {
+	// Hostname is 1 to 63 letters, digits and "-".
+	Hostname string `json:"hostname"`
+	// MachineID is 32 hexadecimal digits, for /etc/machine-id.
+	MachineID string `json:"machine_id"`
+	// Entropy is mixed into the sandbox's random number generator.
+	Entropy []byte `json:"entropy,omitempty"`
+}

@@ -1,0 +1,205 @@
+// Package httpapi puts agentsandbox.Service on HTTP: routes, authentication,
+// scopes, size limits, the one error shape, request ids, the access log, metrics
+// and the OpenAPI document.
+//
+// What is common to all routes happens in one place, the endpoint of
+// endpoint.go; a route is its declaration and a few typed lines. The document is
+// made from the same declarations and types that serve the requests.
+//
+// The package knows no engine, no store and no runtime: it holds a Service and
+// asks a function who the caller is. It keeps nothing between requests but
+// counters.
+//
+// It fails per request: an *agentsandbox.Error is answered with the status of
+// its code, everything else, a panic included, is logged and answered as a 500
+// that says nothing of the cause. Once the first byte of an answer is out, a
+// failure can only cut the connection, and does, so that a client never takes
+// half an answer for a whole one.
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// Options are what the API needs of its surroundings.
+type Options struct {
+	// Service does the work. Needed.
+	Service agentsandbox.Service
+	// Authenticate says who a key value belongs to. A value that opens nothing
+	// is an *agentsandbox.Error of code unauthorized. Needed.
+	Authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
+	// Ready is nil when a sandbox can be claimed now, otherwise why not. The
+	// message of an *agentsandbox.Error is shown to everyone. Needed.
+	Ready func() error
+	// Registry takes this package's metrics, and /metrics shows all that is in
+	// it. Nil: one of its own.
+	Registry *prometheus.Registry
+	Limits   Limits
+	// Logger takes the access log. Needed.
+	Logger *slog.Logger
+	// Version is the program's, shown by /healthz.
+	Version string
+}
+
+// Limits bound what one request may send. Zero means the default.
+type Limits struct {
+	BodyBytes   int64 // of a JSON body; 8 MiB
+	CodeBytes   int64 // of the code of an execution; 1 MiB
+	UploadBytes int64 // of an uploaded file; 1 GiB
+	// BodyTimeout is how long a JSON body may take to arrive; 30 s.
+	BodyTimeout time.Duration
+	// StallTimeout is how long an upload may send nothing, or the reader of an
+	// answer take nothing; 60 s.
+	StallTimeout time.Duration
+}
+
+func (l *Limits) fill() error {
+	for _, n := range []struct {
+		name  string
+		value *int64
+		def   int64
+	}{
+		{"BodyBytes", &l.BodyBytes, 8 << 20},
+		{"CodeBytes", &l.CodeBytes, 1 << 20},
+		{"UploadBytes", &l.UploadBytes, 1 << 30},
+		{"BodyTimeout", (*int64)(&l.BodyTimeout), int64(30 * time.Second)},
+		{"StallTimeout", (*int64)(&l.StallTimeout), int64(60 * time.Second)},
+	} {
+		if *n.value < 0 {
+			return fmt.Errorf("httpapi: Limits.%s is %d; it must not be negative", n.name, *n.value)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	return nil
+}
+
+// api is the handler that New returns.
+type api struct {
+	service      agentsandbox.Service
+	authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
+	ready        func() error
+	limits       Limits
+	log          *slog.Logger
+	version      string
+	metrics      *metrics
+	mux          *http.ServeMux
+	document     *huma.OpenAPI
+}
+
+// New returns the handler of all routes.
+func New(o Options) (http.Handler, error) {
+	a, err := build(o)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func build(o Options) (*api, error) {
+	switch {
+	case o.Service == nil:
+		return nil, errors.New("httpapi: Options.Service is needed")
+	case o.Authenticate == nil:
+		return nil, errors.New("httpapi: Options.Authenticate is needed")
+	case o.Ready == nil:
+		return nil, errors.New("httpapi: Options.Ready is needed")
+	case o.Logger == nil:
+		return nil, errors.New("httpapi: Options.Logger is needed")
+	}
+	if err := o.Limits.fill(); err != nil {
+		return nil, err
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	m, err := newMetrics(o.Registry)
+	if err != nil {
+		return nil, err
+	}
+	a := &api{
+		service:      o.Service,
+		authenticate: o.Authenticate,
+		ready:        o.Ready,
+		limits:       o.Limits,
+		log:          o.Logger,
+		version:      o.Version,
+		metrics:      m,
+		mux:          http.NewServeMux(),
+		document:     newDocument(),
+	}
+	a.executionRoutes()
+	a.sessionRoutes()
+	a.fileRoutes()
+	a.workspaceRoutes()
+	a.keyRoutes()
+	a.healthRoutes()
+	a.metricsRoute(o.Registry)
+	if err := a.documentRoutes(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// ServeHTTP gives every request an id, a line in the log and a place in the
+// metrics, and then to its route.
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	aw := newAnswerWriter(w, a.limits.StallTimeout)
+	c := &call{api: a, w: aw, started: time.Now(), route: unmatched}
+	c.requestID = requestID(r.Header.Get("X-Request-Id"))
+	c.r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+
+	h := w.Header()
+	h.Set("X-Request-Id", c.requestID)
+	h.Set("X-Content-Type-Options", "nosniff")
+
+	a.metrics.inFlight.Inc()
+	defer c.finish()
+	defer c.recoverPanic()
+	a.dispatch(c)
+}
+
+// dispatch finds the route. The answers of the mux itself (plain text, and
+// redirects of paths that are not clean) are replaced by ours.
+func (a *api) dispatch(c *call) {
+	if !cleanPath(c.r.URL.EscapedPath()) {
+		c.fail(routeNotFound(c.r))
+		return
+	}
+	refuse, pattern := a.mux.Handler(c.r)
+	if pattern != "" {
+		a.mux.ServeHTTP(c.w, c.r)
+		return
+	}
+	probe := &headerProbe{header: http.Header{}}
+	refuse.ServeHTTP(probe, c.r)
+	if probe.status != http.StatusMethodNotAllowed {
+		c.fail(routeNotFound(c.r))
+		return
+	}
+	allow := probe.header.Get("Allow")
+	c.w.Header().Set("Allow", allow)
+	c.fail(agentsandbox.Errorf(agentsandbox.CodeMethodNotAllowed, "%s does not take %s; use one of: %s.",
+		shown(c.r.URL.Path), shown(c.r.Method), allow))
+}
+
+// headerProbe takes the status and header of an answer and drops its body.
+type headerProbe struct {
+	header http.Header
+	status int
+}
+
+func (p *headerProbe) Header() http.Header         { return p.header }
+func (p *headerProbe) Write(b []byte) (int, error) { return len(b), nil }
+func (p *headerProbe) WriteHeader(status int)      { p.status = status }

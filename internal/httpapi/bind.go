@@ -1,0 +1,115 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/url"
+	"reflect"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// param is a field of a route's input that comes from the path or the query.
+type param struct {
+	index    []int
+	in, name string
+	fallback string // value of a query parameter that is not there
+	doc      *huma.Param
+}
+
+// paramsOf reads the tags of an input type: path:"name" or query:"name", with
+// doc, default, minimum, maximum, enum and required as huma has them. It panics
+// on a type that bind does not know, which every start of the program would show.
+func paramsOf(t reflect.Type, registry huma.Registry) []param {
+	var all []param
+	for _, f := range reflect.VisibleFields(t) {
+		p := param{index: f.Index, in: "path", name: f.Tag.Get("path"), fallback: f.Tag.Get("default")}
+		if p.name == "" {
+			p.in, p.name = "query", f.Tag.Get("query")
+		}
+		if p.name == "" {
+			continue
+		}
+		kind := f.Type.Kind()
+		if kind == reflect.Pointer {
+			kind = f.Type.Elem().Kind()
+		}
+		if kind != reflect.String && kind != reflect.Int {
+			panic("httpapi: parameter " + p.name + " has the type " + f.Type.String() + ", which bind does not know")
+		}
+		schema := huma.SchemaFromField(registry, f, p.name)
+		schema.Nullable = false
+		p.doc = &huma.Param{
+			Name: p.name, In: p.in, Description: schema.Description, Schema: schema,
+			Required: p.in == "path" || f.Tag.Get("required") == "true",
+		}
+		schema.Description = ""
+		all = append(all, p)
+	}
+	return all
+}
+
+// bind fills the parameters of an input. Parameters that no route declares are
+// ignored, as fields of bodies are: clients of other versions may send them.
+func bind(params []param, r *http.Request, in reflect.Value) error {
+	if len(params) == 0 {
+		return nil
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return agentsandbox.Invalid("query", "is not well-formed; percent-encode the values.")
+	}
+	for _, p := range params {
+		value := p.fallback
+		if p.in == "path" {
+			value = r.PathValue(p.name)
+		} else if given := query[p.name]; len(given) > 1 {
+			return agentsandbox.Invalid(p.name, "must be given once, not %d times.", len(given))
+		} else if len(given) == 1 {
+			value = given[0]
+		} else if p.fallback == "" {
+			continue
+		}
+		if err := set(in.FieldByIndex(p.index), p.name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func set(field reflect.Value, name, value string) error {
+	if field.Kind() == reflect.Pointer {
+		field.Set(reflect.New(field.Type().Elem()))
+		field = field.Elem()
+	}
+	if field.Kind() == reflect.String {
+		field.SetString(value)
+		return nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		return agentsandbox.Invalid(name, "must be a whole number, not %q.", clip(value))
+	}
+	field.SetInt(int64(n))
+	return nil
+}
+
+// pageInput is the input of every paged list.
+type pageInput struct {
+	Limit  int `query:"limit" default:"50" minimum:"1" maximum:"100" doc:"How many items to show."`
+	Offset int `query:"offset" default:"0" minimum:"0" doc:"How many items to leave out, counted from the newest."`
+}
+
+func (in pageInput) page() (agentsandbox.Page, error) {
+	p := agentsandbox.Page{Limit: in.Limit, Offset: in.Offset}
+	return p, p.Validate()
+}
+
+// PageInfo is what every paged answer says of itself.
+type PageInfo struct {
+	Total  int `json:"total" doc:"How many items there are in all."`
+	Limit  int `json:"limit" doc:"The limit that was applied."`
+	Offset int `json:"offset" doc:"The offset that was applied."`
+}

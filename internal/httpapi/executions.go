@@ -1,0 +1,240 @@
+package httpapi
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type executeRequest struct {
+	Code      string                `json:"code" minLength:"1" doc:"The program, run as a script in a fresh process." example:"print(1 + 1)"`
+	Language  agentsandbox.Language `json:"language,omitempty" enum:"python,bash" default:"python" doc:"What the code is written in."`
+	SessionID string                `json:"session_id,omitempty" doc:"The session to run in. Without it the sandbox is made for this run and destroyed after it."`
+	EnvVars   stringMap             `json:"env_vars,omitempty" doc:"Environment variables of this run alone. They are not stored."`
+	FileIDs   stringList            `json:"file_ids,omitempty" nullable:"false" maxItems:"1000" doc:"Files to copy to /workspace/{filename} before the run."`
+	TimeoutMS int64                 `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of the run, in milliseconds. 0 or left out: the session's limit, or the server's default."`
+	MemoryMB  int64                 `json:"memory_mb,omitempty" minimum:"0" doc:"Memory limit, in MiB, of a run without a session. 0 or left out: the server's default."`
+	CPUs      float64               `json:"cpus,omitempty" minimum:"0" doc:"CPU limit, in cores, of a run without a session. 0 or left out: the server's default."`
+}
+
+type executionFile struct {
+	FileID    string `json:"file_id" doc:"Downloads the contents, also after the sandbox is gone."`
+	Filename  string `json:"filename" doc:"The path below /workspace or /output."`
+	Path      string `json:"path" doc:"The absolute path in the sandbox."`
+	MIMEType  string `json:"mime_type" doc:"The media type, guessed from the name."`
+	SizeBytes int64  `json:"size_bytes" doc:"Size in bytes."`
+	SHA256    string `json:"sha256" doc:"SHA-256 of the contents, in hex."`
+}
+
+// Outcome is how a run ended, in the answer to execute and in the record. Like
+// every type that answers embed, it is exported because the makers of schemas
+// pass over embedded types that are not.
+type Outcome struct {
+	Status       agentsandbox.Status `json:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"The state: running, or the one state in which the run ended. sandbox_lost is safe to try again."`
+	Signal       *string             `json:"signal" doc:"The signal that ended the run, such as SIGKILL; null for none." example:"SIGKILL"`
+	DurationMS   int64               `json:"duration_ms" doc:"Wall-clock time of the run, in milliseconds."`
+	CPUMS        int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds."`
+	Truncated    bool                `json:"truncated" doc:"The code wrote more than was kept."`
+	StdoutBytes  int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
+	StderrBytes  int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
+	Files        []executionFile     `json:"files" nullable:"false" doc:"Files that the run created or changed below /workspace or /output."`
+	FilesOmitted int                 `json:"files_omitted" doc:"How many files were not collected because of a limit."`
+}
+
+type executeAnswer struct {
+	ExecutionID string `json:"execution_id" doc:"Names the record of this run."`
+	SessionID   string `json:"session_id" doc:"The session of the run; that of a run without one is gone by now."`
+	Stdout      string `json:"stdout" doc:"Standard output. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stdout has the exact bytes."`
+	Stderr      string `json:"stderr" doc:"Standard error. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stderr has the exact bytes."`
+	ReturnCode  int    `json:"return_code" doc:"The exit code; 128 + n after signal n, 124 after the time limit."`
+	Error       string `json:"error,omitempty" doc:"Why the service could not finish the run; left out when it could."`
+	Outcome
+}
+
+func (a executeAnswer) setHeaders(h http.Header) { h.Set("X-Execution-Id", a.ExecutionID) }
+
+// ExecutionSummary is a record without what may be large.
+type ExecutionSummary struct {
+	ID          string                `json:"id" doc:"The execution's id."`
+	Endpoint    string                `json:"endpoint" doc:"The route that started the run."`
+	Method      string                `json:"method" doc:"The HTTP method that started the run."`
+	StatusCode  *int                  `json:"status_code" doc:"The HTTP status of the answer; null while running."`
+	SessionID   string                `json:"session_id" doc:"The session of the run."`
+	Ephemeral   bool                  `json:"ephemeral" doc:"The session was made for this run alone."`
+	Language    agentsandbox.Language `json:"language" doc:"What the code is written in."`
+	ReturnCode  *int                  `json:"return_code" doc:"The exit code; null while running."`
+	FilesCount  int                   `json:"files_count" doc:"How many files of the run still exist."`
+	Error       *string               `json:"error" doc:"Why the service could not finish the run; null when it could."`
+	RequestMeta map[string]string     `json:"request_meta" doc:"What is known of the request: request_id and user_agent."`
+	CreatedAt   time.Time             `json:"created_at" doc:"When the run was asked for (RFC 3339, UTC)."`
+	EndedAt     *time.Time            `json:"ended_at" doc:"When the run ended (RFC 3339, UTC); null while running."`
+	Outcome
+}
+
+type executionRecord struct {
+	ExecutionSummary
+	Code   string `json:"code" doc:"The code that was run."`
+	Stdout string `json:"stdout" doc:"Standard output, invalid UTF-8 shown as U+FFFD."`
+	Stderr string `json:"stderr" doc:"Standard error, invalid UTF-8 shown as U+FFFD."`
+}
+
+type executionList struct {
+	Executions []ExecutionSummary `json:"executions" nullable:"false" doc:"One page of records, newest first, without code and output."`
+	PageInfo
+}
+
+type executionInput struct {
+	ID string `path:"execution_id" doc:"The execution's id."`
+}
+
+func (a *api) executionRoutes() {
+	type input struct{ Body executeRequest }
+	answer(a, route{
+		method: "POST", path: "/v1/execute", id: "execute", tag: "executions", scope: agentsandbox.ScopeSandbox,
+		summary: "Run code",
+		description: "Runs Python or Bash and answers when it has ended. What the code did, its crash or time-out included, " +
+			"is a 200; other statuses speak of requests that were refused and of failures of the service.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeFileNotFound, agentsandbox.CodeConflict,
+			agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
+		headers: map[string]string{"X-Execution-Id": "The execution's id, as in the body."},
+	}, func(c *call, in *input) (*executeAnswer, error) { return a.execute(c, &in.Body) })
+
+	type listInput struct {
+		pageInput
+		SessionID string `query:"session_id" doc:"Show only runs in this session."`
+		Status    string `query:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"Show only runs in this state."`
+	}
+	answer(a, route{
+		method: "GET", path: "/v1/executions", id: "listExecutions", tag: "executions", scope: agentsandbox.ScopeRead,
+		summary: "List runs", description: "Lists the records of runs, newest first.",
+	}, func(c *call, in *listInput) (*executionList, error) {
+		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status))
+	})
+
+	answer(a, route{
+		method: "GET", path: "/v1/executions/{execution_id}", id: "getExecution", tag: "executions", scope: agentsandbox.ScopeRead,
+		summary: "Show a run", description: "Shows the record of one run, failed and timed-out ones included.",
+		codes: []agentsandbox.Code{agentsandbox.CodeExecutionNotFound},
+	}, func(c *call, in *executionInput) (*executionRecord, error) {
+		e, err := a.service.Execution(c.Context(), in.ID)
+		if err != nil {
+			return nil, err
+		}
+		return &executionRecord{ExecutionSummary: summaryOf(e), Code: text([]byte(e.Code)), Stdout: text(e.Stdout), Stderr: text(e.Stderr)}, nil
+	})
+
+	for _, name := range []string{"stdout", "stderr"} {
+		stream(a, route{
+			method: "GET", path: "/v1/executions/{execution_id}/" + name, id: "getExecution" + map[string]string{"stdout": "Stdout", "stderr": "Stderr"}[name],
+			tag: "executions", scope: agentsandbox.ScopeRead,
+			summary:     "Download the " + name + " of a run",
+			description: "The exact bytes that were kept, invalid UTF-8 included.",
+			codes:       []agentsandbox.Code{agentsandbox.CodeExecutionNotFound},
+			download:    &content{mediaType: "application/octet-stream", description: "The bytes.", ranges: true},
+		}, func(c *call, in *executionInput) error {
+			e, err := a.service.Execution(c.Context(), in.ID)
+			if err != nil {
+				return err
+			}
+			output := e.Stdout
+			if name == "stderr" {
+				output = e.Stderr
+			}
+			reader := bytes.NewReader(output)
+			return c.download(download{name: e.ID + "." + name, size: reader.Size(), body: io.NopCloser(reader), seek: reader})
+		})
+	}
+}
+
+func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
+	req := agentsandbox.ExecuteRequest{
+		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
+		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
+		Endpoint: c.route, Method: c.r.Method, Meta: c.meta(),
+	}
+	if err := req.Validate(a.limits.CodeBytes); err != nil {
+		return nil, err
+	}
+	e, err := a.service.Execute(c.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	return &executeAnswer{
+		ExecutionID: e.ID, SessionID: e.SessionID, Stdout: text(e.Stdout), Stderr: text(e.Stderr),
+		ReturnCode: e.ReturnCode, Error: e.Error, Outcome: outcomeOf(e),
+	}, nil
+}
+
+// maxMetaBytes bounds what a record keeps of a client's header.
+const maxMetaBytes = 256
+
+// meta is what the record of a run keeps of its request.
+func (c *call) meta() map[string]string {
+	m := map[string]string{"request_id": c.requestID}
+	if agent := text([]byte(c.r.UserAgent())); agent != "" {
+		m["user_agent"] = strings.ToValidUTF8(agent[:min(len(agent), maxMetaBytes)], "")
+	}
+	return m
+}
+
+func (a *api) listExecutions(c *call, in pageInput, session string, status agentsandbox.Status) (*executionList, error) {
+	page, err := in.page()
+	if err != nil {
+		return nil, err
+	}
+	if status != "" && !knownStatus(status) {
+		return nil, agentsandbox.Invalid("status", "must be a state of an execution, such as succeeded, not %q.", clip(string(status)))
+	}
+	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status})
+	if err != nil {
+		return nil, err
+	}
+	out := &executionList{Executions: make([]ExecutionSummary, len(got.Executions)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+	for i := range got.Executions {
+		out.Executions[i] = summaryOf(&got.Executions[i])
+	}
+	return out, nil
+}
+
+func knownStatus(s agentsandbox.Status) bool {
+	switch s {
+	case agentsandbox.StatusRunning, agentsandbox.StatusSucceeded, agentsandbox.StatusFailed, agentsandbox.StatusTimedOut,
+		agentsandbox.StatusMemoryExceeded, agentsandbox.StatusProcessLimit, agentsandbox.StatusDiskFull,
+		agentsandbox.StatusOutputLimit, agentsandbox.StatusCancelled, agentsandbox.StatusSandboxLost:
+		return true
+	}
+	return false
+}
+
+func outcomeOf(e *agentsandbox.Execution) Outcome {
+	files := make([]executionFile, len(e.Files))
+	for i, f := range e.Files {
+		files[i] = executionFile{f.ID, text([]byte(f.Filename)), text([]byte(f.Path)), f.MediaType, f.SizeBytes, f.SHA256}
+	}
+	return Outcome{
+		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
+		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted,
+	}
+}
+
+func summaryOf(e *agentsandbox.Execution) ExecutionSummary {
+	s := ExecutionSummary{
+		ID: e.ID, Endpoint: e.Endpoint, Method: e.Method, SessionID: e.SessionID, Ephemeral: e.Ephemeral,
+		Language: e.Language, FilesCount: len(e.Files), Error: orNull(e.Error), RequestMeta: e.Meta,
+		CreatedAt: wireTime(e.CreatedAt), EndedAt: timeOrNull(e.EndedAt), Outcome: outcomeOf(e),
+	}
+	if s.RequestMeta == nil {
+		s.RequestMeta = map[string]string{}
+	}
+	if e.Status.Terminal() {
+		s.ReturnCode = &e.ReturnCode
+		if e.HTTPStatus != 0 {
+			s.StatusCode = &e.HTTPStatus
+		}
+	}
+	return s
+}

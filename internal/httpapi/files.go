@@ -1,0 +1,207 @@
+package httpapi
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type fileInfo struct {
+	FileID      string    `json:"file_id" doc:"The file's id."`
+	Filename    string    `json:"filename" doc:"The last part of an upload's name, or the path of a produced file below /workspace or /output."`
+	MIMEType    string    `json:"mime_type" doc:"The media type."`
+	SizeBytes   int64     `json:"size_bytes" doc:"Size in bytes."`
+	SHA256      string    `json:"sha256" doc:"SHA-256 of the contents, in hex."`
+	SessionID   *string   `json:"session_id" doc:"The session that produced the file or that it was uploaded into; null for neither."`
+	ExecutionID *string   `json:"execution_id" doc:"The run that produced the file; null for an upload."`
+	Path        *string   `json:"path" doc:"Where a produced file stood in its sandbox; null for an upload."`
+	CreatedAt   time.Time `json:"created_at" doc:"When the file was stored (RFC 3339, UTC)."`
+}
+
+type fileList struct {
+	Files []fileInfo `json:"files" nullable:"false" doc:"One page of files, uploaded and produced ones alike, newest first."`
+	PageInfo
+}
+
+type fileInput struct {
+	ID string `path:"file_id" doc:"The file's id."`
+}
+
+func (a *api) fileRoutes() {
+	type uploadInput struct {
+		SessionID string `query:"session_id" doc:"Also copy the file to /workspace/{filename} of this live session."`
+	}
+	answer(a, route{
+		method: "POST", path: "/v1/files", id: "uploadFile", tag: "files", scope: agentsandbox.ScopeSandbox,
+		status:  http.StatusCreated,
+		summary: "Upload a file", description: "Stores a file under an id. The body is streamed; one that ends early stores nothing.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
+		upload: &content{
+			mediaType: "multipart/form-data", form: "file",
+			description: "One part named file, with a file name (of a whole path the last part is kept) and a media type. Parts before it are skipped, those after it ignored.",
+		},
+	}, func(c *call, in *uploadInput) (*fileInfo, error) { return a.upload(c, in.SessionID) })
+
+	answer(a, route{
+		method: "GET", path: "/v1/files", id: "listFiles", tag: "files", scope: agentsandbox.ScopeRead,
+		summary: "List files", description: "Lists uploaded and produced files, newest first.",
+	}, func(c *call, in *pageInput) (*fileList, error) {
+		page, err := in.page()
+		if err != nil {
+			return nil, err
+		}
+		got, err := a.service.Files(c.Context(), page)
+		if err != nil {
+			return nil, err
+		}
+		out := &fileList{Files: make([]fileInfo, len(got.Files)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+		for i := range got.Files {
+			out.Files[i] = fileInfoOf(&got.Files[i])
+		}
+		return out, nil
+	})
+
+	stream(a, route{
+		method: "GET", path: "/v1/files/{file_id}", id: "downloadFile", tag: "files", scope: agentsandbox.ScopeRead,
+		summary: "Download a file", description: "The contents, with the file's media type and name. They never change under an id.",
+		codes:    []agentsandbox.Code{agentsandbox.CodeFileNotFound},
+		download: &content{mediaType: "*/*", description: "The contents.", ranges: true},
+	}, func(c *call, in *fileInput) error {
+		f, body, err := a.service.OpenFile(c.Context(), in.ID)
+		if err != nil {
+			return err
+		}
+		seek, _ := body.(io.ReadSeeker)
+		return c.download(download{
+			name: f.Filename, mediaType: f.MediaType, size: f.SizeBytes, sha256: f.SHA256,
+			modified: f.CreatedAt, body: body, seek: seek,
+		})
+	})
+
+	answer(a, route{
+		method: "DELETE", path: "/v1/files/{file_id}", id: "deleteFile", tag: "files", scope: agentsandbox.ScopeSandbox,
+		summary: "Delete a file", description: "Forgets a file and its contents. Copies that are already in a sandbox stay.",
+		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound},
+	}, func(c *call, in *fileInput) (*nothing, error) {
+		return &nothing{}, a.service.DeleteFile(c.Context(), in.ID)
+	})
+}
+
+func fileInfoOf(f *agentsandbox.File) fileInfo {
+	info := fileInfo{
+		FileID: f.ID, Filename: text([]byte(f.Filename)), MIMEType: f.MediaType, SizeBytes: f.SizeBytes, SHA256: f.SHA256,
+		SessionID: orNull(f.SessionID), ExecutionID: orNull(f.ExecutionID), CreatedAt: wireTime(f.CreatedAt),
+	}
+	if f.Path != "" {
+		info.Path = orNull(text([]byte(f.Path)))
+	}
+	return info
+}
+
+// Bounds of what may stand around the file in a multipart body.
+const (
+	maxFormBytes     = 1 << 20
+	maxSkippedParts  = 64
+	maxMediaType     = 255
+	fallbackTypeName = "application/octet-stream"
+)
+
+// upload stores the part named file of a multipart body, as it arrives.
+func (a *api) upload(c *call, sessionID string) (*fileInfo, error) {
+	body, err := c.body("The file", a.limits.UploadBytes, maxFormBytes)
+	if err != nil {
+		return nil, err
+	}
+	part, err := filePart(c.r, body)
+	if err != nil {
+		return nil, err
+	}
+	name, err := agentsandbox.CleanFilename(rawFilename(part))
+	if err != nil {
+		return nil, err
+	}
+	// The deadlines are those of the body below.
+	contents := &bodyReader{src: part, limit: a.limits.UploadBytes, what: "The file"}
+	f, err := a.service.UploadFile(c.Context(), agentsandbox.FileUpload{
+		Filename: name, MediaType: cleanMediaType(part.Header.Get("Content-Type")), SessionID: sessionID,
+	}, contents)
+	if failed := errors.Join(body.failure(), contents.failure()); failed != nil {
+		return nil, failed
+	}
+	if err != nil {
+		return nil, err
+	}
+	info := fileInfoOf(f)
+	return &info, nil
+}
+
+// filePart finds the part named file. What comes before it is skipped, within
+// bounds.
+func filePart(r *http.Request, body *bodyReader) (*multipart.Part, error) {
+	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
+		return nil, agentsandbox.Invalid("file", "must be sent as a part of a multipart/form-data body.")
+	}
+	reader := multipart.NewReader(body, params["boundary"])
+	skipped := int64(0)
+	for range maxSkippedParts {
+		part, err := reader.NextRawPart()
+		if failed := body.failure(); failed != nil {
+			return nil, failed
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, agentsandbox.Invalid("file", "is needed: a part of that name, with a file name.")
+		}
+		if err != nil {
+			return nil, agentsandbox.Invalid("file", "cannot be found: the multipart body is malformed or ends early.")
+		}
+		if part.FormName() == "file" {
+			return part, nil
+		}
+		n, err := io.CopyN(io.Discard, part, maxFormBytes-skipped+1)
+		skipped += n
+		if failed := body.failure(); failed != nil {
+			return nil, failed
+		}
+		if skipped > maxFormBytes {
+			return nil, agentsandbox.Invalid("file", "must come first: more than %d bytes of other parts stand before it.", maxFormBytes)
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, agentsandbox.Invalid("file", "cannot be found: the multipart body is malformed or ends early.")
+		}
+	}
+	return nil, agentsandbox.Invalid("file", "must come first: %d other parts stand before it.", maxSkippedParts)
+}
+
+// rawFilename is the file name of a part as it was sent: Part.FileName would
+// already have cut it, by the host's rules.
+func rawFilename(part *multipart.Part) string {
+	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+	if err != nil {
+		return ""
+	}
+	return params["filename"]
+}
+
+// cleanMediaType returns a media type that is fit for a header, or the general
+// one; "" when none was given, so that the service may guess.
+func cleanMediaType(given string) string {
+	if strings.TrimSpace(given) == "" {
+		return ""
+	}
+	mediaType, params, err := mime.ParseMediaType(given)
+	if err != nil || !strings.Contains(mediaType, "/") || strings.Contains(mediaType, "*") {
+		return fallbackTypeName
+	}
+	clean := mime.FormatMediaType(mediaType, params)
+	if clean == "" || len(clean) > maxMediaType {
+		return fallbackTypeName
+	}
+	return clean
+}

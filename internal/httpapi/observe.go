@@ -1,0 +1,179 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// unmatched stands for the route of a request that has none.
+const unmatched = "unmatched"
+
+// statusGone is what the log and the metrics say of a request whose client went
+// away; nobody receives it.
+const statusGone = 499
+
+// answerWriter counts what is answered, and gives up on a client that takes
+// nothing for as long as stall.
+type answerWriter struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	stall   time.Duration
+	status  int // 0 until the header is out
+	bytes   int64
+	broken  bool // a write failed: the client is gone, or takes nothing
+}
+
+func newAnswerWriter(w http.ResponseWriter, stall time.Duration) *answerWriter {
+	aw := &answerWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: stall}
+	// The connection may have served another request, whose deadline it keeps.
+	_ = aw.control.SetWriteDeadline(time.Time{})
+	return aw
+}
+
+func (w *answerWriter) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	_ = w.control.SetWriteDeadline(time.Now().Add(w.stall))
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	w.broken = w.broken || err != nil
+	return n, err
+}
+
+// Unwrap lets http.ResponseController find the connection.
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+var requestIDForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
+
+// requestID takes the client's id if it is fit for a log, or makes one.
+func requestID(given string) string {
+	if requestIDForm.MatchString(given) {
+		return given
+	}
+	return agentsandbox.NewID("req_")
+}
+
+// recoverPanic turns a panic into a 500, or into a cut connection when the
+// answer has begun.
+func (c *call) recoverPanic() {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(http.ErrAbortHandler)
+	}
+	c.api.log.Error("panic while serving a request", "request_id", c.requestID,
+		"method", c.r.Method, "route", c.route, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	// fail itself panics with ErrAbortHandler when it is too late for an answer.
+	c.fail(fmt.Errorf("panic: %v", p))
+}
+
+// finish writes the line in the log and counts. Keys, bodies and values of
+// environment variables are in neither.
+func (c *call) finish() {
+	c.api.metrics.inFlight.Dec()
+	status := c.w.status
+	if c.gone || c.w.broken {
+		status = statusGone
+	} else if status == 0 {
+		status = http.StatusOK
+	}
+	method := methodLabel(c.r.Method)
+	elapsed := time.Since(c.started)
+	c.api.metrics.requests.WithLabelValues(c.route, method, strconv.Itoa(status)).Inc()
+	c.api.metrics.seconds.WithLabelValues(c.route, method).Observe(elapsed.Seconds())
+
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("method", method),
+		slog.String("route", c.route),
+		slog.Int("status", status),
+		slog.Float64("duration_ms", float64(elapsed.Microseconds())/1000),
+		slog.Int64("bytes", c.w.bytes),
+		slog.String("request_id", c.requestID),
+	}
+	if c.keyID != "" {
+		attrs = append(attrs, slog.String("key_id", c.keyID))
+	}
+	if c.code != "" {
+		attrs = append(attrs, slog.String("code", string(c.code)))
+	}
+	if c.cause != nil && (status >= http.StatusInternalServerError || c.code == agentsandbox.CodeInternal) {
+		level = slog.LevelError
+		if c.code != agentsandbox.CodeInternal {
+			level = slog.LevelWarn // a full disk or a busy server: known states, each with an answer of its own
+		}
+		attrs = append(attrs, slog.String("error", c.cause.Error()))
+	}
+	if slices.Contains(quietRoutes, c.route) && level < slog.LevelError {
+		level = slog.LevelDebug
+	}
+	c.api.log.LogAttrs(c.Context(), level, "request", attrs...)
+}
+
+// quietRoutes are asked every few seconds by machines.
+var quietRoutes = []string{"/healthz", "/readyz", "/metrics"}
+
+// methodLabel bounds the values of a metric's label.
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions:
+		return method
+	}
+	return "other"
+}
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+}
+
+func newMetrics(registry *prometheus.Registry) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentsandbox_http_requests_total",
+			Help: "Requests answered, by route, method and status; 499 for a client that went away.",
+		}, []string{"route", "method", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "agentsandbox_http_request_duration_seconds",
+			Help:    "Time from the request's header to the end of its answer.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 100, 300},
+		}, []string{"route", "method"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentsandbox_http_requests_in_flight",
+			Help: "Requests that are being served.",
+		}),
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight} {
+		if err := registry.Register(c); err != nil {
+			return nil, fmt.Errorf("httpapi: register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (a *api) metricsRoute(registry *prometheus.Registry) {
+	a.plain("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}).ServeHTTP)
+}

@@ -1,0 +1,206 @@
+package httpapi
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type sessionRequest struct {
+	EnvVars   stringMap  `json:"env_vars,omitempty" doc:"Environment variables of every run in the session. Their values are never shown again."`
+	FileIDs   stringList `json:"file_ids,omitempty" nullable:"false" maxItems:"1000" doc:"Files to copy to /workspace/{filename}."`
+	Template  string     `json:"template,omitempty" doc:"The template to start from; left out: the server's default."`
+	TimeoutMS int64      `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of each run, in milliseconds. 0 or left out: the server's default."`
+	MemoryMB  int64      `json:"memory_mb,omitempty" minimum:"0" doc:"Memory limit of the sandbox, in MiB. 0 or left out: the server's default."`
+	CPUs      float64    `json:"cpus,omitempty" minimum:"0" doc:"CPU limit of the sandbox, in cores. 0 or left out: the server's default."`
+	Metadata  stringMap  `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
+}
+
+type sessionInfo struct {
+	SessionID   string                     `json:"session_id" doc:"The session's id."`
+	Created     bool                       `json:"created" doc:"True in the answer that made the session, false ever after."`
+	Status      agentsandbox.SessionStatus `json:"status" enum:"creating,live,deleting,deleted,lost" doc:"The state of the session."`
+	Template    string                     `json:"template" doc:"The template that the sandbox started from."`
+	EnvVarNames []string                   `json:"env_var_names" nullable:"false" doc:"Names of the session's environment variables, sorted. Values are not shown: they may be secrets."`
+	Metadata    map[string]string          `json:"metadata" doc:"As given at creation."`
+	TimeoutMS   int64                      `json:"timeout_ms" doc:"Time limit of each run, in milliseconds."`
+	MemoryMB    int64                      `json:"memory_mb" doc:"Memory limit of the sandbox, in MiB."`
+	CPUs        float64                    `json:"cpus" doc:"CPU limit of the sandbox, in cores."`
+	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
+}
+
+type sessionList struct {
+	Sessions []string      `json:"sessions" nullable:"false" doc:"Ids of live sessions, newest first."`
+	Items    []sessionInfo `json:"items" nullable:"false" doc:"The same sessions, in the same order, with their details."`
+	PageInfo
+}
+
+type sessionInput struct {
+	ID string `path:"session_id" doc:"The session's id."`
+}
+
+func (a *api) sessionRoutes() {
+	type createInput struct{ Body sessionRequest }
+	answer(a, route{
+		method: "POST", path: "/v1/sessions", id: "createSession", tag: "sessions", scope: agentsandbox.ScopeSandbox,
+		status: http.StatusCreated, emptyBody: true,
+		summary: "Make a session", description: "Claims a sandbox and keeps it, with its /workspace, until it is deleted.",
+		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound, agentsandbox.CodeStorageFull},
+	}, func(c *call, in *createInput) (*sessionInfo, error) { return a.createSession(c, &in.Body) })
+
+	// The limit and offset have no defaults here: without them, everything is listed.
+	type listInput struct {
+		Limit  *int `query:"limit" minimum:"1" maximum:"100" doc:"How many sessions to show. Without limit and offset all are shown."`
+		Offset *int `query:"offset" minimum:"0" doc:"How many sessions to leave out, counted from the newest."`
+	}
+	answer(a, route{
+		method: "GET", path: "/v1/sessions", id: "listSessions", tag: "sessions", scope: agentsandbox.ScopeRead,
+		summary: "List live sessions", description: "Lists live sessions, newest first: all of them, unless limit or offset is given.",
+	}, func(c *call, in *listInput) (*sessionList, error) {
+		if in.Limit == nil && in.Offset == nil {
+			return a.allSessions(c)
+		}
+		return a.pageOfSessions(c, in.Limit, in.Offset)
+	})
+
+	answer(a, route{
+		method: "GET", path: "/v1/sessions/{session_id}", id: "getSession", tag: "sessions", scope: agentsandbox.ScopeRead,
+		summary: "Show a session", description: "Shows a live session.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound},
+	}, func(c *call, in *sessionInput) (*sessionInfo, error) {
+		s, err := a.service.Session(c.Context(), in.ID)
+		if err != nil {
+			return nil, err
+		}
+		info := sessionInfoOf(s, false)
+		return &info, nil
+	})
+
+	answer(a, route{
+		method: "DELETE", path: "/v1/sessions/{session_id}", id: "deleteSession", tag: "sessions", scope: agentsandbox.ScopeSandbox,
+		summary: "Delete a session", description: "Ends what runs in the session and destroys its sandbox. Files that runs produced stay.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound},
+	}, func(c *call, in *sessionInput) (*nothing, error) {
+		return &nothing{}, a.service.DeleteSession(c.Context(), in.ID)
+	})
+
+	type injectInput struct {
+		sessionInput
+		Body struct {
+			FileIDs stringList `json:"file_ids" nullable:"false" minItems:"1" maxItems:"1000" doc:"Files to copy to /workspace/{filename}."`
+		} `nameHint:"InjectRequest"`
+	}
+	answer(a, route{
+		method: "POST", path: "/v1/sessions/{session_id}/files", id: "injectFiles", tag: "sessions", scope: agentsandbox.ScopeSandbox,
+		summary: "Copy files into a session", description: "Copies stored files to /workspace/{filename} of a live session.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeFileNotFound, agentsandbox.CodeConflict, agentsandbox.CodeStorageFull},
+	}, func(c *call, in *injectInput) (*nothing, error) {
+		if len(in.Body.FileIDs) == 0 {
+			return nil, agentsandbox.Invalid("file_ids", "must name at least one file.")
+		}
+		if err := agentsandbox.ValidateFileIDs(in.Body.FileIDs); err != nil {
+			return nil, err
+		}
+		return &nothing{}, a.service.InjectFiles(c.Context(), in.ID, in.Body.FileIDs)
+	})
+}
+
+func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
+	req := agentsandbox.SessionRequest{
+		Env: in.EnvVars, FileIDs: in.FileIDs, Template: in.Template, TimeoutMS: in.TimeoutMS,
+		MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
+	}
+	if err := req.Validate(); err != nil {
+		return nil, err
+	}
+	s, err := a.service.CreateSession(c.Context(), req)
+	if err != nil {
+		return nil, err
+	}
+	info := sessionInfoOf(s, true)
+	return &info, nil
+}
+
+func (a *api) pageOfSessions(c *call, limit, offset *int) (*sessionList, error) {
+	p := agentsandbox.Page{Limit: agentsandbox.DefaultPageLimit}
+	if limit != nil {
+		p.Limit = *limit
+	}
+	if offset != nil {
+		p.Offset = *offset
+	}
+	if err := p.Validate(); err != nil {
+		return nil, err
+	}
+	got, err := a.service.Sessions(c.Context(), p)
+	if err != nil {
+		return nil, err
+	}
+	return sessionListOf(got.Sessions, PageInfo{got.Total, p.Limit, p.Offset}), nil
+}
+
+// maxListings bounds how often a list of all sessions is begun anew because
+// sessions came and went meanwhile.
+const maxListings = 4
+
+// allSessions lists every live session. Pages shift when sessions come and go
+// between them; a list that shows signs of it is read again. One that stays
+// unsteady is answered as it is: every session that lived all the while and was
+// seen is in it once.
+func (a *api) allSessions(c *call) (*sessionList, error) {
+	var all []agentsandbox.Session
+	for range maxListings {
+		all = all[:0]
+		seen := map[string]bool{}
+		steady, total := true, -1
+		for offset := 0; ; offset += agentsandbox.MaxPageLimit {
+			got, err := a.service.Sessions(c.Context(), agentsandbox.Page{Limit: agentsandbox.MaxPageLimit, Offset: offset})
+			if err != nil {
+				return nil, err
+			}
+			steady = steady && (total < 0 || total == got.Total)
+			total = got.Total
+			for _, s := range got.Sessions {
+				steady = steady && !seen[s.ID]
+				if !seen[s.ID] {
+					all = append(all, s)
+				}
+				seen[s.ID] = true
+			}
+			if len(got.Sessions) < agentsandbox.MaxPageLimit {
+				break
+			}
+		}
+		if steady {
+			break
+		}
+	}
+	return sessionListOf(all, PageInfo{Total: len(all), Limit: len(all)}), nil
+}
+
+func sessionListOf(sessions []agentsandbox.Session, page PageInfo) *sessionList {
+	out := &sessionList{Sessions: make([]string, len(sessions)), Items: make([]sessionInfo, len(sessions)), PageInfo: page}
+	for i := range sessions {
+		out.Sessions[i] = sessions[i].ID
+		out.Items[i] = sessionInfoOf(&sessions[i], false)
+	}
+	return out
+}
+
+func sessionInfoOf(s *agentsandbox.Session, created bool) sessionInfo {
+	info := sessionInfo{
+		SessionID: s.ID, Created: created, Status: s.Status, Template: s.Template,
+		EnvVarNames: slices.Sorted(maps.Keys(s.Env)), Metadata: s.Metadata,
+		TimeoutMS: s.TimeoutMS, MemoryMB: s.MemoryMB, CPUs: s.CPUs, CreatedAt: wireTime(s.CreatedAt),
+	}
+	if info.EnvVarNames == nil {
+		info.EnvVarNames = []string{}
+	}
+	if info.Metadata == nil {
+		info.Metadata = map[string]string{}
+	}
+	return info
+}

@@ -1,0 +1,173 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"fmt"
+	"path"
+	"time"
+	"unicode/utf8"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+type pathInfo struct {
+	Path       string                `json:"path" doc:"The absolute path in the sandbox, invalid UTF-8 shown as U+FFFD."`
+	PathBase64 string                `json:"path_base64,omitempty" doc:"The exact bytes of a path that is not UTF-8, in base64; left out otherwise. A query takes such bytes percent-encoded."`
+	Kind       agentsandbox.PathKind `json:"kind" enum:"file,directory,symlink,other" doc:"What is there; other is a FIFO, a socket or a device."`
+	SizeBytes  int64                 `json:"size_bytes" doc:"Size in bytes."`
+	Mode       string                `json:"mode" doc:"Permission bits, in octal." example:"0644"`
+	ModifiedAt time.Time             `json:"modified_at" doc:"When it was last changed (RFC 3339, UTC)."`
+	Target     *string               `json:"target" doc:"Where a symbolic link points; null for anything else."`
+}
+
+type pathList struct {
+	Path       string     `json:"path" doc:"The directory that was listed."`
+	Entries    []pathInfo `json:"entries" nullable:"false" doc:"What is in it, sorted by the bytes of the name."`
+	Next       string     `json:"next" doc:"The name to give as after to see more; empty at the end."`
+	NextBase64 string     `json:"next_base64,omitempty" doc:"The exact bytes of a next that is not UTF-8, in base64; left out otherwise."`
+}
+
+type pathInput struct {
+	sessionInput
+	Path string `query:"path" required:"true" doc:"An absolute path in the sandbox; bytes that are not UTF-8 percent-encoded." example:"/workspace/data.csv"`
+}
+
+var pathCodes = []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodePathNotFound, agentsandbox.CodeConflict}
+
+// workspaceRoutes are the files of a live session, by path.
+func (a *api) workspaceRoutes() {
+	const tag, base = "workspace", "/v1/sessions/{session_id}/fs"
+
+	stream(a, route{
+		method: "GET", path: base, id: "readPath", tag: tag, scope: agentsandbox.ScopeRead,
+		summary: "Read a file of a session", description: "The bytes of a regular file. Anything else, a symbolic link included, is a conflict.",
+		codes:    pathCodes,
+		download: &content{mediaType: fallbackTypeName, description: "The bytes."},
+	}, a.readPath)
+
+	answer(a, route{
+		method: "PUT", path: base, id: "writePath", tag: tag, scope: agentsandbox.ScopeSandbox,
+		summary: "Write a file of a session", description: "Replaces the file, or makes it and the directories above it. A body that ends early changes nothing.",
+		codes:  append([]agentsandbox.Code{agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull}, pathCodes...),
+		upload: &content{mediaType: fallbackTypeName, description: "The bytes."},
+	}, a.writePath)
+
+	answer(a, route{
+		method: "DELETE", path: base, id: "removePath", tag: tag, scope: agentsandbox.ScopeSandbox,
+		summary: "Remove a file of a session", description: "Removes a file, or a directory with all that is in it.",
+		codes: pathCodes,
+	}, func(c *call, in *pathInput) (*nothing, error) {
+		p, err := agentsandbox.CleanPath(in.Path)
+		if err != nil {
+			return nil, err
+		}
+		return &nothing{}, a.service.RemovePath(c.Context(), in.ID, p)
+	})
+
+	answer(a, route{
+		method: "GET", path: base + "/stat", id: "statPath", tag: tag, scope: agentsandbox.ScopeRead,
+		summary: "Say what is at a path of a session", description: "A symbolic link is described, not followed.",
+		codes: pathCodes,
+	}, func(c *call, in *pathInput) (*pathInfo, error) {
+		p, err := agentsandbox.CleanPath(in.Path)
+		if err != nil {
+			return nil, err
+		}
+		info, err := a.service.StatPath(c.Context(), in.ID, p)
+		if err != nil {
+			return nil, err
+		}
+		out := pathInfoOf(info)
+		return &out, nil
+	})
+
+	type listInput struct {
+		pathInput
+		After string `query:"after" doc:"Show names after this one; bytes that are not UTF-8 percent-encoded."`
+		Limit int    `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"How many entries to show."`
+	}
+	answer(a, route{
+		method: "GET", path: base + "/list", id: "listPath", tag: tag, scope: agentsandbox.ScopeRead,
+		summary: "List a directory of a session", description: "Lists by name, in pages: give next as after until it is empty.",
+		codes: pathCodes,
+	}, func(c *call, in *listInput) (*pathList, error) {
+		return a.listPath(c, in.pathInput, in.After, in.Limit)
+	})
+}
+
+func (a *api) readPath(c *call, in *pathInput) error {
+	p, err := agentsandbox.CleanPath(in.Path)
+	if err != nil {
+		return err
+	}
+	info, body, err := a.service.ReadPath(c.Context(), in.ID, p)
+	if err != nil {
+		return err
+	}
+	size := info.SizeBytes
+	if size == 0 {
+		size = -1 // files of /proc say 0 and have bytes all the same
+	}
+	return c.download(download{name: path.Base(p), size: size, modified: info.ModifiedAt, body: body})
+}
+
+func (a *api) writePath(c *call, in *pathInput) (*pathInfo, error) {
+	p, err := agentsandbox.CleanPath(in.Path)
+	if err != nil {
+		return nil, err
+	}
+	body, err := c.body("The file", a.limits.UploadBytes, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := a.service.WritePath(c.Context(), in.ID, p, body)
+	if failed := body.failure(); failed != nil {
+		return nil, failed
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := pathInfoOf(info)
+	return &out, nil
+}
+
+// maxEntries is how many entries of a directory one page can hold.
+const maxEntries = 1000
+
+func (a *api) listPath(c *call, in pathInput, after string, limit int) (*pathList, error) {
+	p, err := agentsandbox.CleanPath(in.Path)
+	if err != nil {
+		return nil, err
+	}
+	if limit < 1 || limit > maxEntries {
+		return nil, agentsandbox.Invalid("limit", "must be from 1 to %d, not %d.", maxEntries, limit)
+	}
+	page, err := a.service.ListPath(c.Context(), in.ID, p, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := &pathList{Path: text([]byte(p)), Entries: make([]pathInfo, len(page.Entries)), Next: text([]byte(page.Next)), NextBase64: exact(page.Next)}
+	for i := range page.Entries {
+		out.Entries[i] = pathInfoOf(&page.Entries[i])
+	}
+	return out, nil
+}
+
+func pathInfoOf(p *agentsandbox.PathInfo) pathInfo {
+	info := pathInfo{
+		Path: text([]byte(p.Path)), PathBase64: exact(p.Path), Kind: p.Kind, SizeBytes: p.SizeBytes,
+		Mode: fmt.Sprintf("%04o", p.Mode), ModifiedAt: wireTime(p.ModifiedAt),
+	}
+	if p.Target != "" {
+		info.Target = orNull(text([]byte(p.Target)))
+	}
+	return info
+}
+
+// exact is base64 of what JSON cannot show; "" for what it can.
+func exact(s string) string {
+	if utf8.ValidString(s) {
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString([]byte(s))
+}

@@ -1,0 +1,76 @@
+package gvisor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// bundle is the directory in which gVisor looks for the spec of a sandbox. It
+// stands beside a snapshot and serves every sandbox of it.
+type bundle struct{ dir string }
+
+// specFile is the name that gVisor expects.
+const specFile = "config.json"
+
+func (b bundle) write(spec *specs.Spec) error {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("spec of a sandbox: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(b.dir, specFile), text, 0o600); err != nil {
+		return fmt.Errorf("spec of a sandbox: %w", err)
+	}
+	return nil
+}
+
+// spec reads the spec, anew for every sandbox, because gVisor writes to it.
+func (b bundle) spec() (*specs.Spec, error) {
+	text, err := os.ReadFile(filepath.Join(b.dir, specFile))
+	if err != nil {
+		return nil, fmt.Errorf("spec of a sandbox: %w", err)
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(text, spec); err != nil {
+		return nil, fmt.Errorf("spec of a sandbox: %w", err)
+	}
+	return spec, nil
+}
+
+// coresFor is the number of processors that a sandbox of those limits sees:
+// those that its share fills, rounded up. A snapshot keeps its number for ever,
+// because programs size their data by it, so each number has its own snapshot.
+func coresFor(l runtime.Limits) int {
+	all := goruntime.NumCPU()
+	if l.MilliCPUs <= 0 {
+		return all
+	}
+	return int(min(max((l.MilliCPUs+999)/1000, 1), int64(all)))
+}
+
+// minKernelCores is the least number of processors for the sandbox's own kernel.
+// It works with one, but then waits where it could poll.
+const minKernelCores = 2
+
+// bootArguments are what a sandbox's kernel is told of its limits, so that
+// /proc/meminfo shows the grant and not the host, and so that it does not start
+// threads for processors that it may not use. restored says that the number of
+// processors that programs see comes from a snapshot.
+func bootArguments(l runtime.Limits, cores int, restored bool) []string {
+	if restored {
+		cores = min(max(cores, minKernelCores), goruntime.NumCPU())
+	}
+	args := []string{"--cpu-num=" + strconv.Itoa(cores)}
+	if l.MemoryBytes > 0 {
+		memory := strconv.FormatInt(l.MemoryBytes, 10)
+		args = append(args, "--total-memory="+memory, "--total-host-memory="+memory)
+	}
+	return args
+}

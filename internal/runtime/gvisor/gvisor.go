@@ -1,0 +1,280 @@
+// Package gvisor makes sandboxes with gVisor, which is linked in: one process of
+// the host per sandbox, as the user nobody, in namespaces of its own with an
+// empty root, restored from a snapshot of its template.
+//
+// The package owns what a sandbox is on the host: its process, its control
+// groups, gVisor's files for it, the record that lets a later daemon find all of
+// these, and the snapshots of templates in the cache directory. It knows nothing
+// of how images are built, of sessions, or of HTTP; what happens inside a sandbox
+// is the guest agent's, behind the guest package.
+//
+// A program that uses it must call [Main] before anything else, because a
+// sandbox is the same program executed again. Some of gVisor is global to a
+// process: its log, the path of the program, and the standard streams that it
+// hands on, for which see inertStdio.
+//
+// It fails closed. A sandbox whose limits cannot be installed and read back, or
+// whose process is not in its control groups, is not handed out; whatever fails
+// on the way is undone, and what cannot be undone keeps its record for the next
+// Recover.
+package gvisor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	goruntime "runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/runsc/config"
+	"gvisor.dev/gvisor/runsc/container"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/cgroup"
+)
+
+// Image is the root file system of a template.
+type Image struct {
+	// Path of the EROFS image; absolute. The image must not use inline data.
+	Path string
+	// Digest names the content of the image.
+	Digest string
+}
+
+// Options configure a Runtime.
+type Options struct {
+	// StateDir holds what must outlive the daemon: records of live sandboxes,
+	// and gVisor's control sockets. One Runtime at a time uses it.
+	StateDir string
+	// CacheDir holds snapshots, shared by all servers of a machine. Everything
+	// in it can be deleted at any time.
+	CacheDir string
+	// Images finds the image of a template. An error of it is returned as is.
+	Images func(ctx context.Context, template string) (Image, error)
+	// DiskBytes bounds what a sandbox can write; 0: DefaultDiskBytes.
+	DiskBytes int64
+	// Platform is how gVisor intercepts system calls; "": PlatformSystrap.
+	Platform string
+	// StartTimeout bounds one Start, the making of a snapshot excluded; 0:
+	// DefaultStartTimeout.
+	StartTimeout time.Duration
+	// DebugDir, if set, gets gVisor's own log of every sandbox, which is slow
+	// and large.
+	DebugDir string
+	// Logger gets what concerns the operator; nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// Defaults of Options.
+const (
+	DefaultDiskBytes    = 1 << 30
+	DefaultStartTimeout = 60 * time.Second
+)
+
+// Bounds on what happens when nobody may interrupt it any more.
+const (
+	// destroyTimeout bounds one attempt to remove a sandbox from the host.
+	destroyTimeout = 30 * time.Second
+	// snapshotTimeout bounds the making of a snapshot, imports included.
+	snapshotTimeout = 5 * time.Minute
+)
+
+// Runtime implements [runtime.Runtime] with gVisor.
+type Runtime struct {
+	opts      Options
+	log       *slog.Logger
+	conf      *config.Config
+	bootID    string
+	records   records
+	parent    *cgroup.Parent
+	snapshots *snapshots
+	lock      *os.File
+	restore   func() // puts the standard streams back
+	owned     sync.WaitGroup
+}
+
+var _ runtime.Runtime = (*Runtime)(nil)
+
+// Names in StateDir.
+const (
+	recordsDir = "records"
+	gvisorDir  = "gvisor"
+	stateLock  = "lock"
+)
+
+// New takes hold of a state directory, which it makes if it is missing. Until
+// Close, os.Stdin, os.Stdout and os.Stderr lead nowhere: a program that wants to
+// print meanwhile keeps the files that it had before.
+func New(opts Options) (*Runtime, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	r := &Runtime{opts: opts, log: opts.Logger}
+	undo := cleanups{}
+	defer undo.run()
+	for _, dir := range []string{recordsDir, gvisorDir} {
+		if err := os.MkdirAll(filepath.Join(opts.StateDir, dir), 0o700); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	r.records = records{dir: filepath.Join(opts.StateDir, recordsDir)}
+	var err error
+	if r.lock, err = lockStateDir(filepath.Join(opts.StateDir, stateLock)); err != nil {
+		return nil, err
+	}
+	undo.add(func() { r.lock.Close() })
+	if r.bootID, err = bootID(); err != nil {
+		return nil, err
+	}
+	if r.conf, err = newConfig(filepath.Join(opts.StateDir, gvisorDir), opts.Platform, opts.DebugDir); err != nil {
+		return nil, err
+	}
+	if r.parent, err = cgroup.Open(GroupName(opts.StateDir)); err != nil {
+		return nil, err
+	}
+	if r.snapshots, err = newSnapshots(opts, r); err != nil {
+		return nil, err
+	}
+	forwardLog(r.log)
+	if r.restore, err = inertStdio(); err != nil {
+		return nil, err
+	}
+	undo.release()
+	return r, nil
+}
+
+func (o *Options) check() error {
+	if config.CgoEnabled {
+		// A sandbox executes this program again where no shared library is.
+		return errors.New("gvisor: this program was built with cgo: build it with CGO_ENABLED=0")
+	}
+	if o.Images == nil {
+		return errors.New("gvisor: Options.Images is not set")
+	}
+	for _, dir := range []struct {
+		name string
+		path *string
+	}{{"state directory", &o.StateDir}, {"cache directory", &o.CacheDir}} {
+		if *dir.path == "" {
+			return fmt.Errorf("%s: is not set", dir.name)
+		}
+		abs, err := filepath.Abs(*dir.path)
+		if err != nil {
+			return fmt.Errorf("%s: %w", dir.name, err)
+		}
+		*dir.path = abs
+	}
+	if o.DiskBytes == 0 {
+		o.DiskBytes = DefaultDiskBytes
+	}
+	if o.Platform == "" {
+		o.Platform = PlatformSystrap
+	}
+	if o.StartTimeout == 0 {
+		o.StartTimeout = DefaultStartTimeout
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return checkStateDir(o.StateDir)
+}
+
+// maxSocketPath is what a Unix socket address holds, less the final NUL.
+const maxSocketPath = 107
+
+// checkStateDir refuses a directory in which the control socket of a sandbox
+// would have too long a path: gVisor would silently put it in /run or /tmp.
+func checkStateDir(dir string) error {
+	longest := len(filepath.Join(dir, gvisorDir, socketName(""))) + maxIDLength
+	if over := longest - maxSocketPath; over > 0 {
+		return fmt.Errorf("state directory: %s is too long for the sockets in it by %d characters: choose a shorter data directory", dir, over)
+	}
+	return nil
+}
+
+// GroupName is the name of the parent control group of a state directory. Two
+// servers of a machine have different ones.
+func GroupName(stateDir string) string {
+	sum := sha256.Sum256([]byte(stateDir))
+	return "agentsandbox-" + hex.EncodeToString(sum[:6])
+}
+
+// Close waits for background work and lets go of the state directory. Every
+// sandbox must be destroyed before.
+func (r *Runtime) Close() error {
+	r.owned.Wait()
+	r.restore()
+	// With sandboxes left, theirs are the groups below; the next Recover sees to
+	// them.
+	err := r.parent.Remove()
+	if errors.Is(err, syscall.EBUSY) {
+		err = errors.New("closed while sandboxes are alive: they end when the server starts again")
+	}
+	return errors.Join(err, r.lock.Close())
+}
+
+// lockStateDir keeps a second daemon out, for as long as the file is open.
+func lockStateDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory: %s is in use by another server: stop it, or choose another data directory", filepath.Dir(path))
+		}
+		return nil, fmt.Errorf("state directory: %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// gvisorVersion is the version of gVisor that is linked in. The build of a
+// program records it; that of a test does not, but there too the paths of
+// gVisor's sources, as the linker keeps them, have it.
+func gvisorVersion() string {
+	const module = "gvisor.dev/gvisor"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range info.Deps {
+			if dep.Path != module {
+				continue
+			}
+			if dep.Replace != nil {
+				return dep.Replace.Path + "@" + dep.Replace.Version
+			}
+			return dep.Version
+		}
+	}
+	file, _ := goruntime.FuncForPC(reflect.ValueOf(container.New).Pointer()).FileLine(0)
+	if _, after, ok := strings.Cut(file, module+"@"); ok {
+		version, _, _ := strings.Cut(after, "/")
+		return version
+	}
+	return "unknown"
+}
+
+// cleanups is a stack of what undoes the steps so far.
+type cleanups []func()
+
+func (c *cleanups) add(f func()) { *c = append(*c, f) }
+
+// run undoes everything, last step first, unless it was released.
+func (c *cleanups) run() {
+	for i := len(*c) - 1; i >= 0; i-- {
+		(*c)[i]()
+	}
+	*c = nil
+}
+
+// release keeps what was done.
+func (c *cleanups) release() { *c = nil }

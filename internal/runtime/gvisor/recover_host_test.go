@@ -1,0 +1,148 @@
+package gvisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gvisor.dev/gvisor/pkg/sentry/state/checkpointfiles"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+const crashedID = "exe_crashed"
+
+// serveUntilKilled is a server that starts one sandbox and is killed, sooner or
+// later.
+func serveUntilKilled(stateDir, cacheDir string) int {
+	out := os.Stdout
+	opts := testOptions(stateDir, cacheDir)
+	opts.Logger = slog.New(slog.NewTextHandler(out, nil))
+	r, err := New(opts)
+	if err == nil {
+		_, err = r.Start(context.Background(), runtime.Spec{ID: crashedID, Template: "default", Limits: testLimits})
+	}
+	if err != nil {
+		fmt.Fprintln(out, err)
+		return 1
+	}
+	fmt.Fprintln(out, "started")
+	select {} // until killed
+}
+
+// A server that is killed in the middle of a start must leave nothing, once the
+// next one has recovered.
+func TestRecoverAfterKill(t *testing.T) {
+	prepared := newHost(t) // makes the snapshot
+	must(t, prepared.Prepare(t.Context(), "default", testLimits, nil))
+	moments := map[string]func(stateDir string, out *bytes.Buffer) bool{
+		"record": func(dir string, _ *bytes.Buffer) bool { return readRecord(dir) != nil },
+		"group":  func(dir string, _ *bytes.Buffer) bool { return len(groupsOf(dir)) > 0 },
+		"process in the group": func(dir string, _ *bytes.Buffer) bool {
+			return slices.ContainsFunc(groupsOf(dir), func(group string) bool {
+				b, _ := os.ReadFile(filepath.Join(group, "cgroup.procs"))
+				return len(b) > 0
+			})
+		},
+		"process in the record": func(dir string, _ *bytes.Buffer) bool {
+			rec := readRecord(dir)
+			return rec != nil && rec.PID > 0
+		},
+		"started": func(_ string, out *bytes.Buffer) bool { return strings.Contains(out.String(), "started") },
+	}
+	for name, moment := range moments {
+		t.Run(name, func(t *testing.T) {
+			stateDir, err := os.MkdirTemp("", "asbx")
+			must(t, err)
+			defer os.RemoveAll(stateDir)
+			killServerAt(t, stateDir, moment)
+
+			r, err := New(testOptions(stateDir, testCache))
+			must(t, err)
+			ids, err := r.Recover(t.Context())
+			must(t, err)
+			if !slices.Equal(ids, []string{crashedID}) {
+				t.Errorf("recovered %v", ids)
+			}
+			if again, err := r.Recover(t.Context()); err != nil || len(again) > 0 {
+				t.Errorf("recovering again: %v %v", again, err)
+			}
+			must(t, r.Close())
+			// A process that had not joined its group yet cannot, and ends by itself.
+			eventually(t, "the end of every process", func() bool { return len(sandboxProcesses(stateDir)) == 0 })
+			for _, left := range traces(stateDir) {
+				t.Errorf("left: %s", left)
+			}
+		})
+	}
+}
+
+// killServerAt runs a server and kills it when the moment has come.
+func killServerAt(t *testing.T, stateDir string, moment func(string, *bytes.Buffer) bool) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "output")
+	f, err := os.Create(path)
+	must(t, err)
+	defer f.Close()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), crashVariable+"="+stateDir, "AGENTSANDBOX_TEST_CACHE="+testCache)
+	cmd.Stdout, cmd.Stderr = f, f
+	must(t, cmd.Start())
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	eventually(t, "the moment of the crash", func() bool {
+		text, err := os.ReadFile(path)
+		must(t, err)
+		return moment(stateDir, bytes.NewBuffer(text))
+	})
+}
+
+func readRecord(stateDir string) *record {
+	b, err := os.ReadFile(filepath.Join(stateDir, recordsDir, crashedID+recordSuffix))
+	if err != nil {
+		return nil
+	}
+	rec := &record{}
+	_ = json.Unmarshal(b, rec) // half a record is one too
+	return rec
+}
+
+func groupsOf(stateDir string) []string {
+	groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", GroupName(stateDir), crashedID))
+	if len(groups) == 0 {
+		groups, _ = filepath.Glob(filepath.Join("/sys/fs/cgroup", GroupName(stateDir), crashedID))
+	}
+	return groups
+}
+
+// A snapshot that is whole, but that gVisor does not take, is made again.
+func TestUnusableSnapshotIsMadeAgain(t *testing.T) {
+	cache := t.TempDir()
+	h := newHostWith(t, func(o *Options) { o.CacheDir = cache })
+	snap, err := h.snapshots.get(t.Context(), "default", coresFor(testLimits), nil)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(snap.dir, checkpointfiles.StateFileName), []byte("nonsense"), 0o600))
+	m, err := readManifest(snap.dir)
+	must(t, err)
+	for i, item := range m.Files {
+		m.Files[i], err = newManifestItem(snap.dir, item.Name)
+		must(t, err)
+	}
+	text, err := json.Marshal(m)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(snap.dir, manifestFile), text, 0o600))
+	if got := python(t, h.start(testLimits), "print('again')"); got != "again" {
+		t.Errorf("got %q", got)
+	}
+	if !strings.Contains(h.log.String(), "making it again") {
+		t.Error("nobody was told")
+	}
+}

@@ -1,0 +1,262 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+const (
+	// What a list shows, and what a single record has beyond it.
+	executionColumns = `id, tenant, session_id, ephemeral, language, status, return_code, signal,
+		stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, error,
+		endpoint, method, http_status, created_at, ended_at, meta`
+	outputColumns = "code, stdout, stderr"
+
+	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
+			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
+			duration_ms = ?, cpu_ms = ?, error = ?, http_status = ?, ended_at = ?,
+			stdout = ?, stderr = ?
+		WHERE id = ? AND ended_at IS NULL`
+
+	// The rows of files take their tenant from the run, so that one of another
+	// tenant cannot come about.
+	insertFileOfRun = `INSERT INTO files (id, tenant, filename, media_type, size_bytes, sha256, session_id, execution_id, path, created_at)
+		SELECT ?, tenant, ?, ?, ?, ?, ?, id, ?, ? FROM executions WHERE id = ?`
+
+	executionByID     = "SELECT " + executionColumns + ", " + outputColumns + " FROM executions WHERE id = ? AND tenant = ?"
+	runningExecutions = "SELECT id FROM executions WHERE ended_at IS NULL ORDER BY seq"
+)
+
+// smallOutcomeBytes is how much output, without files, still counts as an
+// outcome that may draw on the reserve of a full disk.
+const smallOutcomeBytes = 64 << 10
+
+// InsertExecution stores the record of a run, without files: those are written
+// with its outcome. Codes: conflict (the id is stored already), invalid_request
+// (meta that is not UTF-8), storage_full.
+func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) error {
+	if err := need("execution", e.ID, e.Tenant, e.CreatedAt); err != nil {
+		return err
+	}
+	if e.Status.Terminal() != !e.EndedAt.IsZero() {
+		return fmt.Errorf("store: execution %s is %s, and ended at %v", e.ID, e.Status, e.EndedAt)
+	}
+	if len(e.Files) > 0 {
+		return fmt.Errorf("store: execution %s: files are written with its outcome", e.ID)
+	}
+	meta, err := object("request_meta", e.Meta)
+	if err != nil {
+		return err
+	}
+	return db.insert(ctx, e.ID, insertExecution,
+		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
+		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.Error,
+		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
+		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr))
+}
+
+// FinishExecution writes the outcome of a run and the rows of its files, in one
+// transaction, if the run is still running, and tells whether it was; an id that
+// is not there was not. The run is found by e.ID alone: its tenant, code and
+// request stay as they were inserted. What a file says of its tenant and run may
+// be empty, but not different.
+//
+// Codes: conflict (a file's id is stored already), storage_full. On a full disk
+// an outcome without files and with at most 64 KiB of output is still written.
+func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
+	if err := checkOutcome(e); err != nil {
+		return false, err
+	}
+	need := grows
+	if len(e.Files) == 0 && len(e.Stdout)+len(e.Stderr)+len(e.Error) <= smallOutcomeBytes {
+		need = relieves
+	}
+	var finished bool
+	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {
+		if len(e.Files) == 0 {
+			finished, err = writeOutcome(ctx, c, e)
+			return err
+		}
+		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
+			if finished, err = writeOutcome(ctx, c, e); err != nil || !finished {
+				return err
+			}
+			return writeFiles(ctx, c, e)
+		})
+	})
+	return finished && err == nil, wrap(err, "store: finish %s", e.ID)
+}
+
+func checkOutcome(e agentsandbox.Execution) error {
+	switch {
+	case e.Status == "" || !e.Status.Terminal():
+		return fmt.Errorf("store: finishing %s needs a terminal status, not %q", e.ID, e.Status)
+	case e.EndedAt.IsZero():
+		return fmt.Errorf("store: finishing %s needs the time when it ended", e.ID)
+	}
+	for _, f := range e.Files {
+		switch {
+		case f.ID == "" || f.CreatedAt.IsZero():
+			return fmt.Errorf("store: finishing %s: file %q needs an id and the time when it was made", e.ID, f.Filename)
+		case f.ExecutionID != "" && f.ExecutionID != e.ID:
+			return fmt.Errorf("store: finishing %s: file %s is of another run, %s", e.ID, f.ID, f.ExecutionID)
+		case f.Tenant != "" && f.Tenant != e.Tenant:
+			return fmt.Errorf("store: finishing %s: file %s is of another tenant", e.ID, f.ID)
+		}
+	}
+	return nil
+}
+
+func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution) (bool, error) {
+	query, args := finishExecution, []any{
+		string(e.Status), e.ReturnCode, e.Signal,
+		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted,
+		e.DurationMS, e.CPUMS, e.Error, e.HTTPStatus, micros(e.EndedAt),
+		bytesOf(e.Stdout), bytesOf(e.Stderr), e.ID,
+	}
+	if e.Tenant != "" { // recovery knows ids only
+		query += " AND tenant = ?"
+		args = append(args, e.Tenant)
+	}
+	n, err := c.exec(ctx, query, args...)
+	return n == 1, err
+}
+
+func writeFiles(ctx context.Context, c *conn, e agentsandbox.Execution) error {
+	for _, f := range e.Files {
+		n, err := c.exec(ctx, insertFileOfRun,
+			f.ID, f.Filename, f.MediaType, f.SizeBytes, f.SHA256, f.SessionID, f.Path, micros(f.CreatedAt), e.ID)
+		if err == nil && n != 1 {
+			err = fmt.Errorf("%d rows for file %s", n, f.ID)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Execution finds a record, with those of its files that still exist, in the
+// order in which they were given. Codes: execution_not_found.
+func (db *DB) Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error) {
+	var e agentsandbox.Execution
+	err := db.snapshot(ctx, func(c *conn) error {
+		found, err := rows(ctx, c, scanExecutionWithOutput, executionByID, id, tenant)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			return notFound(agentsandbox.CodeExecutionNotFound, "execution", agentsandbox.ExecutionPrefix, id)
+		}
+		if err := addFiles(ctx, c, found); err != nil {
+			return err
+		}
+		e = found[0]
+		return nil
+	})
+	return e, err
+}
+
+// Executions lists the records of a tenant, newest first, without code and
+// output. Codes: invalid_request.
+func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error) {
+	result := agentsandbox.ExecutionPage{Page: filter.Page}
+	if err := filter.Validate(); err != nil {
+		return result, err
+	}
+	where, args := "tenant = ?", []any{tenant}
+	if filter.SessionID != "" {
+		where, args = where+" AND session_id = ?", append(args, filter.SessionID)
+	}
+	if filter.Status != "" {
+		where, args = where+" AND status = ?", append(args, string(filter.Status))
+	}
+	err := db.snapshot(ctx, func(c *conn) (err error) {
+		result.Executions, result.Total, err = list(ctx, c, scanExecution, "executions", executionColumns, where, filter.Page, args...)
+		if err != nil {
+			return err
+		}
+		return addFiles(ctx, c, result.Executions)
+	})
+	return result, err
+}
+
+// addFiles fills in the files of executions, in one query for all.
+func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution) error {
+	if len(executions) == 0 {
+		return nil
+	}
+	ids := make([]string, len(executions))
+	at := make(map[string]*agentsandbox.Execution, len(executions))
+	for i := range executions {
+		ids[i] = executions[i].ID
+		at[ids[i]] = &executions[i]
+	}
+	text, err := array("ids", ids)
+	if err != nil {
+		return err
+	}
+	files, err := rows(ctx, c, scanFile, filesOfExecutions, text)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		e, ok := at[f.ExecutionID]
+		if !ok {
+			return fmt.Errorf("file %s is of %s, which was not asked for", f.ID, f.ExecutionID)
+		}
+		e.Files = append(e.Files, f)
+	}
+	return nil
+}
+
+// RunningExecutions lists the ids of every tenant's runs that have not ended,
+// oldest first.
+func (db *DB) RunningExecutions(ctx context.Context) ([]string, error) {
+	return db.ids(ctx, runningExecutions)
+}
+
+// executionRow is the record being scanned, and what has to be translated.
+type executionRow struct {
+	agentsandbox.Execution
+	meta           string
+	created, ended sql.NullInt64
+}
+
+func (r *executionRow) columns() []any {
+	e := &r.Execution
+	return []any{
+		&e.ID, &e.Tenant, &e.SessionID, &e.Ephemeral, &e.Language, &e.Status, &e.ReturnCode, &e.Signal,
+		&e.StdoutBytes, &e.StderrBytes, &e.Truncated, &e.FilesOmitted, &e.DurationMS, &e.CPUMS, &e.Error,
+		&e.Endpoint, &e.Method, &e.HTTPStatus, &r.created, &r.ended, &r.meta,
+	}
+}
+
+func (r *executionRow) execution() (agentsandbox.Execution, error) {
+	var err error
+	r.Meta, err = fromObject(r.meta)
+	r.CreatedAt, r.EndedAt = fromMicros(r.created), fromMicros(r.ended)
+	return r.Execution, err
+}
+
+func scanExecution(row scanner) (agentsandbox.Execution, error) {
+	var r executionRow
+	if err := row.Scan(r.columns()...); err != nil {
+		return r.Execution, err
+	}
+	return r.execution()
+}
+
+func scanExecutionWithOutput(row scanner) (agentsandbox.Execution, error) {
+	var r executionRow
+	if err := row.Scan(append(r.columns(), &r.Code, &r.Stdout, &r.Stderr)...); err != nil {
+		return r.Execution, err
+	}
+	return r.execution()
+}

@@ -1,0 +1,241 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// TestReserve takes the reserve through its states, on a disk of 4 MiB.
+func TestReserve(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	filler := filepath.Join(dir, "filler")
+	fill := func(bytes int) error { return os.WriteFile(filler, make([]byte, bytes), 0o600) }
+	want := func(what string, got, want bool) {
+		t.Helper()
+		if got != want {
+			t.Fatalf("%s: %v, want %v", what, got, want)
+		}
+	}
+
+	r := newReserve(dir, 1<<20, slog.New(slog.DiscardHandler))
+	if err := r.hold(); err != nil {
+		t.Fatal(err)
+	}
+	want("4 MiB fit beside the reserve", fill(4<<20) == nil, false)
+	want("rows may be added while it is held", r.restore(), true)
+	if err := r.hold(); err != nil {
+		t.Fatalf("holding it again on a full disk: %v", err)
+	}
+	want("released", r.release(), true)
+	want("released again", r.release(), false)
+	want("half of it is room", fill(3<<20+1<<19) == nil, true)
+	want("rows may be added while it is spent", r.restore(), false)
+	want("a half reserve keeps room from others", fill(4<<20) == nil, true)
+	want("rows may be added on a full disk", r.restore(), false)
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	want("rows may be added when there is room", r.restore(), true)
+	want("4 MiB fit beside the new reserve", fill(4<<20) == nil, false)
+
+	again := newReserve(dir, 1<<20, slog.New(slog.DiscardHandler))
+	if err := again.hold(); err != nil {
+		t.Fatalf("a restart on a full disk: %v", err)
+	}
+	want("rows may be added after it", again.restore(), true)
+}
+
+// TestReserveIsForEndingThings spends the reserve of a store: while it is not
+// whole again, rows that would take it are refused, though they would fit.
+func TestReserveIsForEndingThings(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=16m"); err != nil {
+		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)
+	}
+	defer func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	db, err := Open(t.Context(), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	f := agentsandbox.File{ID: "a", Tenant: "t", CreatedAt: time.Now()}
+	if err := db.InsertFile(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	db.reserve.release()
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.ID = "b"
+	if err := db.InsertFile(t.Context(), f); agentsandbox.CodeOf(err) != agentsandbox.CodeStorageFull {
+		t.Errorf("a new row while the reserve is spent: %v, want storage_full", err)
+	}
+	if err := db.DeleteFile(t.Context(), "t", "a"); err != nil {
+		t.Errorf("deleting while the reserve is spent: %v", err)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.InsertFile(t.Context(), f); err != nil {
+		t.Errorf("a new row with room again: %v", err)
+	}
+}
+
+// TestWriteIsNotInterrupted cancels a context in the middle of a write, which is
+// made all the same, and says so.
+func TestWriteIsNotInterrupted(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	f := agentsandbox.File{ID: "a", Tenant: "t", CreatedAt: time.Now()}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+		cancel()
+		_, err := c.exec(ctx, insertFile, fileArgs(f)...)
+		return err
+	})
+	if err != nil {
+		t.Errorf("a write whose context ended: %v", err)
+	}
+	if has, err := db.HasFile(t.Context(), "a"); err != nil || !has {
+		t.Errorf("the row is there: %v, %v", has, err)
+	}
+}
+
+// TestSnapshotSeesOneMoment adds a row between two queries of a snapshot, and
+// cancels one, after which the connection is of use again.
+func TestSnapshotSeesOneMoment(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	const count = "SELECT count(*) FROM files"
+	err = db.snapshot(t.Context(), func(c *conn) error {
+		before, err := rows(t.Context(), c, scanValue[int], count)
+		if err != nil {
+			return err
+		}
+		if err := db.InsertFile(t.Context(), agentsandbox.File{ID: "a", Tenant: "t", CreatedAt: time.Now()}); err != nil {
+			return err
+		}
+		after, err := rows(t.Context(), c, scanValue[int], count)
+		if err == nil && after[0] != before[0] {
+			t.Errorf("%d rows, then %d", before[0], after[0])
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * db.readerCount {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := db.snapshot(ctx, func(c *conn) error {
+			cancel()
+			_, err := rows(ctx, c, scanValue[int], count)
+			return err
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a cancelled snapshot: %v", err)
+		}
+		if page, err := db.Files(t.Context(), "t", agentsandbox.Page{Limit: 1}); err != nil || page.Total != 1 {
+			t.Errorf("the next one: %d files, %v", page.Total, err)
+		}
+	}
+}
+
+// TestPragmasHoldOnEveryConnection asks all connections, not one of each pool.
+func TestPragmasHoldOnEveryConnection(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	all := []*conn{db.writer, db.checkpointer}
+	for range db.readerCount {
+		all = append(all, <-db.readers)
+	}
+	for n, c := range all {
+		for pragma, want := range map[string]string{
+			"foreign_keys": "1", "journal_mode": "wal", "synchronous": "1", "busy_timeout": "5000", "trusted_schema": "0",
+		} {
+			got, err := rows(t.Context(), c, scanValue[string], "PRAGMA "+pragma)
+			if err != nil || len(got) != 1 || got[0] != want {
+				t.Errorf("connection %d: %s is %v, want %s; %v", n, pragma, got, want, err)
+			}
+		}
+	}
+	for _, c := range all[2:] {
+		if _, err := c.exec(t.Context(), "DELETE FROM files"); err == nil {
+			t.Error("a reader could write")
+		}
+		db.readers <- c
+	}
+}
+
+// TestQueriesUseIndexes reads SQLite's plans: no query looks at all rows of a
+// table, and none sorts.
+func TestQueriesUseIndexes(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	newest := " ORDER BY created_at DESC, seq DESC LIMIT ? OFFSET ?"
+	for _, query := range []string{
+		keyByHash, revokeKey, revokeKeyOfTenant, touchKey,
+		"SELECT " + keyColumns + " FROM api_keys WHERE tenant = ?" + newest,
+		sessionByID, moveSession, unfinishedSessions,
+		"SELECT " + sessionColumns + " FROM sessions WHERE tenant = ? AND status = 'live'" + newest,
+		executionByID, finishExecution, runningExecutions,
+		"SELECT " + executionColumns + " FROM executions WHERE tenant = ?" + newest,
+		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND session_id = ?" + newest,
+		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND status = ?" + newest,
+		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND session_id = ? AND status = ?" + newest,
+		"SELECT count(*) FROM files WHERE tenant = ?",
+		fileByID, deleteFile, hasFile,
+		"SELECT " + fileColumns + " FROM files WHERE tenant = ?" + newest,
+	} {
+		type step struct{ detail string }
+		plan, err := rows(t.Context(), db.writer, func(row scanner) (s step, err error) {
+			var id, parent, unused int
+			err = row.Scan(&id, &parent, &unused, &s.detail)
+			return s, err
+		}, "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(query, "?"))...)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		for _, s := range plan {
+			scan := strings.HasPrefix(s.detail, "SCAN") && !strings.Contains(s.detail, "INDEX") &&
+				!strings.Contains(s.detail, "json_each") && s.detail != "SCAN CONSTANT ROW"
+			if scan || strings.Contains(s.detail, "TEMP B-TREE FOR ORDER BY") {
+				t.Errorf("%s\n%s", query, s.detail)
+			}
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+const (
+	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, created_at, ended_at"
+
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
+
+	// A session has ended exactly while ended_at is set; its environment, which
+	// may hold secrets, is of no use then.
+	moveSession = `UPDATE sessions SET status = ?, ended_at = ?, env = CASE WHEN ? THEN '{}' ELSE env END
+		WHERE id = ? AND status IN (SELECT value FROM json_each(?))`
+
+	unfinishedSessions = "SELECT id FROM sessions WHERE ended_at IS NULL ORDER BY seq"
+)
+
+func ended(s agentsandbox.SessionStatus) bool {
+	return s == agentsandbox.SessionDeleted || s == agentsandbox.SessionLost
+}
+
+// InsertSession stores a session. Codes: conflict (the id is stored already),
+// invalid_request (env or metadata that is not UTF-8), storage_full.
+func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
+	if err := need("session", s.ID, s.Tenant, s.CreatedAt); err != nil {
+		return err
+	}
+	if ended(s.Status) != !s.EndedAt.IsZero() {
+		return fmt.Errorf("store: session %s is %s, and ended at %v", s.ID, s.Status, s.EndedAt)
+	}
+	env, err := object("env_vars", s.Env)
+	if err != nil {
+		return err
+	}
+	metadata, err := object("metadata", s.Metadata)
+	if err != nil {
+		return err
+	}
+	return db.insert(ctx, s.ID, insertSession,
+		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
+		s.TimeoutMS, s.MemoryMB, s.CPUs, micros(s.CreatedAt), micros(s.EndedAt))
+}
+
+// Session finds a session in any state. Codes: session_not_found.
+func (db *DB) Session(ctx context.Context, tenant, id string) (agentsandbox.Session, error) {
+	missing := notFound(agentsandbox.CodeSessionNotFound, "session", agentsandbox.SessionPrefix, id)
+	return find(ctx, db, missing, scanSession, sessionByID, id, tenant)
+}
+
+// Sessions lists the live sessions of a tenant, newest first. Codes:
+// invalid_request.
+func (db *DB) Sessions(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.SessionPage, error) {
+	result := agentsandbox.SessionPage{Page: page}
+	if err := page.Validate(); err != nil {
+		return result, err
+	}
+	err := db.snapshot(ctx, func(c *conn) (err error) {
+		result.Sessions, result.Total, err = list(ctx, c, scanSession, "sessions", sessionColumns,
+			"tenant = ? AND status = 'live'", page, tenant)
+		return err
+	})
+	return result, err
+}
+
+// MoveSession changes the status of a session if it is one of from, in one
+// statement, and tells whether it did; of callers at once, one does. An id that
+// is not there is not moved. A terminal status sets EndedAt to at and empties
+// Env.
+func (db *DB) MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error) {
+	var end sql.NullInt64
+	if ended(to) {
+		if at.IsZero() {
+			return false, fmt.Errorf("store: session %s: moving to %s needs a time", id, to)
+		}
+		end = micros(at)
+	}
+	states, err := array("from", from)
+	if err != nil {
+		return false, err
+	}
+	var moved bool
+	err = db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+		n, err := c.exec(ctx, moveSession, string(to), end, end.Valid, id, states)
+		moved = n == 1
+		return err
+	})
+	return moved && err == nil, wrap(err, "store: move session %s to %s", id, to)
+}
+
+// UnfinishedSessions lists the ids of every tenant's sessions that are creating,
+// live or deleting, oldest first.
+func (db *DB) UnfinishedSessions(ctx context.Context) ([]string, error) {
+	return db.ids(ctx, unfinishedSessions)
+}
+
+func scanSession(row scanner) (agentsandbox.Session, error) {
+	var s agentsandbox.Session
+	var env, metadata string
+	var created, ended sql.NullInt64
+	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
+		&s.TimeoutMS, &s.MemoryMB, &s.CPUs, &created, &ended)
+	if err != nil {
+		return s, err
+	}
+	if s.Env, err = fromObject(env); err != nil {
+		return s, err
+	}
+	if s.Metadata, err = fromObject(metadata); err != nil {
+		return s, err
+	}
+	s.CreatedAt, s.EndedAt = fromMicros(created), fromMicros(ended)
+	return s, nil
+}

@@ -1,0 +1,119 @@
+package storetest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
+)
+
+func sessionRoundTrip(t *testing.T, s engine.Store) {
+	plain := newSession(ours, at(0))
+	plain.Status, plain.Template = agentsandbox.SessionCreating, ""
+	full := newSession(ours, at(1))
+	full.Env = map[string]string{"TOKEN": "sécret \"quoted\"\n<&>", "EMPTY": "", "": "nameless"}
+	full.Metadata = map[string]string{"user": "ünïcode \U0001f600 \u2028"}
+	full.TimeoutMS, full.MemoryMB, full.CPUs = 100_000, 1<<40, 1.5
+	gone := newSession(ours, at(2))
+	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(3)
+
+	for _, session := range []agentsandbox.Session{plain, full, gone} {
+		ok(t, s.InsertSession(t.Context(), session))
+		wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
+		wantCode(t, s.InsertSession(t.Context(), session), agentsandbox.CodeConflict)
+	}
+
+	_, err := s.Session(t.Context(), ours, agentsandbox.NewID(agentsandbox.SessionPrefix))
+	wantCode(t, err, agentsandbox.CodeSessionNotFound)
+
+	garbled := newSession(ours, at(4))
+	garbled.Env = map[string]string{"A": "\xff"}
+	wantCode(t, s.InsertSession(t.Context(), garbled), agentsandbox.CodeInvalidRequest)
+}
+
+func sessionMoves(t *testing.T, s engine.Store) {
+	session := newSession(ours, at(0))
+	session.Status, session.Env = agentsandbox.SessionCreating, map[string]string{"TOKEN": "secret"}
+	ok(t, s.InsertSession(t.Context(), session))
+
+	type states = []agentsandbox.SessionStatus
+	steps := []struct {
+		from  states
+		to    agentsandbox.SessionStatus
+		moves bool
+	}{
+		{nil, agentsandbox.SessionLive, false},
+		{states{agentsandbox.SessionLive, agentsandbox.SessionDeleting}, agentsandbox.SessionDeleted, false},
+		{states{agentsandbox.SessionCreating}, agentsandbox.SessionLive, true},
+		{states{agentsandbox.SessionCreating}, agentsandbox.SessionLive, false},
+		{states{agentsandbox.SessionCreating, agentsandbox.SessionLive}, agentsandbox.SessionDeleting, true},
+		{states{agentsandbox.SessionDeleting}, agentsandbox.SessionDeleted, true},
+		{states{agentsandbox.SessionCreating, agentsandbox.SessionLive, agentsandbox.SessionDeleting}, agentsandbox.SessionLost, false},
+	}
+	for n, step := range steps {
+		moved := must[bool](t)(s.MoveSession(t.Context(), session.ID, step.from, step.to, at(n)))
+		if moved != step.moves {
+			t.Fatalf("step %d, from %v to %s: moved %v, want %v", n, step.from, step.to, moved, step.moves)
+		}
+		got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+		if step.moves {
+			wantEqual(t, "status", got.Status, step.to)
+		}
+		hasEnded := got.Status == agentsandbox.SessionDeleted
+		wantEqual(t, "ended", !got.EndedAt.IsZero(), hasEnded)
+		wantEqual(t, "environment variables are kept", len(got.Env) > 0, !hasEnded)
+	}
+
+	got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+	wantEqual(t, "ended at", got.EndedAt, at(5))
+
+	moved := must[bool](t)(s.MoveSession(t.Context(), agentsandbox.NewID(agentsandbox.SessionPrefix),
+		states{agentsandbox.SessionLive}, agentsandbox.SessionDeleting, at(0)))
+	wantEqual(t, "moved what is not there", moved, false)
+}
+
+func sessionOneMover(t *testing.T, s engine.Store) {
+	session := newSession(ours, at(0))
+	ok(t, s.InsertSession(t.Context(), session))
+	won := winners(t, func(int) (bool, error) {
+		return s.MoveSession(t.Context(), session.ID,
+			[]agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleting, at(1))
+	})
+	wantEqual(t, "movers that won", won, 1)
+}
+
+func sessionLists(t *testing.T, s engine.Store) {
+	var all []agentsandbox.Session
+	for n, status := range []agentsandbox.SessionStatus{
+		agentsandbox.SessionLive, agentsandbox.SessionCreating, agentsandbox.SessionDeleting,
+		agentsandbox.SessionDeleted, agentsandbox.SessionLost, agentsandbox.SessionLive,
+	} {
+		session := newSession(ours, at(n))
+		session.Status, session.Metadata = status, map[string]string{"n": time.Duration(n).String()}
+		if status == agentsandbox.SessionDeleted || status == agentsandbox.SessionLost {
+			session.EndedAt = at(n + 1)
+		}
+		ok(t, s.InsertSession(t.Context(), session))
+		all = append(all, session)
+	}
+	foreign := newSession(theirs, at(9))
+	ok(t, s.InsertSession(t.Context(), foreign))
+
+	page := agentsandbox.Page{Limit: 10}
+	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, page)),
+		agentsandbox.SessionPage{Sessions: []agentsandbox.Session{all[5], all[0]}, Total: 2, Page: page})
+	wantSame(t, must[[]string](t)(s.UnfinishedSessions(t.Context())),
+		[]string{all[0].ID, all[1].ID, all[2].ID, all[5].ID, foreign.ID})
+}
+
+func sessionTenants(t *testing.T, s engine.Store) {
+	session := newSession(ours, at(0))
+	ok(t, s.InsertSession(t.Context(), session))
+	for _, tenant := range []string{theirs, "", ours + " ", "TENANT-A", "%"} {
+		_, err := s.Session(t.Context(), tenant, session.ID)
+		wantCode(t, err, agentsandbox.CodeSessionNotFound)
+		page := must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), tenant, agentsandbox.Page{Limit: 10}))
+		wantEqual(t, "sessions seen by "+tenant, page.Total+len(page.Sessions), 0)
+	}
+}
