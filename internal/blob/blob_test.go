@@ -239,7 +239,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, make := range map[string]func(path string) error{
+	for name, replace := range map[string]func(path string) error{
 		"a link":      func(path string) error { return os.Symlink(secret, path) },
 		"a FIFO":      func(path string) error { return unix.Mkfifo(path, 0o600) },
 		"a directory": func(path string) error { return os.Mkdir(path, 0o700) },
@@ -252,7 +252,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 				path = f
 			}
 		}
-		if err := errors.Join(os.Remove(path), make(path)); err != nil {
+		if err := errors.Join(os.Remove(path), replace(path)); err != nil {
 			t.Fatal(err)
 		}
 		if b, err := read(t, d, id); err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -156,14 +156,28 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, err er
 	defer cancel()
 	if _, ferr := e.store.FinishExecution(ctx, *rec); ferr != nil {
 		for _, f := range rec.Files {
-			_ = e.blobs.Remove(f.ID) // no row names it; a sweep at the next start would find it too
+			e.removeBlob(f.ID) // no row names it
 		}
-		return nil, fmt.Errorf("writing the outcome of %s: %w", rec.ID, ferr)
+		e.finishBare(ctx, *rec, ferr)
+		return nil, withExecution(fmt.Errorf("writing the outcome of %s: %w", rec.ID, ferr), rec.ID)
 	}
 	if err != nil {
 		return nil, withExecution(err, rec.ID)
 	}
 	return rec, nil
+}
+
+// finishBare writes the outcome without its output and files, for which there is
+// no room, so that the record does not say for ever that the run goes on.
+func (e *Engine) finishBare(ctx context.Context, rec agentsandbox.Execution, cause error) {
+	rec.FilesOmitted += len(rec.Files)
+	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
+	rec.Truncated = rec.StdoutBytes+rec.StderrBytes > 0
+	rec.Error = "The output and files of this run could not be kept: " + publicMessage(cause)
+	rec.HTTPStatus = agentsandbox.CodeOf(cause).HTTPStatus()
+	if _, err := e.store.FinishExecution(ctx, rec); err != nil {
+		e.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
+	}
 }
 
 // errNoVerdict says that the agent did not report a result in time.

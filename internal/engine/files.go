@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"mime"
 	"path"
 	"strings"
@@ -94,7 +95,7 @@ func (e *Engine) OpenFile(ctx context.Context, id string) (*agentsandbox.File, i
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := e.blobs.Open(f.ID)
+	r, err := e.openBlob(*f)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Deleted between the two look-ups, or lost: the row tells which.
 		if _, again := e.File(ctx, id); again != nil {
@@ -102,9 +103,29 @@ func (e *Engine) OpenFile(ctx context.Context, id string) (*agentsandbox.File, i
 		}
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("opening the contents of %s: %w", f.ID, err)
+		return nil, nil, err
 	}
 	return f, r, nil
+}
+
+// openBlob opens the contents of a file, and refuses contents of another size
+// than was stored: a power failure can leave them short.
+func (e *Engine) openBlob(f agentsandbox.File) (io.ReadSeekCloser, error) {
+	r, err := e.blobs.Open(f.ID)
+	if err != nil {
+		return nil, fmt.Errorf("opening the contents of %s: %w", f.ID, err)
+	}
+	size, err := r.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = r.Seek(0, io.SeekStart)
+	}
+	if err == nil && size != f.SizeBytes {
+		err = fmt.Errorf("%d bytes are there, %d were stored: the contents are damaged", size, f.SizeBytes)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the contents of %s: %w", f.ID, err), r.Close())
+	}
+	return r, nil
 }
 
 // Files implements agentsandbox.Service.
@@ -170,12 +191,12 @@ func (e *Engine) inject(ctx context.Context, sb runtime.Sandbox, files []agentsa
 }
 
 func (e *Engine) injectOne(ctx context.Context, sb runtime.Sandbox, f agentsandbox.File) error {
-	r, err := e.blobs.Open(f.ID)
+	r, err := e.openBlob(f)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fileNotFound(f.ID)
 	}
 	if err != nil {
-		return fmt.Errorf("opening the contents of %s: %w", f.ID, err)
+		return err
 	}
 	defer r.Close()
 	target := path.Join(agentsandbox.Workspace, f.Filename)
@@ -192,6 +213,9 @@ func fileNotFound(id string) error {
 func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsandbox.Execution, result *runtime.Result) error {
 	rec.FilesOmitted = result.Omitted
 	left := e.limits.Collect.Bytes
+	if left == 0 {
+		left = math.MaxInt64
+	}
 	for i, info := range result.Changed {
 		name, ok := producedName(info.Path)
 		if !ok || (e.limits.Collect.Files > 0 && i >= e.limits.Collect.Files) {
@@ -220,7 +244,7 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 }
 
 func (e *Engine) collectOne(ctx context.Context, sb runtime.Sandbox, f *agentsandbox.File, left int64) error {
-	if e.limits.Collect.Bytes > 0 && left <= 0 {
+	if left <= 0 {
 		return agentsandbox.Errorf(agentsandbox.CodeTooLarge, "The files of this run are larger than the server collects.")
 	}
 	_, r, err := sb.ReadFile(ctx, f.Path)

@@ -88,12 +88,20 @@ func (r *reserve) restore() bool {
 	if err := r.hold(); r.spent {
 		return false
 	} else if err != nil {
-		r.log.Warn("no disk space could be set aside: on a full disk, deleting may fail too",
-			"bytes", r.bytes, "error", err)
+		r.complain(err)
 		return true
 	}
 	r.log.Info("the disk has room again: new rows are accepted")
 	return true
+}
+
+// complain tells the operator what it means that hold failed.
+func (r *reserve) complain(err error) {
+	means := "on a full disk, deleting may fail too"
+	if r.spent {
+		means = "only deleting and ending things is possible until there is room"
+	}
+	r.log.Warn("no disk space could be set aside: "+means, "bytes", r.bytes, "error", err)
 }
 
 // release gives the space up. It tells whether there was any.

@@ -137,8 +137,7 @@ func Open(ctx context.Context, dir string, opts Options) (_ *DB, err error) {
 		return nil, err
 	}
 	if err := db.reserve.hold(); err != nil {
-		db.log.Warn("no disk space could be set aside: on a full disk, deleting may fail too",
-			"bytes", opts.ReserveBytes, "error", err)
+		db.reserve.complain(err)
 	}
 	db.working = true
 	go db.checkpoints(db.checkpointer)
