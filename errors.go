@@ -93,10 +93,9 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Errorf makes an Error with a code and a sentence. A %w verb sets the cause.
+// Errorf makes an Error with a code and a sentence, without a cause.
 func Errorf(code Code, format string, args ...any) *Error {
-	wrapped := fmt.Errorf(format, args...)
-	return &Error{Code: code, Message: wrapped.Error(), Err: errors.Unwrap(wrapped)}
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
 // Invalid makes an invalid_request error that names one field.

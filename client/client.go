@@ -154,7 +154,7 @@ func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
 			return resp, nil
 		}
 		failure := c.failure(ctx, call, resp, err)
-		if attempt >= c.attempts || ctx.Err() != nil || stream.touched.Load() || !mayRepeat(call.method, resp, err) {
+		if attempt >= c.attempts || ctx.Err() != nil || !mayRepeat(call.method, resp, err) {
 			return nil, failure
 		}
 		if c.pause(ctx, attempt, retryAfter(failure)) != nil {
@@ -205,12 +205,11 @@ func (c *Client) exchange(ctx context.Context, call call, out any) error {
 	return nil
 }
 
-// onceReader is a body that cannot be read again. It remembers whether anything
-// was read of it, and reads nothing more once the call has returned: the
-// transport may still be at it when the server answered early.
+// onceReader is a body that cannot be read again. Nothing more is read of it
+// once the call has returned: the transport may still be at it when the server
+// answered early.
 type onceReader struct {
 	r        io.Reader
-	touched  atomic.Bool
 	finished atomic.Bool
 }
 
@@ -218,7 +217,6 @@ func (o *onceReader) Read(p []byte) (int, error) {
 	if o.finished.Load() {
 		return 0, errors.New("the request is over")
 	}
-	o.touched.Store(true)
 	return o.r.Read(p)
 }
 

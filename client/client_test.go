@@ -326,6 +326,23 @@ func TestADownloadCutShortIsAnError(t *testing.T) {
 	}
 }
 
+func TestBytesAreAskedForAsTheyAre(t *testing.T) {
+	c := against(t, func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Header.Get("Accept-Encoding"); got != "" {
+			t.Errorf("asked for %s: the length of the answer would not be that of the file", got)
+		}
+		answer(w, "text")
+	})
+	file, body, err := c.OpenFile(t.Context(), "fil_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	if file.SizeBytes != 4 {
+		t.Errorf("the size is %d", file.SizeBytes)
+	}
+}
+
 func TestBaseURL(t *testing.T) {
 	for _, url := range []string{"", "127.0.0.1:8000", "ftp://host", "http://", "http://host?x=1", "http://user:pw@host", "http://[::1"} {
 		if _, err := New(url, "k"); err == nil || strings.Contains(err.Error(), "pw") {

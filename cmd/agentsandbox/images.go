@@ -110,7 +110,7 @@ type localTemplates images
 func shown(i template.Image) cli.Template {
 	t := cli.Template{Name: i.Name, Digest: i.Digest, Path: i.Path, SizeBytes: i.SizeBytes, BuiltAt: i.BuiltAt, Inputs: i.Inputs}
 	for _, p := range i.Packages {
-		t.Packages = append(t.Packages, cli.Package{Name: p.Name, Version: p.Version, Kind: string(p.Kind)})
+		t.Packages = append(t.Packages, cli.Package{Name: p.Name, Version: p.Version, Kind: p.Kind})
 	}
 	return t
 }

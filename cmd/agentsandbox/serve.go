@@ -111,7 +111,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Size: d.cfg.PoolSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
 		Limits: limits.Default(), Logger: d.log,
 	})
-	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Limits: limits, Logger: d.log})
+	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Logger: d.log})
 	if err := d.engine.Recover(ctx); err != nil {
 		return err
 	}

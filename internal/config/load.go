@@ -176,7 +176,7 @@ func (s *scalar) UnmarshalYAML(unmarshal func(any) error) error { return unmarsh
 // parseFile reads a flat YAML mapping of setting names to scalars.
 func parseFile(data []byte) (map[string]string, error) {
 	var raw map[string]scalar
-	if err := yaml.Unmarshal(data, &raw); err != nil {
+	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
 		return nil, fmt.Errorf("%w; write one \"name: value\" on each line", err)
 	}
 	known := make(map[string]Setting)

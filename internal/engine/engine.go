@@ -48,8 +48,10 @@ type Options struct {
 	Store     Store
 	Blobs     Blobs
 	Sandboxes Sandboxes
-	Limits    Limits
-	Logger    *slog.Logger
+	// Template is the name of the default one.
+	Template string
+	Limits   Limits
+	Logger   *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -60,6 +62,7 @@ type Engine struct {
 	store     Store
 	blobs     Blobs
 	sandboxes Sandboxes
+	template  string
 	limits    Limits
 	log       *slog.Logger
 	clock     func() time.Time
@@ -88,7 +91,7 @@ func New(opts Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
-		limits: opts.Limits, log: opts.Logger, clock: opts.Now,
+		template: opts.Template, limits: opts.Limits, log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		sessions: map[string]*session{},
 		ctx:      ctx, cancel: cancel,

@@ -57,7 +57,7 @@ func newFixture(t *testing.T, dir string) *fixture {
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: db, Blobs: blobs, Sandboxes: f.pool, Limits: limits, Logger: log})
+	f.Engine = engine.New(engine.Options{Store: db, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +294,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("%s, %+v", x.Stdout, x.Files)
 	}
 	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
-	if err != nil || list.Total != 1 || list.Sessions[0].ID != s.ID {
+	if err != nil || list.Total != 1 || list.Sessions[0].ID != s.ID || list.Sessions[0].Template != "default" {
 		t.Errorf("%+v, %v", list, err)
 	}
 	if err := f.DeleteSession(ctx, s.ID); err != nil {

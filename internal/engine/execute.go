@@ -72,7 +72,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	sb, err := e.sandboxes.Claim(ctx, "", e.sandboxLimits(req.MemoryMB, req.CPUs))
+	sb, err := e.sandboxes.Claim(ctx, e.template, e.sandboxLimits(req.MemoryMB, req.CPUs))
 	if err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	}
 	info := agentsandbox.Session{
 		ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Tenant: p.Tenant, Status: agentsandbox.SessionCreating,
-		Template: req.Template, Env: req.Env, Metadata: req.Metadata,
+		Template: cmp.Or(req.Template, e.template), Env: req.Env, Metadata: req.Metadata,
 		TimeoutMS: cmp.Or(req.TimeoutMS, e.limits.DefaultTimeout.Milliseconds()),
 		MemoryMB:  cmp.Or(req.MemoryMB, e.limits.DefaultMemoryMB),
 		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),

@@ -1,5 +1,6 @@
 """The real binary, as a process that a test starts, looks at and stops."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -27,6 +28,9 @@ class Server:
         self.data = Path(data)
         self.key = "test-" + secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{free_port()}"
+        # What the server calls its control groups and its directory in /run.
+        digest = hashlib.sha256(str(self.data / "sandboxes").encode()).hexdigest()
+        self.group = "agentsandbox-" + digest[:12]
         self.log = self.data.parent / f"{self.data.name}.log"
         self.flags = flags
         self.env = {**os.environ, "AGENTSANDBOX_BOOTSTRAP_KEY": self.key, **(env or {})}
@@ -65,7 +69,7 @@ class Server:
         return self.log.read_text(errors="replace")[-8000:]
 
     def http(self, key: str | None = None, **kw) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key or self.key}"}, timeout=150, **kw)
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.key if key is None else key}"}, timeout=150, **kw)
 
     def new_key(self, tenant: str, *scopes: str) -> str:
         with self.http() as http:
@@ -75,7 +79,7 @@ class Server:
 
     def sandbox_pids(self) -> list[int]:
         """Every process on this machine that was started on behalf of this server's sandboxes."""
-        mark = str(self.data).encode()
+        mark = self.group.encode()
         pids = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == self.process.pid:
@@ -84,7 +88,7 @@ class Server:
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if mark in command and b"serve" not in command.split(b"\0"):
+            if mark in command:
                 pids.append(int(entry.name))
         return pids
 

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -135,10 +136,29 @@ func newParser(g *grammar, world World) (*kong.Kong, error) {
 		kong.NoDefaultHelp(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Writers(world.Stdout, world.Stderr),
+		kong.KindMapper(reflect.String, exactString{}),
 		// Parsing never ends the process; kong would only do so for its own
 		// help flag, which is not used.
 		kong.Exit(func(int) {}),
 	)
+}
+
+// exactString takes an argument byte for byte. The parser's own way goes through
+// JSON, which replaces what is not UTF-8: a path would become another path.
+type exactString struct{}
+
+// Decode takes one argument.
+func (exactString) Decode(ctx *kong.DecodeContext, target reflect.Value) error {
+	token, err := ctx.Scan.PopValue("string")
+	if err != nil {
+		return err
+	}
+	text, ok := token.Value.(string)
+	if !ok {
+		return fmt.Errorf("expected text, not %v", token.Value)
+	}
+	target.SetString(text)
+	return nil
 }
 
 var errHelpShown = errors.New("help was shown")

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/agentsandbox/agentsandbox"
 )
@@ -113,22 +115,27 @@ func viewOfSession(s agentsandbox.Session) sessionView {
 
 type pathView struct {
 	Path       string                `json:"path"`
+	PathBytes  []byte                `json:"path_base64,omitempty"` // where JSON cannot carry the path
 	Kind       agentsandbox.PathKind `json:"kind"`
 	SizeBytes  int64                 `json:"size_bytes"`
-	Mode       uint32                `json:"mode"`
+	Mode       string                `json:"mode"` // octal
 	ModifiedAt *time.Time            `json:"modified_at,omitempty"`
 	Target     string                `json:"target,omitempty"`
 }
 
 func viewOfPath(p agentsandbox.PathInfo) pathView {
-	return pathView{
+	v := pathView{
 		Path:       p.Path,
 		Kind:       p.Kind,
 		SizeBytes:  p.SizeBytes,
-		Mode:       p.Mode,
+		Mode:       fmt.Sprintf("%04o", p.Mode),
 		ModifiedAt: timeOrNil(p.ModifiedAt),
 		Target:     p.Target,
 	}
+	if !utf8.ValidString(p.Path) {
+		v.PathBytes = []byte(p.Path)
+	}
+	return v
 }
 
 type keyView struct {

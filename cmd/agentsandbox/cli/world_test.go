@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,31 @@ func TestInterruptEndsTheRun(t *testing.T) {
 	status := Main(ctx, []string{"run", "-", "--server", server.URL, "--api-key", testKey}, w, Local{})
 	if status != exitInterrupted || stderr.String() != "agentsandbox: interrupted\n" {
 		t.Errorf("status %d, %q", status, stderr)
+	}
+}
+
+func TestFlagsArriveAsTheyWereGiven(t *testing.T) {
+	service := &clienttest.Service{Programs: []clienttest.Program{{Code: "x", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded}}}}
+	server, err := newServer(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	w, _, stderr := world("x")
+	w.Getenv = func(name string) string { return map[string]string{"HERE": "from,here"}[name] }
+	args := []string{"run", "-", "-e", "A=1,2;3", "--env", "HERE", "-e", "EMPTY=", "-t", "1500ms", "--memory-mb", "64", "--cpus", "0.5",
+		"-l", "bash", "--server", server.URL, "--api-key", testKey}
+	if status := Main(t.Context(), args, w, Local{}); status != exitOK {
+		t.Fatalf("status %d, %s", status, stderr)
+	}
+	got, _ := service.Requests()[0].(agentsandbox.ExecuteRequest)
+	got.Endpoint, got.Method, got.Meta = "", "", nil
+	want := agentsandbox.ExecuteRequest{
+		Code: "x", Language: agentsandbox.Bash, TimeoutMS: 1500, MemoryMB: 64, CPUs: 0.5,
+		Env: map[string]string{"A": "1,2;3", "HERE": "from,here", "EMPTY": ""},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
