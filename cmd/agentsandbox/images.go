@@ -72,6 +72,23 @@ func (m *images) build(ctx context.Context, progress func(line string)) (templat
 	})
 }
 
+// prune removes images of this template that no server uses any more, such as
+// those with the agent of an older program.
+func (m *images) prune(ctx context.Context, log *slog.Logger) {
+	m.mu.Lock()
+	current := m.current
+	m.mu.Unlock()
+	removed, err := m.cache.Prune(ctx, current, func(i template.Image) error {
+		return gvisor.RemoveSnapshots(m.snapshots, i.Digest)
+	})
+	for _, i := range removed {
+		log.Info("removed an image that nothing uses any more", "template", i.Name, "digest", i.Digest)
+	}
+	if err != nil {
+		log.Warn("old images could not be removed", "error", err)
+	}
+}
+
 // find is the runtime's view of a template.
 func (m *images) find(_ context.Context, name string) (gvisor.Image, error) {
 	m.mu.Lock()

@@ -4,9 +4,13 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
@@ -17,6 +21,12 @@ var version = "unknown"
 
 func main() {
 	gvisor.Main() // does not return in a process that gVisor started
+	// Whoever started the program may have left descriptors open. They are not
+	// for the tools and sandboxes that it starts.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		fmt.Fprintln(os.Stderr, "agentsandbox: inherited descriptors cannot be closed, which needs Linux 5.11:", err)
+		os.Exit(1)
+	}
 	os.Exit(run())
 }
 

@@ -180,6 +180,7 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err := d.runtime.Prepare(ctx, template.DefaultName, engineLimits(d.cfg).Default(), progress); err != nil {
 		return err
 	}
+	d.images.prune(ctx, d.log)
 	d.pool.Start()
 	for d.pool.Ready() != nil {
 		select {

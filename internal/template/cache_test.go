@@ -55,7 +55,8 @@ var (
 	testFiles      = []File{{Path: "/usr/lib/agent/agent", Mode: 0o755, Data: []byte("agent")}}
 )
 
-// testCache is a cache whose bases are small trees. Each tree made adds a line to
+// testCache is a cache, of a machine with the root directory dir, whose bases are
+// small trees. Each tree made adds a line to
 // the file log; middle is called half-way.
 func testCache(dir, log string, middle func()) (*Cache, error) {
 	c, err := NewCache(filepath.Join(dir, "cache"), slog.New(slog.DiscardHandler))
@@ -63,12 +64,6 @@ func testCache(dir, log string, middle func()) (*Cache, error) {
 		return nil, err
 	}
 	c.host = dir
-	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte("ID=debian\nVERSION_CODENAME=bookworm\nVERSION_ID=12\n"), 0o644); err != nil {
-		return nil, err
-	}
 	c.tree = func(_ context.Context, b debian.Builder, spec debian.Spec) (string, []Package, error) {
 		f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {
@@ -98,6 +93,8 @@ type fixture struct {
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "etc"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte("ID=debian\nVERSION_CODENAME=bookworm\nVERSION_ID=12\n"), 0o644))
 	f := &fixture{t: t, dir: dir, log: filepath.Join(dir, "log")}
 	c, err := testCache(dir, f.log, func() {})
 	must(t, err)

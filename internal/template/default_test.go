@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,18 +17,19 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/template/debian"
 )
 
-// cacheVariable names the cache directory in which the default template's base
-// is, or is to be, built: seconds if it is there, a minute or two if not.
-const cacheVariable = "AGENTSANDBOX_TEST_CACHE"
+// imageVariable names the image of the default template that make setup built.
+// This test uses the cache that it is in, where the base is ready, so that it
+// takes seconds.
+const imageVariable = "AGENTSANDBOX_TEST_IMAGE"
 
 // TestDefaultTemplate builds the default template for real and looks at what is
 // in it. That it works is shown by the end-to-end suite, in sandboxes.
 func TestDefaultTemplate(t *testing.T) {
-	dir := os.Getenv(cacheVariable)
-	if dir == "" {
-		t.Fatalf("set %s to a cache directory, such as the one that make setup fills; make test does so", cacheVariable)
+	name := os.Getenv(imageVariable)
+	if name == "" {
+		t.Fatalf("set %s to the path of the default template's image (agentsandbox templates inspect default); make test does so", imageVariable)
 	}
-	c, err := NewCache(dir, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	c, err := NewCache(filepath.Dir(filepath.Dir(filepath.Dir(name))), slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	def := Default()
 	def.Name = "build-test" // so that nobody takes it for the real one

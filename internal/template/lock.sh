@@ -1,9 +1,9 @@
 #!/bin/sh
 # Makes requirements.lock from requirements.in: the newest versions that fit
 # Python 3.11 (Debian 12) and later (Debian 13 has 3.13), with the hashes of all
-# their files. Needs python3 with venv, and a package index. Run it as
-#   go generate ./internal/template
-# and look at the versions that changed before you commit them.
+# their files. Needs python3 with venv, and a package index. It is not part of
+# "go generate", because it takes what is newest today: look at the versions that
+# changed, build the template and run all tests before you commit them.
 set -eu
 cd "$(dirname "$0")"
 work=$(mktemp -d)

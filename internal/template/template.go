@@ -35,8 +35,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/template/debian"
 )
 
-//go:generate ./lock.sh
-
 // DefaultName is the name of the built-in template.
 const DefaultName = "default"
 

@@ -92,6 +92,10 @@ class Server:
                 pids.append(int(entry.name))
         return pids
 
+    def cgroups(self) -> set[str]:
+        """The control groups of this server's sandboxes, in any hierarchy."""
+        return {os.path.join(root, d) for root, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if self.group in os.path.join(root, d)}
+
     def metric(self, name: str) -> float:
         text = httpx.get(self.url + "/metrics").text
         return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
@@ -102,14 +106,6 @@ class Server:
     def resident_mb(self) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
-
-
-def cgroups() -> set[str]:
-    """The sandboxes' control groups on this machine, in any hierarchy."""
-    found = set()
-    for root, dirs, _ in os.walk("/sys/fs/cgroup"):
-        found.update(os.path.join(root, d) for d in dirs if "agentsandbox" in os.path.join(root, d))
-    return found
 
 
 def eventually(check, seconds: float = 20):

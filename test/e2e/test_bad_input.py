@@ -20,7 +20,7 @@ def test_no_key_and_a_revoked_key(server):
             assert admin.delete(f"/v1/api-keys/{made['id']}").status_code == 204
         e = refused(http.post("/v1/execute", json={"code": "print(1)"}), 401, "unauthorized")
         assert "revoked" in e["message"]
-    with server.http("") as http:
+    with server.http("nobody") as http:
         refused(http.get("/v1/files"), 401)
 
 

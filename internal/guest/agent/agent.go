@@ -79,6 +79,7 @@ type Agent struct {
 	scripts    *scripts
 	interprets *interpreters
 	uploads    uploads
+	drains     drains
 	wg         sync.WaitGroup // runs
 	serial     atomic.Uint64
 
@@ -123,6 +124,7 @@ func (a *Agent) Close() {
 	a.mu.Unlock()
 	a.wg.Wait()
 	a.interprets.close()
+	a.drains.close()
 	a.children.close()
 }
 

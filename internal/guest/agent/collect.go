@@ -135,10 +135,8 @@ func newWalk(a *Agent, depth int, visit func(string, *unix.Stat_t)) *walk {
 	return &walk{a: a, visit: visit, depth: depth, entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(walkTime)}
 }
 
-const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC
-
 func (w *walk) start(dir string) {
-	fd, err := unix.Open(w.a.path(dir), openDirectory, 0)
+	fd, err := openDirectory(unix.AT_FDCWD, w.a.path(dir))
 	if err != nil {
 		return // a directory that is not there holds nothing
 	}
@@ -170,7 +168,7 @@ func (w *walk) directory(fd int, prefix string, depth int) {
 				w.omitted++
 				continue
 			}
-			sub, err := unix.Openat(fd, name, openDirectory, 0)
+			sub, err := openDirectory(fd, name)
 			if err != nil {
 				w.omitted++
 				continue
@@ -195,28 +193,4 @@ func (w *walk) names(fd int) (names []string, whole bool) {
 	})
 	slices.Sort(names)
 	return names, whole && err == nil
-}
-
-// readNames calls f with the names in an open directory until it returns false.
-func readNames(fd int, f func(name string) bool) error {
-	buf := make([]byte, 16<<10)
-	for {
-		n, err := unix.ReadDirent(fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n == 0 {
-			return err
-		}
-		var names []string
-		for b := buf[:n]; len(b) > 0; {
-			consumed, _, more := unix.ParseDirent(b, -1, names[:0])
-			b, names = b[consumed:], more
-			for _, name := range names {
-				if !f(name) {
-					return nil
-				}
-			}
-		}
-	}
 }

@@ -72,9 +72,14 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 		return page, refuse(guest.FailInvalid, "limit must be from 1 to %d", guest.MaxListLimit)
 	}
 	err = a.threads.do(func() error {
-		fd, err := openDir(a.path(p))
+		here := a.path(p)
+		fd, err := openDirectory(unix.AT_FDCWD, here)
 		if err != nil {
-			return err
+			var st unix.Stat_t
+			if err == unix.ENOTDIR && unix.Lstat(here, &st) == nil {
+				return refuse(guest.FailNotRegular, "it is not a directory")
+			}
+			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
 		defer unix.Close(fd)
 		names, err := firstNames(ctx, fd, after, limit+1)
@@ -101,21 +106,6 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 		return page, refuse(guest.FailOther, "the directory changes too quickly to be listed; try again")
 	}
 	return page, err
-}
-
-// openDir opens a directory that is not a link.
-func openDir(p string) (int, error) {
-	fd, err := unix.Open(p, openDirectory, 0)
-	if err == unix.ENOTDIR || err == unix.ELOOP {
-		var st unix.Stat_t
-		if unix.Lstat(p, &st) == nil {
-			return -1, refuse(guest.FailNotRegular, "it is not a directory")
-		}
-	}
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
-	}
-	return fd, nil
 }
 
 // firstNames returns the first n names after one, in order. However large the
@@ -213,7 +203,7 @@ func removeAt(ctx context.Context, dirFD int, name string, depth int) error {
 func emptyDirectory(ctx context.Context, dirFD int, name string, depth int) error {
 	const batch = 1024
 	for {
-		fd, err := unix.Openat(dirFD, name, openDirectory, 0)
+		fd, err := openDirectory(dirFD, name)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: name, Err: err}
 		}

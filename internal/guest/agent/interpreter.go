@@ -257,13 +257,16 @@ func (in *interpreters) wait(ctx context.Context) error {
 		in.waiting = nil
 	}
 	in.mu.Unlock()
-	said := make([]byte, 1024)
+	var said []byte
 	if mine {
-		said = said[:it.out.stderr.readNow(said)]
+		said = make([]byte, 16<<10)
+		said = bytes.TrimSpace(said[:it.out.stderr.readNow(said)])
 		it.discard()
 	}
+	// The reason stands at the end of what Python says.
+	const most = 300
 	return refuse(guest.FailNotStarted, "the interpreter %s ended before it was ready: %s",
-		in.a.opts.Python, bytes.TrimSpace(said))
+		in.a.opts.Python, said[max(0, len(said)-most):])
 }
 
 // current returns the interpreter that waits or is on its way there.

@@ -3,6 +3,7 @@ package agent
 import (
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,10 +55,8 @@ func (a *Agent) spawn(p program) (*child, outputs, error) {
 
 // pipe is the end of a pipe that the agent reads.
 type pipe struct {
-	f   *os.File
-	fd  int
-	mu  sync.Mutex
-	eof bool
+	f  *os.File
+	fd int
 }
 
 func newPipe() (*pipe, int, error) {
@@ -92,6 +91,58 @@ func (p *pipe) waitingBytes() int {
 		return 0
 	}
 	return n
+}
+
+// drains read and drop what processes write that a run has left behind: they
+// would die of SIGPIPE if nobody read it.
+type drains struct {
+	wg sync.WaitGroup
+
+	mu     sync.Mutex
+	pipes  map[*pipe]bool
+	closed bool
+}
+
+// maxDrains bounds the pipes that are drained; the writers of others have to
+// cope.
+const maxDrains = 256
+
+// adopt takes a pipe over. It is closed when its last writer has closed it.
+func (d *drains) adopt(p *pipe) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.pipes) >= maxDrains {
+		p.close()
+		return
+	}
+	if d.pipes == nil {
+		d.pipes = map[*pipe]bool{}
+	}
+	d.pipes[p] = true
+	_ = p.f.SetReadDeadline(time.Time{})
+	d.wg.Go(func() {
+		buf := make([]byte, 4<<10)
+		for {
+			if _, err := p.f.Read(buf); err != nil {
+				break
+			}
+		}
+		d.mu.Lock()
+		delete(d.pipes, p)
+		d.mu.Unlock()
+		p.close()
+	})
+}
+
+// close lets go of every pipe.
+func (d *drains) close() {
+	d.mu.Lock()
+	d.closed = true
+	for p := range d.pipes {
+		_ = p.f.SetReadDeadline(longAgo)
+	}
+	d.mu.Unlock()
+	d.wg.Wait()
 }
 
 // pumpSize is how much is read of a pipe at once.
@@ -140,13 +191,14 @@ func (pu *pump) take(b []byte) {
 	}
 }
 
-// finish takes what is in the pipe at this moment and ends the pump. It is
-// called when the main process has ended: what that wrote is in the pipe, and
-// whatever another process goes on writing is none of this run's.
-func (pu *pump) finish() {
+// finish takes what is in the pipe at this moment and ends the pump; it tells
+// whether anybody can still write to the pipe. It is called when the main
+// process has ended: what that wrote is in the pipe, and whatever another
+// process goes on writing is none of this run's.
+func (pu *pump) finish() (open bool) {
 	select {
 	case <-pu.done:
-		return
+		return false
 	default:
 	}
 	_ = pu.pipe.f.SetReadDeadline(longAgo)
@@ -155,9 +207,10 @@ func (pu *pump) finish() {
 	for left := pu.pipe.waitingBytes(); left > 0; {
 		n := pu.pipe.readNow(buf[:min(left, len(buf))])
 		if n == 0 {
-			return
+			break
 		}
 		left -= n
 		pu.take(buf[:n])
 	}
+	return true
 }

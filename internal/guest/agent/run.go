@@ -209,9 +209,13 @@ func (r *run) supervise() {
 	stdout := startPump(r.proc.out.stdout, r.log, guest.KindStdout, r.req.OutputLimit)
 	stderr := startPump(r.proc.out.stderr, r.log, guest.KindStderr, r.req.OutputLimit)
 	result := r.await()
-	stdout.finish()
-	stderr.finish()
-	r.proc.out.close()
+	for _, pu := range []*pump{stdout, stderr} {
+		if open := pu.finish(); open && !r.req.Final {
+			r.a.drains.adopt(pu.pipe)
+		} else {
+			pu.pipe.close()
+		}
+	}
 	r.proc.release()
 	if r.req.Final {
 		r.a.killUser()

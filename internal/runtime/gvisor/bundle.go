@@ -20,17 +20,6 @@ type bundle struct{ dir string }
 // specFile is the name that gVisor expects.
 const specFile = "config.json"
 
-func (b bundle) write(spec *specs.Spec) error {
-	text, err := json.Marshal(spec)
-	if err != nil {
-		return fmt.Errorf("spec of a sandbox: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(b.dir, specFile), text, 0o600); err != nil {
-		return fmt.Errorf("spec of a sandbox: %w", err)
-	}
-	return nil
-}
-
 // spec reads the spec, anew for every sandbox, because gVisor writes to it.
 func (b bundle) spec() (*specs.Spec, error) {
 	text, err := os.ReadFile(filepath.Join(b.dir, specFile))

@@ -53,8 +53,8 @@ type Image struct {
 
 // Options configure a Runtime.
 type Options struct {
-	// StateDir holds what must outlive the daemon: records of live sandboxes,
-	// and gVisor's control sockets. One Runtime at a time uses it.
+	// StateDir holds what must outlive the daemon: records of live sandboxes. One
+	// Runtime at a time uses it.
 	StateDir string
 	// CacheDir holds snapshots, shared by all servers of a machine. Everything
 	// in it can be deleted at any time.
@@ -108,9 +108,13 @@ var _ runtime.Runtime = (*Runtime)(nil)
 // Names in StateDir.
 const (
 	recordsDir = "records"
-	gvisorDir  = "gvisor"
 	stateLock  = "lock"
 )
+
+// runDir is where gVisor's own files of live sandboxes are, in a directory for
+// each state directory: its control sockets need short paths, and nothing of
+// them outlives the machine's next start.
+const runDir = "/run"
 
 // New takes hold of a state directory, which it makes if it is missing. Until
 // Close, os.Stdin, os.Stdout and os.Stderr lead nowhere: a program that wants to
@@ -122,8 +126,9 @@ func New(opts Options) (*Runtime, error) {
 	r := &Runtime{opts: opts, log: opts.Logger}
 	undo := cleanups{}
 	defer undo.run()
-	for _, dir := range []string{recordsDir, gvisorDir} {
-		if err := os.MkdirAll(filepath.Join(opts.StateDir, dir), 0o700); err != nil {
+	gvisorDir := gvisorDir(opts.StateDir)
+	for _, dir := range []string{filepath.Join(opts.StateDir, recordsDir), gvisorDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("state directory: %w", err)
 		}
 	}
@@ -136,7 +141,7 @@ func New(opts Options) (*Runtime, error) {
 	if r.bootID, err = bootID(); err != nil {
 		return nil, err
 	}
-	if r.conf, err = newConfig(filepath.Join(opts.StateDir, gvisorDir), opts.Platform, opts.DebugDir); err != nil {
+	if r.conf, err = newConfig(gvisorDir, opts.Platform, opts.DebugDir); err != nil {
 		return nil, err
 	}
 	if r.parent, err = cgroup.Open(GroupName(opts.StateDir)); err != nil {
@@ -186,21 +191,12 @@ func (o *Options) check() error {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return checkStateDir(o.StateDir)
-}
-
-// maxSocketPath is what a Unix socket address holds, less the final NUL.
-const maxSocketPath = 107
-
-// checkStateDir refuses a directory in which the control socket of a sandbox
-// would have too long a path: gVisor would silently put it in /run or /tmp.
-func checkStateDir(dir string) error {
-	longest := len(filepath.Join(dir, gvisorDir, socketName(""))) + maxIDLength
-	if over := longest - maxSocketPath; over > 0 {
-		return fmt.Errorf("state directory: %s is too long for the sockets in it by %d characters: choose a shorter data directory", dir, over)
-	}
 	return nil
 }
+
+// gvisorDir is where gVisor keeps its files of the sandboxes of a state
+// directory.
+func gvisorDir(stateDir string) string { return filepath.Join(runDir, GroupName(stateDir)) }
 
 // GroupName is the name of the parent control group of a state directory. Two
 // servers of a machine have different ones.
@@ -219,6 +215,8 @@ func (r *Runtime) Close() error {
 	err := r.parent.Remove()
 	if errors.Is(err, syscall.EBUSY) {
 		err = errors.New("closed while sandboxes are alive: they end when the server starts again")
+	} else if gone := os.Remove(r.conf.RootDir); err == nil {
+		err = gone
 	}
 	return errors.Join(err, r.lock.Close())
 }

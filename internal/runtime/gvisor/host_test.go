@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -47,8 +49,12 @@ func runTests(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(testCache)
-	return m.Run()
+	code := m.Run()
+	if err := os.RemoveAll(testCache); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // testImage is the image of the only template.
@@ -139,9 +145,9 @@ func (h *host) checkNothingLeft() {
 // traces lists what is left of the sandboxes of a state directory.
 func traces(stateDir string) []string {
 	var left []string
-	for _, dir := range []string{recordsDir, gvisorDir} {
-		entries, err := os.ReadDir(filepath.Join(stateDir, dir))
-		if err != nil {
+	for _, dir := range []string{filepath.Join(stateDir, recordsDir), gvisorDir(stateDir)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			left = append(left, err.Error())
 		}
 		for _, e := range entries {
@@ -175,7 +181,7 @@ func sandboxProcesses(stateDir string) []int {
 	args, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range args {
 		b, err := os.ReadFile(path)
-		if err == nil && bytes.HasPrefix(b, []byte(sandboxArg0)) && bytes.Contains(b, []byte(stateDir)) {
+		if err == nil && bytes.HasPrefix(b, []byte(sandboxArg0)) && bytes.Contains(b, []byte(GroupName(stateDir))) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			pids = append(pids, pid)
 		}
@@ -220,11 +226,11 @@ func try(ctx context.Context, sb runtime.Sandbox, language agentsandbox.Language
 	if err != nil {
 		return out, err
 	}
-	defer run.Close()
+	defer func() { _ = run.Close() }() // kills what a failed test leaves
 	for {
 		event, err := run.Next(ctx)
 		switch {
-		case err == io.EOF: // not errors.Is: a conversation that broke wraps it too
+		case errors.Is(err, io.EOF) && !errors.Is(err, runtime.ErrSandboxLost):
 			return out, nil
 		case err != nil:
 			return out, err

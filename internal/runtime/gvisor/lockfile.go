@@ -62,10 +62,9 @@ func tryLock(path string) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	there, err := os.Stat(path)
-	if err != nil || !os.SameFile(mine, there) {
-		f.Close()
-		return nil, nil
+	if there, err := os.Stat(path); err == nil && os.SameFile(mine, there) {
+		return f, nil
 	}
-	return f, nil
+	f.Close()
+	return nil, nil // the path leads elsewhere by now
 }

@@ -37,7 +37,7 @@ func (r *Runtime) makeSnapshot(ctx context.Context, dir, template string, cores 
 	}
 	// The conversation must stay open until all is frozen: the agent waits on it
 	// for the next one, and would take an end for the end of its work.
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	progress("bringing up the interpreter")
 	if err := client.PrepareSnapshot(ctx); err != nil {
 		return fmt.Errorf("the agent could not get ready to be frozen: %w", err)

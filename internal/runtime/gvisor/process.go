@@ -7,8 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,10 +20,13 @@ type process struct {
 	pid    int
 	handle *os.File
 	raw    syscall.RawConn
+	closed atomic.Bool
+	ended  chan struct{} // closed when the process has ended, or was let go of
 }
 
 // openProcess takes hold of a live process. One that is not there is
-// os.ErrProcessDone.
+// os.ErrProcessDone. A goroutine watches the process until it ends or close is
+// called.
 func openProcess(pid int) (*process, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
@@ -38,32 +41,36 @@ func openProcess(pid int) (*process, error) {
 		handle.Close()
 		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
-	return &process{pid: pid, handle: handle, raw: raw}, nil
+	p := &process{pid: pid, handle: handle, raw: raw, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		// The only error is that the handle was closed.
+		_ = raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
+	}()
+	return p, nil
 }
 
-// kill sends SIGKILL. It is not an error if the process has ended.
+// kill sends SIGKILL. It is not an error if the process has ended, or was let go
+// of.
 func (p *process) kill() error {
 	var sent error
 	err := p.raw.Control(func(fd uintptr) {
 		sent = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0)
 	})
-	if err = errors.Join(err, sent); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err = errors.Join(err, sent); err != nil && !errors.Is(err, unix.ESRCH) && !p.closed.Load() {
 		return fmt.Errorf("killing process %d: %w", p.pid, err)
 	}
 	return nil
 }
 
-// wait returns when the process has ended (nil), ctx is done, or the process is
-// closed. One goroutine at a time may wait.
+// wait returns when the process has ended, or with the error of ctx.
 func (p *process) wait(ctx context.Context) error {
-	longAgo := time.Unix(1, 0)
-	stop := context.AfterFunc(ctx, func() { _ = p.handle.SetReadDeadline(longAgo) })
-	defer stop()
-	err := p.raw.Read(func(fd uintptr) bool { return ended(int(fd)) })
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
+	select {
+	case <-p.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d has not ended: %w", p.pid, ctx.Err())
 	}
-	return err
 }
 
 // ended asks a process descriptor, without waiting.
@@ -77,8 +84,12 @@ func ended(fd int) bool {
 	}
 }
 
-// close lets go of the process, and ends wait.
-func (p *process) close() { p.handle.Close() }
+// close lets go of the process.
+func (p *process) close() {
+	p.closed.Store(true)
+	p.handle.Close()
+	<-p.ended
+}
 
 // startTime is when a process started, in clock ticks since the host did. With
 // the number of the process, and the identity of the host's run, it names a

@@ -65,12 +65,10 @@ func (r records) write(rec record) error {
 	}
 	tmp := filepath.Join(r.dir, "."+rec.ID)
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		os.Remove(tmp)
-		return fmt.Errorf("record of sandbox %s: %w", rec.ID, err)
+		return errors.Join(fmt.Errorf("record of sandbox %s: %w", rec.ID, err), os.RemoveAll(tmp))
 	}
 	if err := os.Rename(tmp, r.path(rec.ID)); err != nil {
-		os.Remove(tmp)
-		return fmt.Errorf("record of sandbox %s: %w", rec.ID, err)
+		return errors.Join(fmt.Errorf("record of sandbox %s: %w", rec.ID, err), os.RemoveAll(tmp))
 	}
 	return nil
 }
@@ -118,7 +116,7 @@ func (r records) list() ([]record, error) {
 }
 
 // maxIDLength keeps the path of a sandbox's control socket within what a Unix
-// socket address holds, together with checkStateDir.
+// socket address holds.
 const maxIDLength = 48
 
 // validID tells whether an id can name files, groups and gVisor's containers.

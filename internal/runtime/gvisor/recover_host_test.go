@@ -31,10 +31,12 @@ func serveUntilKilled(stateDir, cacheDir string) int {
 		_, err = r.Start(context.Background(), runtime.Spec{ID: crashedID, Template: "default", Limits: testLimits})
 	}
 	if err != nil {
-		fmt.Fprintln(out, err)
+		_, _ = fmt.Fprintln(out, err) // the test sees that nothing was started
 		return 1
 	}
-	fmt.Fprintln(out, "started")
+	if _, err := fmt.Fprintln(out, "started"); err != nil {
+		return 1
+	}
 	select {} // until killed
 }
 
@@ -62,7 +64,7 @@ func TestRecoverAfterKill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			stateDir, err := os.MkdirTemp("", "asbx")
 			must(t, err)
-			defer os.RemoveAll(stateDir)
+			defer func() { must(t, os.RemoveAll(stateDir)) }()
 			killServerAt(t, stateDir, moment)
 
 			r, err := New(testOptions(stateDir, testCache))
@@ -96,8 +98,8 @@ func killServerAt(t *testing.T, stateDir string, moment func(string, *bytes.Buff
 	cmd.Env = append(os.Environ(), crashVariable+"="+stateDir, "AGENTSANDBOX_TEST_CACHE="+testCache)
 	cmd.Stdout, cmd.Stderr = f, f
 	must(t, cmd.Start())
-	defer cmd.Wait()
-	defer cmd.Process.Kill()
+	defer func() { _ = cmd.Wait() }()
+	defer func() { _ = cmd.Process.Kill() }()
 	eventually(t, "the moment of the crash", func() bool {
 		text, err := os.ReadFile(path)
 		must(t, err)

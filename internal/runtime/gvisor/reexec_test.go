@@ -54,13 +54,14 @@ func TestBorn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(write, "--cpu-num=3\n--total-memory=7")
-	write.Close()
+	_, err = io.WriteString(write, "--cpu-num=3\n--total-memory=7")
+	must(t, err)
+	must(t, write.Close())
 	conversation, err := os.Open(os.DevNull)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer syscall.Close(conversationHostFD)
+	defer func() { must(t, syscall.Close(conversationHostFD)) }()
 	got, err := born([]string{
 		"runsc-sandbox", "boot", "--setup-root",
 		fmt.Sprintf("--pass-fd=%d:%d", handOver(t, group), groupFD+1),

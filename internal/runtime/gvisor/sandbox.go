@@ -23,7 +23,6 @@ type sandbox struct {
 
 	mu       sync.Mutex
 	teardown *teardown
-	last     *runtime.Usage // the last counters, once the group is removed
 }
 
 // teardown is one attempt to remove a sandbox from the host.
@@ -35,21 +34,16 @@ type teardown struct {
 // newSandbox takes over a machine whose agent has answered, and watches it.
 func newSandbox(r *Runtime, m *machine, client *guest.Client) *sandbox {
 	s := &sandbox{Guest: client, r: r, m: m, client: client, done: make(chan struct{})}
-	ended, stop := context.WithCancel(context.Background())
-	r.owned.Go(func() {
-		defer stop()
-		// The error is that the process was let go of, by a teardown.
-		_ = m.process.wait(context.Background())
-	})
 	r.owned.Go(func() {
 		defer close(s.done)
 		select {
-		case <-ended.Done():
+		case <-m.process.ended:
+			return
 		case <-client.Done():
-			// A sandbox that does not speak with us any more is of no use.
-			if err := m.process.kill(); err != nil && !errors.Is(err, os.ErrClosed) {
-				r.log.Error("a sandbox without a conversation goes on", "sandbox", m.id, "error", err)
-			}
+		}
+		// A sandbox that does not speak with us any more is of no use.
+		if err := m.process.kill(); err != nil {
+			r.log.Error("a sandbox without a conversation goes on", "sandbox", m.id, "error", err)
 		}
 	})
 	return s
@@ -74,18 +68,15 @@ func (s *sandbox) SetLimits(_ context.Context, limits runtime.Limits) error {
 	return nil
 }
 
-// Usage implements [runtime.Sandbox]. After Destroy it returns the last counters.
+// Usage implements [runtime.Sandbox]. The counters of a sandbox that died can be
+// read until it is destroyed: they say whether the memory limit killed it.
 func (s *sandbox) Usage() (runtime.Usage, error) {
 	u, err := s.m.group.Usage()
 	if errors.Is(err, fs.ErrNotExist) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.last != nil {
-			return *s.last, nil
-		}
+		err = runtime.ErrSandboxLost
 	}
 	if err != nil {
-		return u, fmt.Errorf("sandbox %s: %w", s.m.id, err)
+		return runtime.Usage{}, fmt.Errorf("sandbox %s: %w", s.m.id, err)
 	}
 	return u, nil
 }
@@ -122,19 +113,14 @@ func (t *teardown) failed() bool {
 }
 
 func (s *sandbox) remove() error {
-	if u, err := s.m.group.Usage(); err == nil {
-		s.mu.Lock()
-		s.last = &u
-		s.mu.Unlock()
-	}
-	s.client.Close()
+	_ = s.client.Close() // what matters is that the process ends
 	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
 	defer cancel()
-	err := s.m.remove(ctx, s.r)
-	if err == nil {
-		<-s.done // nobody sees a destroyed sandbox that is not done
+	if err := s.m.remove(ctx, s.r); err != nil {
+		return fmt.Errorf("sandbox %s could not be removed from the host whole: %w", s.m.id, err)
 	}
-	return err
+	<-s.done // nobody sees a destroyed sandbox that is not done
+	return nil
 }
 
 // remove takes a machine from the host: process, group, gVisor's files, record.
@@ -146,9 +132,13 @@ func (m *machine) remove(ctx context.Context, r *Runtime) error {
 	var errs []error
 	if m.process != nil {
 		// Killed first, the process is gone when gVisor looks for it, and gVisor
-		// does not need to poll. It is our child: gVisor collects its status.
-		if err := m.process.kill(); err != nil && !errors.Is(err, os.ErrClosed) {
-			errs = append(errs, err)
+		// does not need to poll, nor to wait without an end. It is our child:
+		// gVisor collects its status.
+		if err := m.process.kill(); err != nil {
+			return err
+		}
+		if err := m.process.wait(ctx); err != nil {
+			return err
 		}
 	}
 	if m.container != nil {
@@ -165,7 +155,7 @@ func (m *machine) remove(ctx context.Context, r *Runtime) error {
 		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
-		return fmt.Errorf("sandbox %s could not be removed from the host whole: %w", m.id, errors.Join(errs...))
+		return errors.Join(errs...)
 	}
 	if m.process != nil {
 		m.process.close()

@@ -185,8 +185,8 @@ func TestMemoryLimitEndsTheSandbox(t *testing.T) {
 		t.Errorf("the neighbour says %q", got)
 	}
 	must(t, sb.Destroy(t.Context()))
-	if after, err := sb.Usage(); err != nil || after.OOMKills != usage.OOMKills {
-		t.Errorf("the last counters are lost: %+v %v", after, err)
+	if _, err := sb.Usage(); !errors.Is(err, runtime.ErrSandboxLost) {
+		t.Errorf("the counters of a destroyed sandbox: %v", err)
 	}
 }
 
@@ -203,7 +203,7 @@ func TestAbsurdAllocationFailsGently(t *testing.T) {
 
 func TestForkBombIsBounded(t *testing.T) {
 	h := newHost(t)
-	limits := testLimits
+	limits := runtime.Limits{MemoryBytes: 2 << 30, MilliCPUs: 1000, Tasks: 1024}
 	sb := h.start(limits).(*sandbox)
 	out, err := try(t.Context(), sb, agentsandbox.Python, `
 import os, signal
@@ -270,7 +270,8 @@ func TestStartFailures(t *testing.T) {
 		{"bad id", runtime.Spec{ID: "../x", Template: "default"}, "letters"},
 		{"unknown template", runtime.Spec{ID: "a", Template: "none"}, "not known"},
 		{"too little memory", runtime.Spec{ID: "b", Template: "default", Limits: runtime.Limits{MemoryBytes: 4 << 20}}, "memory limit"},
-		{"too few tasks", runtime.Spec{ID: "c", Template: "default", Limits: runtime.Limits{Tasks: 2}}, "sandbox c"},
+		{"too few tasks", runtime.Spec{ID: "c", Template: "default", Limits: runtime.Limits{Tasks: 2}}, "task limit"},
+		{"almost enough tasks", runtime.Spec{ID: "e", Template: "default", Limits: runtime.Limits{Tasks: 14}}, "task limit"},
 		{"negative limit", runtime.Spec{ID: "d", Template: "default", Limits: runtime.Limits{Tasks: -2}}, "negative"},
 	}
 	for _, tt := range tests {
@@ -390,14 +391,16 @@ func TestNothingIsLeftOfTwenty(t *testing.T) {
 		wg.Wait()
 	}
 	cycle(2) // what is made once and kept
+	goruntime.GC()
 	goroutines, files := goruntime.NumGoroutine(), len(descriptors(t, "/proc/self"))
 	for range 5 {
 		cycle(4)
 	}
-	eventually(t, "the end of every goroutine", func() bool { return goruntime.NumGoroutine() <= goroutines })
-	if now := len(descriptors(t, "/proc/self")); now > files {
-		t.Errorf("%d descriptors before, %d after: %v", files, now, descriptors(t, "/proc/self"))
-	}
+	eventually(t, "the end of every goroutine and descriptor", func() bool {
+		// gVisor leaves the descriptors that Go keeps of processes to the collector.
+		goruntime.GC()
+		return goruntime.NumGoroutine() <= goroutines && len(descriptors(t, "/proc/self")) <= files
+	})
 	if n := children(t); n > 0 {
 		t.Errorf("%d children are left", n)
 	}

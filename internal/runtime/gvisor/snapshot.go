@@ -233,7 +233,7 @@ func (s *snapshots) build(ctx context.Context, snap *snapshot, in inputs, templa
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp) // nothing is there after the rename
+	defer func() { _ = os.RemoveAll(tmp) }() // after the rename nothing is there; else the next build removes it
 	m := manifest{Format: snapshotFormat, Made: rand.Text(), MadeAt: time.Now().UTC(), Inputs: in}
 	if err := os.WriteFile(filepath.Join(tmp, specFile), in.Spec, 0o600); err != nil {
 		return err

@@ -150,8 +150,11 @@ func noNewPrivileges(s *specs.Spec, _ specParams) { s.Process.NoNewPrivileges = 
 // Limits that fail gently, with an error in the program that goes too far.
 const (
 	// userProcesses bounds processes and threads of the user. The kernel counts
-	// them for users that are not root, which user code never is.
-	userProcesses = 512
+	// them for users that are not root, which user code never is. A fork of a
+	// Python interpreter costs 7 MB, because gVisor copies memory by 2 MiB, so
+	// that in a sandbox of 2 GiB this limit comes before that of memory; each
+	// process is two tasks on the host.
+	userProcesses = 256
 	// openFiles bounds the descriptors of a process.
 	openFiles = 16384
 	// addressSpace makes an allocation that no host could serve fail, where it

@@ -77,7 +77,7 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 	if err != nil {
 		return nil, startError(ctx, m.explain(fmt.Errorf("sandbox %s: %w: no answer from its agent: %w", spec.ID, errSnapshot, err)))
 	}
-	undo.add(func() { client.Close() })
+	undo.add(func() { _ = client.Close() })
 	if err := client.Identify(ctx, newIdentity(spec.ID)); err != nil {
 		return nil, startError(ctx, fmt.Errorf("sandbox %s: its identity could not be set: %w", spec.ID, err))
 	}
@@ -162,7 +162,6 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	if err != nil {
 		return nil, err
 	}
-	r.owned.Go(group.Anticipate)
 	if err := m.execute(ctx, r, l, spec); err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", l.id, err)
 	}
@@ -262,10 +261,13 @@ func oneLine(err error) error {
 	return errors.New(strings.TrimSuffix(first, ":"))
 }
 
-// explain adds the reason that gVisor could not know.
+// explain adds the reason that gVisor could not know: a limit that is too low.
 func (m *machine) explain(err error) error {
 	if u, usageErr := m.group.Usage(); usageErr == nil && u.OOMKills > 0 {
-		return errors.Join(fmt.Errorf("its memory limit is too low for it to start (%d bytes at the peak)", u.MemoryPeakBytes), knownCause{err})
+		return fmt.Errorf("its memory limit is too low for it to start, %d bytes at the peak (%w)", u.MemoryPeakBytes, knownCause{err})
+	}
+	if n, refusedErr := m.group.Refused(); refusedErr == nil && n > 0 {
+		return fmt.Errorf("its task limit is too low for it to start (%w)", knownCause{err})
 	}
 	return err
 }

@@ -39,6 +39,7 @@ func (b *Builder) bootstrap(ctx context.Context, release Release, sources []Sour
 
 	argv := []string{"mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--aptopt=" + options}
 	for _, rule := range []string{
+		"force-unsafe-io", // the tree is worthless after a crash anyway
 		"path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/locale/*",
 		"path-exclude=/usr/share/lintian/*", "path-exclude=/usr/share/bug/*",
 		"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",

@@ -81,7 +81,10 @@ func (b *Builder) run(ctx context.Context, c command) error {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: UserID, Gid: UserID}
 	}
 	if b.Hold != nil {
-		cmd.ExtraFiles = []*os.File{b.Hold}
+		// An empty file, so it is as good as /dev/null. As a descriptor of its own
+		// it would push those of mmdebstrap beyond 9, and it has a shell redirect
+		// to one of them: dash knows only one digit.
+		cmd.Stdin = b.Hold
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = stopDelay

@@ -52,7 +52,7 @@ func (b *Builder) installLibraries(ctx context.Context, lock []byte) error {
 			"--requirement", filepath.Join(here, "requirements.lock"), "--dest", here,
 			"--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-input", "--progress-bar", "off", "--disable-pip-version-check"},
 		// The tree's Python must not write byte code: it would name paths of the host.
-		env: hostEnv("PYTHONHOME="+usr, "PYTHONDONTWRITEBYTECODE=1", "PYTHONNOUSERSITE=1"),
+		env: hostEnv("PYTHONHOME="+usr, "PYTHONDONTWRITEBYTECODE=1", "PYTHONNOUSERSITE=1", "PIP_REQUIRE_VIRTUALENV=false"),
 	})
 	if err != nil {
 		return err
@@ -61,11 +61,13 @@ func (b *Builder) installLibraries(ctx context.Context, lock []byte) error {
 	if err := eachMatch(b.root, "usr/lib/python3*/EXTERNALLY-MANAGED", b.root.Remove); err != nil {
 		return err
 	}
+	// --ignore-installed: a library that Debian's pip brings along stays beside
+	// the newer one, which is found first. pip could not uninstall it.
 	err = b.run(ctx, command{
 		step: "install Python libraries",
 		argv: []string{"/usr/bin/python3", "-m", "pip", "install",
 			"--requirement", "/" + wheels + "/requirements.lock", "--no-index", "--find-links", "/" + wheels,
-			"--require-hashes", "--only-binary", ":all:", "--no-deps", "--no-compile", "--no-cache-dir", "--no-input",
+			"--require-hashes", "--only-binary", ":all:", "--no-deps", "--ignore-installed", "--no-compile", "--no-cache-dir", "--no-input",
 			"--no-warn-script-location", "--progress-bar", "off", "--disable-pip-version-check", "--root-user-action", "ignore"},
 		env:    treeEnv(),
 		inTree: true,
@@ -135,12 +137,11 @@ func (b *Builder) pruneLibraries() error {
 // loaded: all times in an image are one, and nobody but root can change a source.
 func (b *Builder) warmUp(ctx context.Context, libraries bool) error {
 	const compile = `
-import compileall, glob, py_compile, sys
+import compileall, glob, py_compile
 for place in ["/usr/lib/python3", *glob.glob("/usr/lib/python3.*"), *glob.glob("/usr/local/lib/python3.*")]:
     # Templates and the like do not compile; that they fail is no fault.
     compileall.compile_dir(place, maxlevels=50, force=True, quiet=2, workers=0,
                            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-sys.exit(0)
 `
 	err := b.run(ctx, command{
 		step: "compile Python code", argv: []string{"/usr/bin/python3", "-c", compile}, env: treeEnv(), inTree: true,
@@ -148,12 +149,26 @@ sys.exit(0)
 	if err != nil || !libraries {
 		return err
 	}
+	// The list is in the order in which the directories were read: sorted, it is
+	// the same in every build.
+	const fonts = `
+import glob, json, os
+import matplotlib.pyplot
+for name in glob.glob(os.environ["MPLCONFIGDIR"] + "/fontlist-*.json"):
+    with open(name) as file:
+        data = json.load(file)
+    for key, value in data.items():
+        if isinstance(value, list):
+            value.sort(key=lambda item: json.dumps(item, sort_keys=True))
+    with open(name, "w") as file:
+        json.dump(data, file)
+`
 	matches, err := fs.Glob(b.root.FS(), "usr/local/lib/python3*/dist-packages/matplotlib/pyplot.py")
 	if err != nil || len(matches) == 0 {
 		return err
 	}
 	return b.run(ctx, command{
-		step: "collect fonts", argv: []string{"/usr/bin/python3", "-c", "import matplotlib.pyplot"},
+		step: "collect fonts", argv: []string{"/usr/bin/python3", "-c", fonts},
 		env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/home/user", "USER=user", "MPLCONFIGDIR=" + FontCache}, inTree: true, user: true,
 	})
 }

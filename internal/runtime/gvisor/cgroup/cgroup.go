@@ -41,6 +41,8 @@ type version interface {
 	prepare(parent map[string]string) error
 	setLimits(group map[string]string, l runtime.Limits) error
 	usage(group map[string]string) (runtime.Usage, error)
+	// tasks is the directory with the files of the limit of tasks.
+	tasks(group map[string]string) string
 	// kill ends every process of a group, if the version has such a switch.
 	kill(group map[string]string) error
 }
@@ -165,6 +167,12 @@ func (g *Group) SetLimits(l runtime.Limits) error {
 // Usage reads the counters.
 func (g *Group) Usage() (runtime.Usage, error) { return g.version.usage(g.dirs) }
 
+// Refused counts how often the limit of tasks kept a process or thread from being
+// made.
+func (g *Group) Refused() (int64, error) {
+	return readKey(g.version.tasks(g.dirs), "pids.events", "max")
+}
+
 // JoinFiles opens, in every hierarchy, the file that moves a process into the
 // group when the process writes "0" to it. The kernel looks at the rights of
 // who opened the file, so the process needs none. The caller closes the files.
@@ -179,22 +187,6 @@ func (g *Group) JoinFiles() ([]*os.File, error) {
 		files = append(files, f)
 	}
 	return files, nil
-}
-
-// noProcess is above the highest number that Linux gives to a process.
-const noProcess = "2147483647"
-
-// Anticipate tells the kernel that a process is about to join the group. The
-// first process that changes groups after a while waits for the kernel to tell
-// all processors, 20 ms on a quiet host. Somebody else can wait instead, while
-// the process is still being executed: asking to move a process that does not
-// exist has no other effect.
-func (g *Group) Anticipate() {
-	for _, dir := range g.dirs {
-		// It always fails; that is the point.
-		_ = os.WriteFile(filepath.Join(dir, procsFile), []byte(noProcess), 0)
-		return
-	}
 }
 
 // Holds tells whether a process is in the group, in every hierarchy.
@@ -245,7 +237,7 @@ func (g *Group) Signal() error {
 	handles := map[int]int{}
 	defer func() {
 		for _, fd := range handles {
-			unix.Close(fd)
+			_ = unix.Close(fd) // it was only used to signal
 		}
 	}()
 	for _, pid := range pids {

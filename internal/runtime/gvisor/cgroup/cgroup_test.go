@@ -113,12 +113,12 @@ var (
 		"memory.limit_in_bytes": "9223372036854771712\n", "memory.memsw.limit_in_bytes": "9223372036854771712\n",
 		"memory.usage_in_bytes": "1048576\n", "memory.max_usage_in_bytes": "2097152\n",
 		"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
-		"cpu.cfs_quota_us":   "-1\n", "cpu.cfs_period_us": "100000\n", "cpuacct.usage": "1500000000\n", "pids.max": "max\n",
+		"cpu.cfs_quota_us":   "-1\n", "cpu.cfs_period_us": "100000\n", "cpuacct.usage": "1500000000\n", "pids.max": "max\n", "pids.events": "max 7\n",
 	}
 	filesV2 = map[string]string{
 		"memory.max": "max\n", "memory.swap.max": "max\n", "memory.oom.group": "0\n", "memory.current": "1048576\n",
 		"memory.peak": "2097152\n", "memory.events": "low 0\nhigh 0\nmax 5\noom 4\noom_kill 3\n",
-		"cpu.max": "max 100000\n", "cpu.stat": "usage_usec 1500000\nuser_usec 1\n", "pids.max": "max\n",
+		"cpu.max": "max 100000\n", "cpu.stat": "usage_usec 1500000\nuser_usec 1\n", "pids.max": "max\n", "pids.events": "max 7\n",
 	}
 )
 
@@ -161,6 +161,9 @@ func TestLimitsOnBothVersions(t *testing.T) {
 			}
 			if (u != runtime.Usage{MemoryBytes: 1 << 20, MemoryPeakBytes: 2 << 20, CPU: 1500 * time.Millisecond, OOMKills: 3}) {
 				t.Errorf("usage is %+v", u)
+			}
+			if n, err := g.Refused(); err != nil || n != 7 {
+				t.Errorf("%d tasks were refused, %v", n, err)
 			}
 			if err := g.SetLimits(runtime.Limits{Tasks: -1}); err == nil {
 				t.Error("a negative limit was taken")

@@ -19,6 +19,8 @@ func (v1) prepare(map[string]string) error { return nil }
 
 func (v1) kill(map[string]string) error { return nil }
 
+func (v1) tasks(group map[string]string) string { return controllerDir(group, "pids") }
+
 // v1NoLimit is what version 1 takes for "no limit".
 const v1NoLimit = "-1"
 

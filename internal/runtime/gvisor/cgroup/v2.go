@@ -73,6 +73,8 @@ func (v2) kill(group map[string]string) error {
 	return nil
 }
 
+func (v2) tasks(group map[string]string) string { return group[Unified] }
+
 func (v2) setLimits(group map[string]string, l runtime.Limits) error {
 	dir := group[Unified]
 	memory, quota, tasks := maxText, maxText, maxText

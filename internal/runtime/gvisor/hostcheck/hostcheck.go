@@ -58,6 +58,7 @@ func Check(ctx context.Context, opts Options) []Finding {
 		namespaces(ctx),
 		controlGroups(),
 		seccomp("/proc/sys/kernel/seccomp/actions_avail"),
+		ptrace("/proc/sys/kernel/yama/ptrace_scope"),
 		memfd(),
 		pidfd(),
 		room("cache directory", opts.CacheDir, cacheBytes),
@@ -183,6 +184,24 @@ func seccomp(path string) Finding {
 	return f
 }
 
+// ptrace looks at the one setting that keeps a sandbox's kernel from tracing the
+// processes in which it runs user code.
+func ptrace(scopePath string) Finding {
+	f := Finding{Name: "ptrace", OK: true, Required: true, Detail: "a process may trace its children"}
+	b, err := os.ReadFile(scopePath)
+	if err != nil {
+		return f // without Yama there is no such setting
+	}
+	scope := strings.TrimSpace(string(b))
+	f.Detail += " (kernel.yama.ptrace_scope is " + scope + ")"
+	if scope != "0" && scope != "1" {
+		f.OK = false
+		f.Detail = "kernel.yama.ptrace_scope is " + scope + ": a process may not trace its children"
+		f.Remedy = "set kernel.yama.ptrace_scope to 1, the default"
+	}
+	return f
+}
+
 func memfd() Finding {
 	f := Finding{Name: "memory files", Required: true}
 	fd, err := unix.MemfdCreate("agentsandbox-check", unix.MFD_CLOEXEC)
@@ -190,7 +209,7 @@ func memfd() Finding {
 		f.Detail, f.Remedy = "memfd_create: "+err.Error(), "use a kernel with CONFIG_MEMFD_CREATE"
 		return f
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	f.OK, f.Detail = true, "memfd_create works"
 	return f
 }
@@ -202,7 +221,7 @@ func pidfd() Finding {
 		f.Detail, f.Remedy = "pidfd_open: "+err.Error(), "use Linux 5.10 or later, without a seccomp profile that forbids it"
 		return f
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	f.OK, f.Detail = true, "pidfd_open works"
 	return f
 }
@@ -292,7 +311,7 @@ func kvm(path string) Finding {
 		f.Detail = "not there (" + err.Error() + "): the platform \"systrap\", the default, does not need it"
 		return f
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	// The version of the interface has been 12 since Linux 2.6.22.
 	const getAPIVersion = 0xae00
 	if v, err := unix.IoctlRetInt(fd, getAPIVersion); err != nil || v != 12 {
