@@ -277,15 +277,14 @@ func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "agentsandbox", Name: name, Help: help}, value)
 	}
-	stats := func() pool.Stats { return p.Stats()[template.DefaultName] }
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(cfg.PoolSize) }),
-		gauge("sandboxes_ready", "Warm sandboxes that can be claimed now.", func() float64 { return float64(stats().Ready) }),
-		gauge("sandboxes_building", "Sandboxes that are being made.", func() float64 { return float64(stats().Building) }),
+		gauge("sandboxes_ready", "Warm sandboxes that can be claimed now.", func() float64 { return float64(p.Stats().Ready) }),
+		gauge("sandboxes_building", "Sandboxes that are being made.", func() float64 { return float64(p.Stats().Building) }),
 		gauge("sandboxes_live", "Sandboxes that exist or are being made.", func() float64 { return float64(p.Live()) }),
-		gauge("claims_waiting", "Requests that wait for a sandbox.", func() float64 { return float64(stats().Waiting) }),
+		gauge("claims_waiting", "Requests that wait for a sandbox.", func() float64 { return float64(p.Stats().Waiting) }),
 	)
 	return r
 }

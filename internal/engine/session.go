@@ -143,7 +143,7 @@ func (e *Engine) remove(s *session) bool {
 // last state. The caller has removed it.
 func (e *Engine) finishSession(s *session, cause error, last agentsandbox.SessionStatus) {
 	s.end(cause)
-	if cause != runtime.ErrSandboxLost {
+	if !errors.Is(cause, runtime.ErrSandboxLost) {
 		_ = e.destroy(s.sandbox) // ends the runs too; logged there
 	}
 	s.users.Wait()

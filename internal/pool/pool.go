@@ -1,6 +1,8 @@
-// Package pool keeps warm sandboxes, ready to be claimed, one queue per
-// template. A sandbox is handed out once and never comes back: whoever claims it
-// destroys it.
+// Package pool keeps warm sandboxes, ready to be claimed, one queue per template
+// and limits. A sandbox is handed out once and never comes back: whoever claims
+// it destroys it. What a sandbox shows of its limits, such as its number of
+// processors, is settled when it is made, so a claim with other limits than the
+// warm ones have waits for a sandbox of its own.
 //
 // Building happens in a bounded number of goroutines that the pool owns and that
 // hold no lock while they build. Claims are served in the order in which they
@@ -15,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -41,8 +44,7 @@ type Options struct {
 	Max int
 	// Wait bounds how long a claim waits before it is refused; 0: no bound.
 	Wait time.Duration
-	// Limits are what a warm sandbox is built with. A claim with other limits
-	// has them changed.
+	// Limits are what the warm sandboxes are built with.
 	Limits runtime.Limits
 	Logger *slog.Logger
 }
@@ -67,15 +69,21 @@ type Pool struct {
 	owned  sync.WaitGroup // builders
 
 	mu     sync.Mutex
-	queues map[string]*queue
+	queues map[kind]*queue
 	live   int           // sandboxes that exist or are being built
 	wake   chan struct{} // closed and replaced when there may be work for a builder
 	closed bool
 }
 
-// queue is the warm sandboxes of one template and those who wait for one.
-type queue struct {
+// kind is what makes sandboxes alike.
+type kind struct {
 	template string
+	limits   runtime.Limits
+}
+
+// queue is the warm sandboxes of one kind and those who wait for one.
+type queue struct {
+	kind
 	size     int
 	ready    []runtime.Sandbox
 	waiting  []*waiter
@@ -99,15 +107,14 @@ type outcome struct {
 func New(opts Options) *Pool {
 	opts.Builders = max(opts.Builders, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[string]*queue{}, wake: make(chan struct{})}
-	for _, t := range opts.Templates {
-		p.queues[t] = &queue{template: t}
-	}
-	if q := p.queues[opts.Template]; q != nil {
-		q.size = opts.Size
-	}
+	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, wake: make(chan struct{})}
+	warm := p.warm()
+	p.queues[warm] = &queue{kind: warm, size: opts.Size}
 	return p
 }
+
+// warm is the kind of which sandboxes are kept.
+func (p *Pool) warm() kind { return kind{p.opts.Template, p.opts.Limits} }
 
 // Start begins to build.
 func (p *Pool) Start() {
@@ -128,32 +135,27 @@ func (p *Pool) Claim(ctx context.Context, template string, limits runtime.Limits
 		waitCtx, cancel = context.WithTimeoutCause(ctx, p.opts.Wait, errBusy)
 		defer cancel()
 	}
-	sb, err := p.take(waitCtx, template)
-	if err != nil {
-		if ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
-			err = unavailable(errBusy.Error(), nil)
-		}
-		return nil, err
+	sb, err := p.take(waitCtx, kind{template, limits})
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
+		err = unavailable(errBusy.Error(), nil)
 	}
-	if limits != p.opts.Limits {
-		if err := sb.SetLimits(ctx, limits); err != nil {
-			p.discard(sb)
-			return nil, unavailable("the limits of the sandbox could not be installed", err)
-		}
-	}
-	return sb, nil
+	return sb, err
 }
 
-func (p *Pool) take(ctx context.Context, template string) (runtime.Sandbox, error) {
+func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
 		return nil, unavailable("the server is shutting down", ErrClosed)
 	}
-	q := p.queues[template]
-	if q == nil {
+	if !slices.Contains(p.opts.Templates, k.template) {
 		p.mu.Unlock()
-		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", template)
+		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", k.template)
+	}
+	q := p.queues[k]
+	if q == nil {
+		q = &queue{kind: k}
+		p.queues[k] = q
 	}
 	var dead []runtime.Sandbox
 	var found runtime.Sandbox
@@ -195,6 +197,7 @@ func (p *Pool) await(ctx context.Context, q *queue, w *waiter) (runtime.Sandbox,
 			break
 		}
 	}
+	p.dropLocked(q)
 	p.mu.Unlock()
 	// A builder may have delivered in the meantime.
 	select {
@@ -212,12 +215,10 @@ func (p *Pool) await(ctx context.Context, q *queue, w *waiter) (runtime.Sandbox,
 func (p *Pool) Ready() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	q := p.queues[p.opts.Template]
+	q := p.queues[p.warm()]
 	switch {
 	case p.closed:
 		return ErrClosed
-	case q == nil:
-		return fmt.Errorf("template %q is not there", p.opts.Template)
 	case len(q.ready) > 0:
 		return nil
 	case q.lastErr != nil:
@@ -235,18 +236,21 @@ func (p *Pool) Live() int {
 	return p.live
 }
 
-// Stats is a look at one queue.
+// Stats is a look at the pool: warm sandboxes that can be claimed, sandboxes
+// that are being built, and claims that wait.
 type Stats struct {
 	Ready, Building, Waiting int
 }
 
-// Stats returns the state of each queue by template.
-func (p *Pool) Stats() map[string]Stats {
+// Stats adds up all queues.
+func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := make(map[string]Stats, len(p.queues))
-	for name, q := range p.queues {
-		all[name] = Stats{Ready: len(q.ready), Building: q.building, Waiting: len(q.waiting)}
+	var all Stats
+	for _, q := range p.queues {
+		all.Ready += len(q.ready)
+		all.Building += q.building
+		all.Waiting += len(q.waiting)
 	}
 	return all
 }
@@ -330,7 +334,7 @@ func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: p.opts.Limits})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: q.limits})
 	var sb runtime.Sandbox
 	if err == nil {
 		sb = &counted{Sandbox: made, gone: sync.OnceFunc(p.gone)}
@@ -355,17 +359,27 @@ func (p *Pool) buildOne(q *queue) {
 		if len(q.waiting) > 0 {
 			q.waiting[0].result <- outcome{sandbox: sb}
 			q.waiting = q.waiting[1:]
-		} else {
+		} else if len(q.ready) < q.size {
 			q.ready = append(q.ready, sb)
+		} else {
+			surplus = sb // whoever waited for it has gone
 		}
 	}
 	failures, closed := q.failures, p.closed
+	p.dropLocked(q)
 	p.mu.Unlock()
 	if err != nil && !closed {
 		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "failures", failures, "error", err)
 	}
 	if surplus != nil {
 		p.discard(surplus)
+	}
+}
+
+// dropLocked forgets a queue that nobody needs.
+func (p *Pool) dropLocked(q *queue) {
+	if q.size == 0 && q.building == 0 && len(q.waiting) == 0 && q.kind != p.warm() {
+		delete(p.queues, q.kind)
 	}
 }
 

@@ -51,7 +51,7 @@ func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 			return nil, ctx.Err()
 		}
 	}
-	if m.fail.Load() {
+	if m.fail.Load() || spec.Limits.MemoryBytes < 0 {
 		return nil, errors.New("no room")
 	}
 	m.started.Add(1)
@@ -71,14 +71,6 @@ func (m *maker) alive() int {
 func (s *member) ID() string            { return s.id }
 func (s *member) Done() <-chan struct{} { return s.done }
 func (s *member) die()                  { s.once.Do(func() { close(s.done) }) }
-
-func (s *member) SetLimits(_ context.Context, l runtime.Limits) error {
-	if l.MemoryBytes < 0 {
-		return errors.New("refused")
-	}
-	s.limits = l
-	return nil
-}
 
 func (s *member) Destroy(context.Context) error {
 	s.die()
@@ -117,7 +109,7 @@ func TestFillsAndRefills(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if got := p.Stats()["default"]; got != (pool.Stats{Ready: 3}) {
+		if got := p.Stats(); got != (pool.Stats{Ready: 3}) {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
 		b, err := p.Claim(t.Context(), "default", limits)
@@ -183,8 +175,8 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		}
 		m.gate <- struct{}{} // the sandbox that it waited for arrives now
 		synctest.Wait()
-		if got := p.Stats()["default"]; got.Ready != 1 || got.Waiting != 0 {
-			t.Errorf("%+v; want the late sandbox in stock", got)
+		if got := p.Stats(); got != (pool.Stats{}) || m.alive() != 0 {
+			t.Errorf("%+v, %d alive; want the late sandbox destroyed", got, m.alive())
 		}
 		p.Close()
 		if m.alive() != 0 {
@@ -207,20 +199,32 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		}
 		m.fail.Store(false)
 		time.Sleep(time.Minute)
-		if got := p.Stats()["default"]; got.Ready != 2 {
+		if got := p.Stats(); got.Ready != 2 {
 			t.Errorf("not refilled after the failures ended: %+v", got)
 		}
 		p.Close()
 	})
 }
 
-func TestDeadMembersAndRefusedLimitsAreDiscarded(t *testing.T) {
+func TestDeadMembersAndOtherLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, m := newPool(1, 1)
 		p.Start()
 		synctest.Wait()
 		for _, sb := range m.live {
 			sb.die()
+		}
+		for range 2 { // the dead one, and those of other limits, are not handed out
+			sb, err := p.Claim(t.Context(), "", limits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-sb.Done():
+				t.Error("a dead sandbox was handed out")
+			default:
+			}
+			_ = sb.Destroy(t.Context())
 		}
 		sb, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
@@ -232,7 +236,7 @@ func TestDeadMembersAndRefusedLimitsAreDiscarded(t *testing.T) {
 		default:
 		}
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
-			t.Errorf("limits of the claim are not in force: %d", got)
+			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
 		if _, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)

@@ -78,18 +78,14 @@ class Server:
             return r.json()["key_value"]
 
     def sandbox_pids(self) -> list[int]:
-        """Every process on this machine that was started on behalf of this server's sandboxes."""
-        mark = self.group.encode()
+        """Every process on this machine in a control group of this server's sandboxes."""
         pids = []
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == self.process.pid:
-                continue
             try:
-                command = (entry / "cmdline").read_bytes()
+                if entry.name.isdigit() and self.group in (entry / "cgroup").read_text():
+                    pids.append(int(entry.name))
             except OSError:
-                continue
-            if mark in command:
-                pids.append(int(entry.name))
+                continue  # it ended
         return pids
 
     def cgroups(self) -> set[str]:

@@ -138,7 +138,7 @@ func newWalk(a *Agent, depth int, visit func(string, *unix.Stat_t)) *walk {
 func (w *walk) start(dir string) {
 	fd, err := openDirectory(unix.AT_FDCWD, w.a.path(dir))
 	if err != nil {
-		return // a directory that is not there holds nothing
+		return // what is not there, or is a link, holds nothing
 	}
 	w.directory(fd, strings.TrimSuffix(dir, "/"), 0)
 }

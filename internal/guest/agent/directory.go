@@ -4,26 +4,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openDirectory opens a directory to be read, and nothing else: for a link, also
-// one to a directory, the error is ENOTDIR.
+// openDirectory opens a directory to be read, where a stat has just seen one.
+// If something else has come there since, a link for example, the error is
+// ENOTDIR or ELOOP, now or from readNames.
 //
-// O_NOFOLLOW with O_DIRECTORY would say that in one call, but gVisor follows the
-// link then. Opening the name itself first, without a right to anything, has no
-// effect on whatever it names.
+// There is no O_DIRECTORY: with it, gVisor follows a link in spite of O_NOFOLLOW.
 func openDirectory(dirFD int, name string) (int, error) {
-	at, err := unix.Openat(dirFD, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(at)
-	var st unix.Stat_t
-	if err := unix.Fstat(at, &st); err != nil {
-		return -1, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return -1, unix.ENOTDIR
-	}
-	return unix.Openat(at, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return unix.Openat(dirFD, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 }
 
 // readNames calls f with the names in an open directory until it returns false.

@@ -73,12 +73,15 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 	}
 	err = a.threads.do(func() error {
 		here := a.path(p)
+		var st unix.Stat_t
+		if err := unix.Lstat(here, &st); err != nil {
+			return &os.PathError{Op: "stat", Path: filepath.Base(p), Err: err}
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return refuse(guest.FailNotRegular, "it is not a directory")
+		}
 		fd, err := openDirectory(unix.AT_FDCWD, here)
 		if err != nil {
-			var st unix.Stat_t
-			if err == unix.ENOTDIR && unix.Lstat(here, &st) == nil {
-				return refuse(guest.FailNotRegular, "it is not a directory")
-			}
 			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
 		defer unix.Close(fd)

@@ -216,12 +216,12 @@ func (r *run) supervise() {
 			pu.pipe.close()
 		}
 	}
-	r.proc.release()
 	if r.req.Final {
 		r.a.killUser()
 	}
 	result.StdoutBytes, result.StderrBytes = stdout.total, stderr.total
 	r.report(result)
+	r.proc.release()
 	if !r.req.Final && r.req.Language == string(agentsandbox.Python) {
 		r.a.interprets.refill()
 	}

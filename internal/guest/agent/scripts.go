@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // scripts are the files that hold the code of runs. Each has a directory of its
@@ -37,15 +39,23 @@ func (s *scripts) new(name string) (script, error) {
 }
 
 func (s script) write(code []byte) error {
-	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	fd, err := unix.Open(s.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: s.path, Err: err}
 	}
-	_, err = f.Write(code)
-	if cerr := f.Close(); err == nil {
+	err = writeAll(fd, code)
+	if cerr := unix.Close(fd); err == nil {
 		err = cerr
 	}
-	return err
+	if err != nil {
+		return &os.PathError{Op: "write", Path: s.path, Err: err}
+	}
+	return nil
 }
 
-func (s script) remove() { _ = os.RemoveAll(s.dir) }
+// remove removes the file and its directory; nobody else can have put anything
+// there.
+func (s script) remove() {
+	_ = unix.Unlink(s.path)
+	_ = unix.Rmdir(s.dir)
+}

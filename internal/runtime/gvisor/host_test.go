@@ -93,6 +93,7 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "asbx")
 	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	h := &host{t: t, stateDir: dir, log: &bytes.Buffer{}}
 	opts := testOptions(dir, testCache)
 	opts.Logger = slog.New(slog.NewTextHandler(h.log, nil))
@@ -107,7 +108,6 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 		if h.log.Len() > 0 && t.Failed() {
 			t.Logf("log:\n%s", h.log)
 		}
-		must(t, os.RemoveAll(dir))
 	})
 	if left, err := h.Recover(t.Context()); err != nil || len(left) > 0 {
 		t.Fatalf("a new state directory has %v left, %v", left, err)
