@@ -38,6 +38,10 @@ func run(args []string) error {
 	if err := unix.Setgroups(nil); err != nil {
 		return fmt.Errorf("drop the supplementary groups: %w", err)
 	}
+	// What a sandbox has as standard error may be a pipe that nobody reads. With
+	// somebody to notify, the Go runtime does not end the program over it; what
+	// the agent starts gets the signal's default.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	a, err := agent.New(agent.Options{
 		Root:        "/",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
@@ -63,14 +64,26 @@ func (m *images) prepare(ctx context.Context, progress func(line string)) error 
 }
 
 func (m *images) build(ctx context.Context, progress func(line string)) (template.Image, error) {
+	var step string
+	var told time.Time
 	return m.cache.Build(ctx, m.def, m.extra, func(s template.Step) {
 		line := "template " + m.def.Name + ": " + s.Name
-		if s.Detail != "" {
+		switch {
+		case s.Name != step:
+			step = s.Name
+		case time.Since(told) < tellEvery:
+			return
+		case s.Detail != "":
 			line += ": " + s.Detail
 		}
+		told = time.Now()
 		progress(line)
 	})
 }
+
+// tellEvery is how often a step that takes long is told of again. The tools say
+// much more.
+const tellEvery = 2 * time.Second
 
 // prune removes images of this template that no server uses any more, such as
 // those with the agent of an older program.
