@@ -52,6 +52,9 @@ type Options struct {
 const (
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 10 * time.Second
+	// refillDelay is how long after a claim the warm stock is refilled: a run that
+	// prints a line is over by then and had the processors to itself.
+	refillDelay = 30 * time.Millisecond
 	// destroyTimeout bounds the destruction of a sandbox that nobody used.
 	destroyTimeout = 30 * time.Second
 )
@@ -167,6 +170,9 @@ func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 			found = nil
 		default:
 		}
+	}
+	if now := time.Now(); found != nil && now.After(q.retryAt) {
+		q.retryAt = now.Add(refillDelay)
 	}
 	w := &waiter{result: make(chan outcome, 1)}
 	if found == nil {
