@@ -62,7 +62,7 @@ func (d *Dir) sweepTemp(ctx context.Context) (removed int, err error) {
 func (d *Dir) sweepOne(path, id string, keep func(id string) (bool, error)) (bool, error) {
 	if proper, err := d.place(id); err != nil || proper != path {
 		d.log.Warn("a file that is no contents of ours was left alone", "path", path)
-		return false, nil
+		return false, nil //nolint:nilerr // it was told, and is no failure of the sweep
 	}
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -25,7 +25,7 @@ func BenchmarkExecute(b *testing.B) {
 		ID: "exe_1", SessionID: "ses_1", Status: agentsandbox.StatusSucceeded, Stdout: []byte("2\n"), CreatedAt: fakeTime,
 	}
 	s := newTestServer(b, Limits{})
-	s.log = slog.New(slog.NewJSONHandler(io.Discard, nil))
+	s.log = slog.New(slog.NewJSONHandler(io.Discard, nil)) //nolint:sloglint // the making of log lines is measured too
 	s.service = &instant{fake: s.fake, result: result}
 	for name, code := range map[string]string{"small": `print(1 + 1)`, "100KiB": strings.Repeat("print(1)\\n", 10<<10)} {
 		body := `{"code":"` + code + `","language":"python","env_vars":{"A":"1","B":"2"}}`

@@ -68,7 +68,7 @@ func (c *Cache) load(kind, key string) (Image, error) {
 		if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) {
 			return Image{}, fmt.Errorf("%s %.12s: %w", kind, key, fs.ErrNotExist)
 		}
-		return Image{}, fmt.Errorf("%s %.12s is damaged: %v", kind, key, err)
+		return Image{}, damaged(kind, key, err)
 	}
 	var image Image
 	if err := json.Unmarshal(data, &image); err != nil {
@@ -79,13 +79,19 @@ func (c *Cache) load(kind, key string) (Image, error) {
 	info, err := os.Stat(image.Path)
 	switch {
 	case err != nil:
-		return Image{}, fmt.Errorf("%s %.12s is damaged: %v", kind, key, err)
+		return Image{}, damaged(kind, key, err)
 	case image.Key != key:
 		return Image{}, fmt.Errorf("%s %.12s is damaged: its manifest is that of %.12s", kind, key, image.Key)
 	case info.Size() != image.SizeBytes:
 		return Image{}, fmt.Errorf("%s %.12s is damaged: it has %d of %d bytes", kind, key, info.Size(), image.SizeBytes)
 	}
 	return image, nil
+}
+
+// damaged is the error of an entry that is there in part. It does not wrap its
+// cause, which may be fs.ErrNotExist: that means that nothing is there.
+func damaged(kind, key string, cause error) error {
+	return errors.New(kind + " " + key[:12] + " is damaged: " + cause.Error())
 }
 
 // Hold keeps an image from being removed, by this process or another, until the

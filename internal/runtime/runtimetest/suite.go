@@ -122,7 +122,7 @@ func (b *box) finish(r runtime.Run) *outcome {
 		switch {
 		case event.Result != nil:
 			o.Result = *event.Result
-			if _, err := r.Next(ctx); err != io.EOF {
+			if _, err := r.Next(ctx); err != io.EOF { //nolint:errorlint // the contract is io.EOF itself
 				b.t.Fatalf("Next after the result: %v, want io.EOF", err)
 			}
 			return &o

@@ -144,7 +144,7 @@ func (w *Writer) File(name string, attr Attr, size int64, r io.Reader) error {
 			return nil, fmt.Errorf("%s: has %d bytes where %d were announced: it changed while it was read", name, written, size)
 		}
 		if extra, err := io.CopyN(io.Discard, r, 1); extra != 0 || !errors.Is(err, io.EOF) {
-			return nil, fmt.Errorf("%s: has more than the %d bytes announced: it changed while it was read (%v)", name, size, err)
+			return nil, fmt.Errorf("%s: has more than the %d bytes announced: it changed while it was read (%v)", name, size, err) //nolint:errorlint // io.EOF is not the caller's business
 		}
 		return n, w.pad(size)
 	})
