@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	signalBase       = 128
-	returnCodeKilled = signalBase + 9
+	signalBase = 128
+	// returnCodeNotStarted is what a shell has for a command that it cannot
+	// execute.
+	returnCodeNotStarted = 126
+	returnCodeKilled     = signalBase + 9
 	// verdictGrace is how long after its time limit a run may take to report, for
 	// example on a host with no CPU to spare. Past it the sandbox is destroyed.
 	verdictGrace = 10 * time.Second
@@ -134,6 +137,10 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		err = nil
 	case errors.Is(err, runtime.ErrSandboxLost):
 		e.lost(x.sandbox, rec)
+		err = nil
+	case errors.Is(err, runtime.ErrNotStarted):
+		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, returnCodeNotStarted
+		rec.Error = err.Error()
 		err = nil
 	default:
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, 1
@@ -304,6 +311,9 @@ func verdictNote(rec *agentsandbox.Execution, timeout time.Duration) string {
 	case agentsandbox.StatusTimedOut:
 		return fmt.Sprintf("agentsandbox: timed out after %d ms", timeout.Milliseconds())
 	case agentsandbox.StatusMemoryExceeded, agentsandbox.StatusSandboxLost:
+		return "agentsandbox: " + rec.Error
+	}
+	if rec.ReturnCode == returnCodeNotStarted && rec.Error != "" {
 		return "agentsandbox: " + rec.Error
 	}
 	return ""

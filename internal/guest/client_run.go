@@ -16,7 +16,7 @@ import (
 )
 
 // Run starts code. What cannot be started, because the sandbox has no room or no
-// processes left, fails with ErrNotStarted: from Run or from the first Next.
+// processes left, fails with runtime.ErrNotStarted: from Run or from the first Next.
 func (c *Client) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, error) {
 	req, err := runRequest(cmd)
 	if err != nil {

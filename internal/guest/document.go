@@ -72,10 +72,10 @@ func decode(doc []byte, v any) error {
 // recvEnd makes sure that nothing follows.
 func recvEnd(ctx context.Context, from Receiver) error {
 	m, err := from.Recv(ctx)
-	switch {
-	case err == io.EOF:
+	switch err {
+	case io.EOF:
 		return nil
-	case err == nil:
+	case nil:
 		return breach("a message of kind %d where the stream should have ended", m.Kind)
 	}
 	return err

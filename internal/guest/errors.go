@@ -2,7 +2,6 @@ package guest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -10,10 +9,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
-
-// ErrNotStarted says that a run could not be started: the sandbox has no room
-// for its script, or may not start another process. The text says which.
-var ErrNotStarted = errors.New("the code could not be started")
 
 // Failure is how the agent refuses: the text of a reset, as JSON.
 type Failure struct {
@@ -40,7 +35,7 @@ var failures = map[FailureCode]error{
 	FailNotRegular: runtime.ErrNotRegular,
 	FailNoSpace:    runtime.ErrNoSpace,
 	FailInvalid:    runtime.ErrInvalid,
-	FailNotStarted: ErrNotStarted,
+	FailNotStarted: runtime.ErrNotStarted,
 }
 
 // Encode returns the failure as the text of a reset.

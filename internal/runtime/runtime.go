@@ -30,6 +30,9 @@ var (
 	ErrNotRegular = errors.New("not a regular file")
 	// ErrNoSpace says that the sandbox's file system is full.
 	ErrNoSpace = errors.New("no space left in the sandbox")
+	// ErrNotStarted says that a run could not be started: the sandbox has no room
+	// or no processes left. The text says which, and what to do.
+	ErrNotStarted = errors.New("the code could not be started")
 	// ErrInvalid says that a path or an argument cannot be used.
 	ErrInvalid = errors.New("invalid argument")
 )

@@ -23,7 +23,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -209,22 +208,6 @@ func (a *Agent) answer(ctx context.Context, req *guest.Request) (any, error) {
 		return empty{}, a.remove(ctx, string(req.Path))
 	}
 	return nil, refuse(guest.FailInvalid, "this agent has no method %q", req.Method)
-}
-
-// prepare makes the sandbox ready for a snapshot: an interpreter waits, and no
-// run is left.
-func (a *Agent) prepare(ctx context.Context) error {
-	a.mu.Lock()
-	n := len(a.runs)
-	a.mu.Unlock()
-	if n > 0 {
-		return refuse(guest.FailInvalid, "%d runs are not over or were not taken", n)
-	}
-	if err := a.interprets.wait(ctx); err != nil {
-		return err
-	}
-	debug.FreeOSMemory() // what is free need not be saved
-	return nil
 }
 
 // path puts a path of the sandbox below the agent's root.

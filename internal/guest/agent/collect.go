@@ -29,7 +29,7 @@ type version struct {
 }
 
 func versionOf(st *unix.Stat_t) version {
-	return version{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
+	return version{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
 }
 
 // index is what the directories of a run held before it.

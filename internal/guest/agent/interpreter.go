@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -27,22 +26,24 @@ var (
 	startPrefixes = []string{"PYTHON", "LD_", "LC_", "MALLOC_", "GLIBC_"}
 )
 
-// handoverTime is how long an interpreter that waits may take to answer before
-// another one is started in its place.
+// handoverTime bounds the handing over of a run to an interpreter that waits.
 const handoverTime = 2 * time.Second
 
 // interpreter is a Python process that was started for one run, and may still
-// wait for it. See the launcher for how it is told.
+// wait for it. See the launcher for how it is told. It has to be Python 3.11 or
+// later, the first that knows -P, and sys.flags.safe_path is the one difference
+// that code can see: without -P, sys.path would begin with the script's directory
+// and not with the workspace.
 type interpreter struct {
 	*child
 	script script
 	out    outputs
 	// control is our end of the launcher's descriptor 3.
-	control *os.File
-	env     []string      // what it was started with beyond the base
-	ready   chan struct{} // closed when it waits, or never will; then waits is set
-	waits   bool
-	sites   string // the user's packages when it was started
+	control   *os.File
+	controlFD int
+	ready     chan struct{} // closed when it waits, or never will; then waits is set
+	waits     bool
+	sites     string // the user's packages when it was started
 }
 
 // interpreters keeps one interpreter waiting.
@@ -78,7 +79,7 @@ func (in *interpreters) launch(env []string) (*interpreter, error) {
 	if err != nil {
 		return nil, notStarted("make room for the script", err)
 	}
-	it := &interpreter{script: script, env: env, ready: make(chan struct{}), sites: in.userSites()}
+	it := &interpreter{script: script, ready: make(chan struct{}), sites: in.userSites()}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		script.remove()
@@ -86,6 +87,7 @@ func (in *interpreters) launch(env []string) (*interpreter, error) {
 	}
 	defer unix.Close(fds[1])
 	_ = unix.SetNonblock(fds[0], true)
+	it.controlFD = fds[0]
 	it.control = os.NewFile(uintptr(fds[0]), "interpreter")
 
 	pythonPath := a.opts.LauncherDir
@@ -124,62 +126,88 @@ func (it *interpreter) discard() {
 	it.script.remove()
 }
 
-// take returns an interpreter for one run, told to go: the one that waits, if it
-// is as good as one that is started now.
-func (in *interpreters) take(code []byte, env []string) (*interpreter, error) {
+// process is what a run runs as, from the moment that the interpreter is told.
+func (it *interpreter) process() process {
+	p := process{child: it.child, out: it.out, started: time.Now()}
+	it.withLive(func(pid int) { p.usedBefore = cpuTime(pid) })
+	p.release = func() {
+		it.control.Close()
+		it.script.remove()
+	}
+	return p
+}
+
+// began tells, of an interpreter that had waited and has exited, whether it took
+// the run over before that.
+func (it *interpreter) began() bool {
+	var b [1]byte
+	n, err := unix.Read(it.controlFD, b[:])
+	return err == nil && n == 1 && b[0] == 'g'
+}
+
+// run runs code in the interpreter that waits, if that is as good as one that is
+// started now, and otherwise in a fresh one.
+func (in *interpreters) run(code []byte, env []string) (process, error) {
+	if slices.ContainsFunc(env, readAtStart) {
+		return in.runFresh(code, env)
+	}
 	in.mu.Lock()
 	it := in.waiting
-	startsAnew := slices.ContainsFunc(env, readAtStart)
-	if !startsAnew {
-		in.waiting = nil
-	}
+	in.waiting = nil
 	in.mu.Unlock()
-	if it != nil && !startsAnew {
-		if err := in.reuse(it, code, env); err == nil {
-			return it, nil
-		} else if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			in.put(it)
-			return nil, notStarted("write the script", err)
-		}
-		it.discard()
+	if it == nil {
+		return in.runFresh(code, env)
 	}
+	p, err := in.runWaiting(it, code, env)
+	switch {
+	case err == nil:
+		return p, nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		in.put(it)
+		return process{}, notStarted("write the script", err)
+	}
+	it.discard()
+	return in.runFresh(code, env)
+}
+
+// runFresh starts an interpreter for a run.
+func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
 	it, err := in.launch(env)
 	if err != nil {
-		return nil, err
+		return process{}, err
 	}
 	if err := it.script.write(code); err != nil {
 		it.discard()
-		return nil, notStarted("write the script", err)
+		return process{}, notStarted("write the script", err)
 	}
-	// The answer is not waited for: what a fresh interpreter does, even if it
-	// dies before it begins, is the run's own outcome.
+	p := it.process()
+	// What a fresh interpreter does with the message, even if it dies before it
+	// comes, is the run's own outcome. It may print before it listens, so the
+	// run has to be read meanwhile.
 	in.wg.Go(func() { _ = it.tell(in.a.workspace, env) })
-	return it, nil
+	return p, nil
 }
 
-// reuse hands a run to an interpreter that waits.
-func (in *interpreters) reuse(it *interpreter, code []byte, env []string) error {
+// runWaiting hands a run to an interpreter that waits.
+func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string) (process, error) {
 	select {
 	case <-it.ready:
 	default:
-		return errors.New("it has not started yet")
+		return process{}, errors.New("it has not started yet")
 	}
 	if !it.waits || it.exited() || it.sites != in.userSites() {
-		return errors.New("it is of no use any more")
+		return process{}, errors.New("it is of no use any more")
 	}
 	if err := it.script.write(code); err != nil {
 		_ = os.Remove(it.script.path)
-		return err
+		return process{}, err
 	}
-	_ = it.control.SetDeadline(time.Now().Add(handoverTime))
-	if err := it.tell(in.a.workspace, env); err != nil {
-		return err
-	}
-	var b [1]byte
-	if _, err := it.control.Read(b[:]); err != nil || b[0] != 'g' {
-		return errors.New("it does not answer")
-	}
-	return nil
+	p := it.process()
+	p.began = it.began
+	// Another run of the user may have stopped it.
+	it.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
+	_ = it.control.SetWriteDeadline(time.Now().Add(handoverTime))
+	return p, it.tell(in.a.workspace, env)
 }
 
 // put gives back an interpreter that was not used after all.
@@ -260,13 +288,10 @@ func (in *interpreters) wait(ctx context.Context) error {
 	var said []byte
 	if mine {
 		said = make([]byte, 16<<10)
-		said = bytes.TrimSpace(said[:it.out.stderr.readNow(said)])
+		said = said[:it.out.stderr.readNow(said)]
 		it.discard()
 	}
-	// The reason stands at the end of what Python says.
-	const most = 300
-	return refuse(guest.FailNotStarted, "the interpreter %s ended before it was ready: %s",
-		in.a.opts.Python, said[max(0, len(said)-most):])
+	return refuse(guest.FailNotStarted, "the interpreter %s ended before it was ready: %s", in.a.opts.Python, tail(said))
 }
 
 // current returns the interpreter that waits or is on its way there.

@@ -31,6 +31,7 @@ type outputLog struct {
 	acked   uint64
 	// dropped says that nobody will fetch what comes.
 	dropped bool
+	failure error         // why there will be no result
 	changed chan struct{} // closed and renewed whenever something changes
 }
 
@@ -74,6 +75,10 @@ func (l *outputLog) next(ctx context.Context, after uint64) (record, error) {
 			l.mu.Unlock()
 			return r, nil
 		}
+		if l.failure != nil {
+			l.mu.Unlock()
+			return record{}, l.failure
+		}
 		changed := l.changed
 		l.mu.Unlock()
 		select {
@@ -82,6 +87,14 @@ func (l *outputLog) next(ctx context.Context, after uint64) (record, error) {
 			return record{}, context.Cause(ctx)
 		}
 	}
+}
+
+// fail says that no result will come, and why.
+func (l *outputLog) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failure = err
+	l.announce()
 }
 
 // ack forgets the records up to a number. A number that was never given out is

@@ -156,6 +156,7 @@ type pump struct {
 	limit int64 // bytes that are kept; 0: all
 	total int64 // bytes that were written; read it after finish
 	kept  int64
+	open  bool // somebody may still write to the pipe, after finish
 	done  chan struct{}
 }
 
@@ -191,16 +192,16 @@ func (pu *pump) take(b []byte) {
 	}
 }
 
-// finish takes what is in the pipe at this moment and ends the pump; it tells
-// whether anybody can still write to the pipe. It is called when the main
-// process has ended: what that wrote is in the pipe, and whatever another
-// process goes on writing is none of this run's.
-func (pu *pump) finish() (open bool) {
+// finish takes what is in the pipe at this moment and ends the pump. It is
+// called when the main process has ended: what that wrote is in the pipe, and
+// whatever another process goes on writing is none of this run's.
+func (pu *pump) finish() {
 	select {
 	case <-pu.done:
-		return false
+		return
 	default:
 	}
+	pu.open = true
 	_ = pu.pipe.f.SetReadDeadline(longAgo)
 	<-pu.done
 	buf := make([]byte, pumpSize)
@@ -212,5 +213,4 @@ func (pu *pump) finish() (open bool) {
 		left -= n
 		pu.take(buf[:n])
 	}
-	return true
 }

@@ -31,7 +31,11 @@ type run struct {
 	a    *Agent
 	req  *guest.RunRequest
 	log  *outputLog
+	code []byte
+	env  []string
 	proc process
+	// ended says that the agent ended the process before its time.
+	ended bool
 	// before are the files as they were.
 	before *index
 
@@ -39,6 +43,7 @@ type run struct {
 	killed   chan struct{}
 	dropOnce sync.Once
 	dropped  chan struct{}
+	over     chan struct{} // closed when the run has ended
 
 	mu     sync.Mutex
 	unlink context.CancelFunc // ends the conversation that follows the run
@@ -47,10 +52,13 @@ type run struct {
 // process is what a run runs as.
 type process struct {
 	*child
-	out     outputs
-	started time.Time
-	cpu     time.Duration // what it had used before
-	release func()        // frees what else it holds
+	out        outputs
+	started    time.Time
+	usedBefore time.Duration // CPU
+	release    func()        // frees what else it holds
+	// began tells whether the code was begun before the process ended; nil: it
+	// was, or the process is all there is to the run.
+	began func() bool
 }
 
 // serveRun starts a run and follows it.
@@ -106,7 +114,7 @@ func recvCode(ctx context.Context, s *wire.Stream, size int64) ([]byte, error) {
 
 // startRun registers a run and starts its process.
 func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
-	r := &run{a: a, req: req, log: newOutputLog(), killed: make(chan struct{}), dropped: make(chan struct{})}
+	r := &run{a: a, req: req, code: code, log: newOutputLog(), killed: make(chan struct{}), dropped: make(chan struct{}), over: make(chan struct{})}
 	a.mu.Lock()
 	switch {
 	case a.closed:
@@ -123,7 +131,7 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	a.wg.Add(1)
 	a.mu.Unlock()
 
-	err := r.start(code)
+	err := r.start()
 	if err != nil {
 		a.mu.Lock()
 		delete(a.runs, req.ID)
@@ -138,35 +146,20 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	return r, nil
 }
 
-func (r *run) start(code []byte) (err error) {
+func (r *run) start() (err error) {
 	r.before = r.a.snapshotFiles(r.req)
-	env := make([]string, 0, len(r.req.Env))
 	for _, setting := range r.req.Env {
-		env = append(env, string(setting))
+		r.env = append(r.env, string(setting))
 	}
 	switch agentsandbox.Language(r.req.Language) {
 	case agentsandbox.Python:
-		r.proc, err = r.a.startPython(code, env)
+		r.proc, err = r.a.interprets.run(r.code, r.env)
 	case agentsandbox.Bash:
-		r.proc, err = r.a.startBash(code, env)
+		r.proc, err = r.a.startBash(r.code, r.env)
 	default:
 		err = refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
 	}
 	return err
-}
-
-func (a *Agent) startPython(code []byte, env []string) (process, error) {
-	it, err := a.interprets.take(code, env)
-	if err != nil {
-		return process{}, err
-	}
-	p := process{child: it.child, out: it.out, started: time.Now()}
-	it.withLive(func(pid int) { p.cpu = cpuTime(pid) })
-	p.release = func() {
-		it.control.Close()
-		it.script.remove()
-	}
-	return p, nil
 }
 
 func (a *Agent) startBash(code []byte, env []string) (process, error) {
@@ -203,29 +196,77 @@ func merge(base, add []string) []string {
 
 // supervise takes a run from its start to its result.
 func (r *run) supervise() {
+	defer func() {
+		r.a.retire(r)
+		close(r.over)
+		r.refill()
+	}()
+	result, pumps := r.conduct()
+	if !r.ended && r.proc.began != nil && !r.proc.began() {
+		// The interpreter died while it waited, killed by another run perhaps:
+		// nothing of this one has happened yet.
+		r.letGo(pumps)
+		var err error
+		if r.proc, err = r.a.interprets.runFresh(r.code, r.env); err != nil {
+			r.log.fail(err)
+			return
+		}
+		result, pumps = r.conduct()
+	}
+	r.code, r.env = nil, nil
+	if r.req.Final {
+		r.a.killUser()
+	}
+	result.StdoutBytes, result.StderrBytes = pumps[0].total, pumps[1].total
+	r.report(result)
+
+	// The host has its result: nobody waits for the rest.
+	r.letGo(pumps)
+}
+
+// refill lets another interpreter wait in the place of the one that the run may
+// have used: when the run is over and the host has let go of it, because the
+// start of an interpreter would slow down both.
+func (r *run) refill() {
+	if r.req.Final || r.req.Language != string(agentsandbox.Python) {
+		return
+	}
+	for _, step := range []chan struct{}{r.over, r.dropped} {
+		select {
+		case <-step:
+		default:
+			return
+		}
+	}
+	r.a.interprets.refill()
+}
+
+// conduct waits for the process of the run, and takes all that it writes.
+func (r *run) conduct() (guest.RunResult, [2]*pump) {
 	if r.req.Final {
 		r.proc.killGroupAtExit()
 	}
-	stdout := startPump(r.proc.out.stdout, r.log, guest.KindStdout, r.req.OutputLimit)
-	stderr := startPump(r.proc.out.stderr, r.log, guest.KindStderr, r.req.OutputLimit)
+	pumps := [2]*pump{
+		startPump(r.proc.out.stdout, r.log, guest.KindStdout, r.req.OutputLimit),
+		startPump(r.proc.out.stderr, r.log, guest.KindStderr, r.req.OutputLimit),
+	}
 	result := r.await()
-	for _, pu := range []*pump{stdout, stderr} {
-		if open := pu.finish(); open && !r.req.Final {
+	for _, pu := range pumps {
+		pu.finish()
+	}
+	return result, pumps
+}
+
+// letGo frees what the process of a run held.
+func (r *run) letGo(pumps [2]*pump) {
+	for _, pu := range pumps {
+		if pu.open && !r.req.Final {
 			r.a.drains.adopt(pu.pipe)
 		} else {
 			pu.pipe.close()
 		}
 	}
-	if r.req.Final {
-		r.a.killUser()
-	}
-	result.StdoutBytes, result.StderrBytes = stdout.total, stderr.total
-	r.report(result)
 	r.proc.release()
-	if !r.req.Final && r.req.Language == string(agentsandbox.Python) {
-		r.a.interprets.refill()
-	}
-	r.a.retire(r)
 }
 
 // await waits until the main process has ended, and ends it where it must.
@@ -247,6 +288,7 @@ func (r *run) await() guest.RunResult {
 		result.Killed = true
 	case <-r.dropped:
 	}
+	r.ended = kill
 	if kill {
 		r.proc.killTree()
 		<-r.proc.done
@@ -257,7 +299,7 @@ func (r *run) await() guest.RunResult {
 		result.ExitCode = r.proc.status.ExitStatus()
 	}
 	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
-	result.CPUNS = int64(max(r.proc.child.cpu-r.proc.cpu, 0))
+	result.CPUNS = int64(max(r.proc.cpu-r.proc.usedBefore, 0))
 	return result
 }
 
@@ -325,6 +367,7 @@ func (a *Agent) retire(r *run) {
 // forget removes a run that the host has taken, or given up.
 func (a *Agent) forget(r *run) {
 	r.abandon()
+	defer r.refill()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.runs[r.req.ID] == r {
@@ -366,7 +409,13 @@ func (r *run) follow(ctx context.Context, s *wire.Stream, after uint64) error {
 func (r *run) send(ctx context.Context, s *wire.Stream, after uint64) {
 	for {
 		rec, err := r.log.next(ctx, after)
-		if err != nil || s.Send(ctx, rec.kind, rec.payload) != nil {
+		if err != nil {
+			if ctx.Err() == nil {
+				s.Reset(failureOf(err).Encode())
+			}
+			return
+		}
+		if s.Send(ctx, rec.kind, rec.payload) != nil {
 			return // whoever receives on the stream sees why
 		}
 		after = rec.seq

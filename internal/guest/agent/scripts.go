@@ -18,6 +18,9 @@ type scripts struct {
 }
 
 func newScripts(dir string) (*scripts, error) {
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("remove the scripts of an earlier agent: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of scripts: %w", err)
 	}

@@ -106,13 +106,13 @@ type uploads struct {
 func (u *uploads) has(st *unix.Stat_t) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.files[[2]uint64{uint64(st.Dev), st.Ino}]
+	return u.files[[2]uint64{st.Dev, st.Ino}]
 }
 
 func (u *uploads) set(st *unix.Stat_t, present bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	key := [2]uint64{uint64(st.Dev), st.Ino}
+	key := [2]uint64{st.Dev, st.Ino}
 	if !present {
 		delete(u.files, key)
 		return

@@ -76,6 +76,15 @@ var endTests = map[string]func(*testing.T, *box){
 		}
 		b.gone("pids")
 	},
+	"End/what is left behind can go on writing": func(t *testing.T, b *box) {
+		b.run(bash("(i=0; while :; do echo line; i=$((i+1)); echo $i > new; mv new count; sleep 0.01; done) & echo $! > pids; until test -e count; do sleep 0.01; done"))
+		first := b.get("/workspace/count")
+		b.eventually("the process counts to ten more", func() bool {
+			return len(b.get("/workspace/count")) > len(first)
+		})
+		b.must(bash("kill -9 $(cat pids)"))
+		b.gone("pids")
+	},
 	"End/all that the main process wrote arrives": func(t *testing.T, b *box) {
 		for range 10 {
 			o := b.run(python("import os\nos.write(1, b'x' * 60000)\nos.write(2, b'y' * 60000)\nos._exit(5)"))

@@ -19,8 +19,10 @@ to set and NAME to unset.
 """
 
 
+
 def _wait():
     import os
+    import site
     import sys
 
     control = 3
@@ -29,10 +31,15 @@ def _wait():
     sys.path_importer_cache.pop(here, None)
     del sys.modules["sitecustomize"]
 
-    # Looking for the module that this one stands in front of also fills the
-    # import system's view of every directory of sys.path, before the run.
+    # The module that this one stands in front of, as site would import it. The
+    # search also fills the import system's view of the directories of sys.path.
+    failure = None
+    try:
+        import sitecustomize
+    except Exception as error:
+        failure = error
     finder = sys.modules["_frozen_importlib_external"].PathFinder
-    chained = finder.find_spec("sitecustomize")
+    customized = site.ENABLE_USER_SITE and finder.find_spec("usercustomize")
 
     def receive(count):
         data = b""
@@ -58,11 +65,23 @@ def _wait():
         module = sys.modules.get(name)
         if module is not None:
             module.seed()
-    sys.path.insert(0, os.fsdecode(message[0]))
-    return chained
+
+    # The interpreter puts the directory of its script in front of sys.path after
+    # all of site's work: so does this, with the one that the agent names.
+    execusercustomize = site.execusercustomize
+
+    def finish():
+        site.execusercustomize = execusercustomize
+        if customized:
+            execusercustomize()
+        sys.path.insert(0, os.fsdecode(message[0]))
+
+    if site.ENABLE_USER_SITE:
+        site.execusercustomize = finish
+    else:
+        finish()
+    if failure is not None:
+        raise failure
 
 
-if _wait() is not None:
-    import sitecustomize
-else:
-    raise ImportError("there is no sitecustomize", name="sitecustomize")
+_wait()

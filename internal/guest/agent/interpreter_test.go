@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+func (a *Agent) waitingPID() int {
+	a.interprets.mu.Lock()
+	defer a.interprets.mu.Unlock()
+	if it := a.interprets.waiting; it != nil {
+		return it.pid
+	}
+	return 0
+}
+
+func TestPrepareSaysWhyNoInterpreterWaits(t *testing.T) {
+	c := client(t, newAgent(t, func(o *Options) { o.Env = append(o.Env, "PYTHONHOME=/nowhere") }))
+	if err := c.PrepareSnapshot(deadline(t)); !errors.Is(err, runtime.ErrNotStarted) || !strings.Contains(err.Error(), "encodings") {
+		t.Errorf("PrepareSnapshot: %v", err)
+	}
+	c = client(t, newAgent(t, func(o *Options) { o.Python = "/nowhere/python3" }))
+	if err := c.PrepareSnapshot(deadline(t)); !errors.Is(err, runtime.ErrNotStarted) || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("PrepareSnapshot: %v", err)
+	}
+}
+
+func TestWaitingInterpreterIsUsedOnlyWhereItIsAsGoodAsNew(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	const pid = "import os; print(os.getpid())"
+	ready := func() int {
+		t.Helper()
+		if err := a.interprets.wait(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		return a.waitingPID()
+	}
+	is := func(got string, waiting int, want bool) {
+		t.Helper()
+		if (got == strconv.Itoa(waiting)+"\n") != want {
+			t.Errorf("process %q ran the code, %d was waiting; the same is %v", got, waiting, want)
+		}
+	}
+	p := ready()
+	is(python(t, c, pid, map[string]string{"X": "1"}), p, true)
+
+	p = ready()
+	is(python(t, c, pid, map[string]string{"PYTHONOPTIMIZE": "1"}), p, false)
+	is(python(t, c, pid, nil), p, true) // it waited on
+
+	p = ready()
+	if err := unix.Kill(p, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	is(python(t, c, pid, nil), p, false)
+
+	p = ready()
+	if err := unix.Kill(p, unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	is(python(t, c, pid, nil), p, true) // and is woken
+
+	p = ready()
+	site := strings.TrimSpace(python(t, c, "import site; print(site.getusersitepackages())", map[string]string{"TZ": "UTC"}))
+	if err := os.MkdirAll(site, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	is(python(t, c, pid, nil), p, false)
+
+	p = ready()
+	if err := os.WriteFile(filepath.Join(site, "module.py"), []byte("word = 1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	is(python(t, c, "import module, os; print(os.getpid())", nil), p, false)
+}
+
+// TestRandomStateIsNew checks the promise on which snapshots rest: whatever an
+// interpreter has loaded while it waits, runs draw different numbers.
+func TestRandomStateIsNew(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	site := strings.TrimSpace(python(t, c, "import site; print(site.getusersitepackages())", nil))
+	if err := os.MkdirAll(site, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(site, "seed.pth"), []byte("import random; random.seed(1)\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for range 3 {
+		if err := a.interprets.wait(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		seen[python(t, c, "import sys\nassert 'random' in sys.modules\nimport random; print(random.random())", nil)] = true
+	}
+	if len(seen) != 3 {
+		t.Errorf("the runs drew %v", seen)
+	}
+}
+
+// TestRunSurvivesTheDeathOfTheInterpreterThatWaited hands a run to a process
+// that dies before it hears of it.
+func TestRunSurvivesTheDeathOfTheInterpreterThatWaited(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	for range 5 {
+		if err := a.interprets.wait(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		a.interprets.mu.Lock()
+		it := a.interprets.waiting
+		a.interprets.mu.Unlock()
+		// It is dead, and nobody has noticed: no reaper runs meanwhile.
+		a.children.mu.Lock()
+		err := unix.Kill(it.pid, unix.SIGKILL)
+		_, werr := awaitExit(unix.P_PID, it.pid)
+		a.children.mu.Unlock()
+		if err != nil || werr != nil {
+			t.Fatal(err, werr)
+		}
+		if got := python(t, c, "print('ran')", nil); got != "ran\n" {
+			t.Errorf("got %q", got)
+		}
+	}
+}

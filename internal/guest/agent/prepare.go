@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"runtime/debug"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+// prepare makes the sandbox ready for a snapshot: an interpreter waits, and no
+// run is left. Before that it runs a little of each language. A template that
+// cannot run code is found out here, and what the first run of an agent costs is
+// paid once, not by every sandbox of the snapshot.
+func (a *Agent) prepare(ctx context.Context) error {
+	a.mu.Lock()
+	n := len(a.runs)
+	a.mu.Unlock()
+	if n > 0 {
+		return refuse(guest.FailInvalid, "%d runs are not over or were not taken", n)
+	}
+	for _, rehearsal := range []struct {
+		language agentsandbox.Language
+		code     string
+	}{
+		{agentsandbox.Bash, "echo ready"},
+		{agentsandbox.Python, "print('ready')"}, // in an interpreter that starts,
+		{agentsandbox.Python, "print('ready')"}, // and in one that has waited
+	} {
+		if err := a.rehearse(ctx, rehearsal.language, rehearsal.code); err != nil {
+			return err
+		}
+		if err := a.interprets.wait(ctx); err != nil {
+			return err
+		}
+	}
+	debug.FreeOSMemory() // what is free need not be saved
+	return nil
+}
+
+// rehearse runs code that prints "ready".
+func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, code string) error {
+	r, err := a.startRun(&guest.RunRequest{
+		ID:          "rehearsal",
+		Language:    string(language),
+		CollectDirs: [][]byte{[]byte(agentsandbox.Workspace), []byte(agentsandbox.OutputDir)},
+	}, []byte(code))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		a.forget(r)
+		<-r.over
+	}()
+	var printed []byte
+	for after := uint64(0); ; after++ {
+		rec, err := r.log.next(ctx, after)
+		if err != nil {
+			return err
+		}
+		_, payload, err := guest.ParseSequence(rec.payload)
+		if err != nil {
+			return err
+		}
+		if rec.kind != guest.KindResult {
+			printed = append(printed, payload...)
+			continue
+		}
+		var result guest.RunResult
+		if err := json.Unmarshal(payload, &result); err != nil {
+			return err
+		}
+		if result.ExitCode != 0 || result.Signal != 0 || string(printed) != "ready\n" {
+			return refuse(guest.FailNotStarted, "%s does not run in this template: exit code %d, signal %d: %s",
+				language, result.ExitCode, result.Signal, tail(printed))
+		}
+		return nil
+	}
+}
+
+// tail is the end of what a program said, where the reason stands.
+func tail(said []byte) []byte {
+	const most = 300
+	said = bytes.TrimSpace(said)
+	return said[max(0, len(said)-most):]
+}
