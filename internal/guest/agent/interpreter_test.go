@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
