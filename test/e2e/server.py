@@ -96,6 +96,10 @@ class Server:
         text = httpx.get(self.url + "/metrics").text
         return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
 
+    def open_file_names(self) -> list[str]:
+        fds = Path(f"/proc/{self.process.pid}/fd")
+        return sorted(os.readlink(fds / fd) for fd in os.listdir(fds))
+
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
