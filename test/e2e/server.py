@@ -92,6 +92,10 @@ class Server:
         """The control groups of this server's sandboxes, in any hierarchy."""
         return {os.path.join(root, d) for root, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if self.group in os.path.join(root, d)}
 
+    def sandboxes(self) -> set[str]:
+        """The names of this server's sandboxes on the machine, by their control groups."""
+        return {os.path.basename(c) for c in self.cgroups()} - {self.group}
+
     def metric(self, name: str) -> float:
         text = httpx.get(self.url + "/metrics").text
         return sum(float(v) for v in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
