@@ -10,11 +10,12 @@ GOFILES   = $(shell find . -name '*.go' -not -path './.cache/*')
 AGENT     = internal/guest/assets/bin/agent
 BIN       = bin/agentsandbox
 LISTEN   ?= 127.0.0.1:8000
+FUZZTIME ?= 60s
 TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e bench lint generate verify conformance clean
+.PHONY: help serve setup packages build test unit e2e bench fuzz lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,12 +46,23 @@ unit: setup ## run the Go tests; they need the default template
 e2e: setup ## run the published Python client and plain HTTP against the real binary
 	test/e2e/run
 
-bench: setup ## measure against bare Python and bubblewrap
+bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewrap
 	@scripts/install-packages bwrap:bubblewrap
-	$(GO) run ./test/bench
+	$(GO) run ./test/bench -data-python .cache/bench-venv/bin/python3 $(BENCH)
+
+# The host's own Python with the libraries of the template, for the comparison.
+.cache/bench-venv/done: internal/template/requirements.lock
+	@scripts/install-packages no-such-command:python3-venv
+	rm -rf $(@D) && /usr/bin/python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --require-hashes --no-deps -r $< && touch $@
+
+fuzz: ## fuzz the protocol and the uploads, FUZZTIME each
+	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/guest/wire
+	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime $(FUZZTIME) ./internal/guest
+	$(GO) test -run '^$$' -fuzz FuzzUpload -fuzztime $(FUZZTIME) ./internal/httpapi
 
 lint: $(GOLANGCI) ## check style and the import rules
-	$(GOLANGCI) run ./...
+	$(GOLANGCI) run --allow-parallel-runners ./...
 
 $(GOLANGCI):
 	GOBIN=$(abspath $(TOOLS)) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)

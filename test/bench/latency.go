@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+)
+
+const (
+	hello     = "print(1)"
+	helloOut  = "1\n"
+	data      = "import numpy, pandas, matplotlib.pyplot\nprint(1)"
+	shell     = "echo hi"
+	shellOut  = "hi\n"
+	bare      = "bare python3"
+	bareData  = "bare python3, data libraries"
+	bareShell = "bare bash"
+	python    = "python"
+	bash      = "bash"
+	noSession = ""
+)
+
+// variant is one way to run a program. Its ratio is to the variant named by
+// baseline. ready, if set, is awaited before each measurement and is not part
+// of it.
+type variant struct {
+	name, baseline string
+	ready          func() error
+	once           func() error
+	times          []time.Duration
+}
+
+// latency measures single requests, one at a time.
+func latency(o options, dir string, warm *server) error {
+	cold, err := start(o.binary, filepath.Join(dir, "cold"), "--pool-size", "0", "--pool-data-size", "0")
+	if err != nil {
+		return err
+	}
+	defer cold.stop()
+	session, err := warm.session()
+	if err != nil {
+		return err
+	}
+	defer warm.delete(session)
+	variants := []*variant{
+		{name: bare, once: command(helloOut, o.python, "-c", hello)},
+		{name: "bubblewrap + python3", baseline: bare, once: command(helloOut, "bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent",
+			"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", o.python, "-c", hello)},
+		{name: "fresh sandbox, warm pool", baseline: bare, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
+		{name: "fresh sandbox, empty pool", baseline: bare, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
+		{name: "live session", baseline: bare, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
+		{name: "fresh sandbox, data libraries, warm pool", baseline: bareData, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, data libraries, empty pool", baseline: bareData, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
+		{name: bareShell, once: command(shellOut, "/bin/bash", "-c", shell)},
+		{name: "fresh sandbox, bash, warm pool", baseline: bareShell, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
+	}
+	if o.dataPython != "" {
+		variants = slices.Insert(variants, 5, &variant{name: bareData, once: command(helloOut, o.dataPython, "-c", data)})
+	}
+	if err := takeTurns(variants, o.rounds); err != nil {
+		return err
+	}
+	fmt.Printf("\n## Latency, %d rounds\n\n| what | median | p99 | median, to its bare program | p99, to it |\n|---|---:|---:|---:|---:|\n", o.rounds)
+	for _, v := range variants {
+		median, p99 := quantile(v.times, 0.5), quantile(v.times, 0.99)
+		ratio, worst := "", ""
+		for _, base := range variants {
+			if base.name == v.baseline {
+				b := quantile(base.times, 0.5)
+				ratio, worst = ratioText(median, b), ratioText(p99, b)
+			}
+		}
+		fmt.Printf("| %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(p99), ratio, worst)
+	}
+	return warm.overhead(session, o.rounds)
+}
+
+func takeTurns(variants []*variant, rounds int) error {
+	for round := range rounds + 1 {
+		for _, v := range variants {
+			if v.ready != nil {
+				if err := v.ready(); err != nil {
+					return fmt.Errorf("%s: %w", v.name, err)
+				}
+			}
+			began := time.Now()
+			if err := v.once(); err != nil {
+				return fmt.Errorf("%s: %w", v.name, err)
+			}
+			if round > 0 { // the first round warms caches and connections
+				v.times = append(v.times, time.Since(began))
+			}
+		}
+		progress("round %d of %d", round, rounds)
+	}
+	fmt.Fprintln(os.Stderr)
+	return nil
+}
+
+// progress overwrites one line on standard error.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "\r\033[K"+format, args...)
+}
+
+func ms(d time.Duration) string {
+	return strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', 1, 64) + " ms"
+}
+
+func ratioText(d, base time.Duration) string {
+	return strconv.FormatFloat(float64(d)/float64(base), 'f', 2, 64)
+}
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[min(int(q*float64(len(s))), len(s)-1)]
+}
+
+func command(want, name string, args ...string) func() error {
+	return func() error {
+		out, err := exec.Command(name, args...).Output()
+		if err != nil {
+			return err
+		}
+		return check(string(out), want)
+	}
+}
+
+func check(out, want string) error {
+	if out != want {
+		return fmt.Errorf("the output is %q, not %q", out, want)
+	}
+	return nil
+}
+
+// overhead measures what a request costs beyond the run itself: the client's
+// time less the run's duration as the record has it, which is exact to a
+// millisecond, and the server's CPU time.
+func (s *server) overhead(session string, rounds int) error {
+	before, err := s.cpu()
+	if err != nil {
+		return err
+	}
+	var beyond []time.Duration
+	for range rounds {
+		began := time.Now()
+		duration, err := s.execute(session, python, hello, helloOut)
+		if err != nil {
+			return err
+		}
+		beyond = append(beyond, time.Since(began)-duration)
+	}
+	after, err := s.cpu()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nA request in a session takes the client %s longer than the run lasts (median), and %s of the daemon's CPU time.\n",
+		ms(quantile(beyond, 0.5)), ms((after-before)/time.Duration(rounds)))
+	return nil
+}
