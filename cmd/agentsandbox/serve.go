@@ -108,7 +108,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.pool = pool.New(pool.Options{
 		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
 		Template: template.DefaultName, Templates: []string{template.DefaultName},
-		Size: d.cfg.PoolSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
+		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
 		Limits: limits.Default(), Logger: d.log,
 	})
 	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Logger: d.log})
@@ -177,8 +177,14 @@ func (d *daemon) prepare(ctx context.Context) error {
 	if err := d.images.prepare(ctx, progress); err != nil {
 		return err
 	}
-	if err := d.runtime.Prepare(ctx, template.DefaultName, engineLimits(d.cfg).Default(), progress); err != nil {
+	limits := engineLimits(d.cfg).Default()
+	if err := d.runtime.Prepare(ctx, template.DefaultName, runtime.Bare, limits, progress); err != nil {
 		return err
+	}
+	if d.cfg.Preload == preloadData {
+		if err := d.runtime.Prepare(ctx, template.DefaultName, runtime.DataLibraries, limits, progress); err != nil && ctx.Err() == nil {
+			d.log.Error("no sandbox with the data libraries can be made: code that imports them starts slower", "error", err)
+		}
 	}
 	d.images.prune(ctx, d.log)
 	d.pool.Start()
@@ -271,6 +277,18 @@ func engineLimits(cfg config.Config) engine.Limits {
 	}
 }
 
+// preloadData is the value of the setting "preload" that asks for sandboxes with
+// the data libraries loaded.
+const preloadData = "data"
+
+// warmStock is how many sandboxes the pool tries to keep.
+func warmStock(cfg config.Config) int {
+	if cfg.Preload != preloadData {
+		return cfg.PoolSize
+	}
+	return cfg.PoolSize + cfg.PoolDataSize
+}
+
 // registry has the counters of the process and of the pool.
 func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
 	r := prometheus.NewRegistry()
@@ -280,7 +298,7 @@ func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(cfg.PoolSize) }),
+		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(warmStock(cfg)) }),
 		gauge("sandboxes_ready", "Warm sandboxes that can be claimed now.", func() float64 { return float64(p.Stats().Ready) }),
 		gauge("sandboxes_building", "Sandboxes that are being made.", func() float64 { return float64(p.Stats().Building) }),
 		gauge("sandboxes_live", "Sandboxes that exist or are being made.", func() float64 { return float64(p.Live()) }),

@@ -29,6 +29,8 @@ type Config struct {
 	Platform     string // systrap, kvm
 	CABundle     string // path of a PEM file; empty: the machine's
 	PoolSize     int
+	PoolDataSize int
+	Preload      string // data, none
 	MaxSandboxes int
 
 	// Limits of one sandbox or execution.

@@ -86,6 +86,7 @@ func (r Resolved) checkDefaults() error {
 		{"default_cpus", "max_cpus", r.DefaultCPUs > r.MaxCPUs},
 		{"max_code_bytes", "max_body_bytes", r.MaxCodeBytes > r.MaxBodyBytes},
 		{"pool_size", "max_sandboxes", r.PoolSize > r.MaxSandboxes},
+		{"pool_data_size", "max_sandboxes", r.PoolDataSize > r.MaxSandboxes},
 	} {
 		if pair.over {
 			errs = append(errs, r.wrong(pair.name, "must not be more than %s; lower the one or raise the other", pair.limit))

@@ -75,7 +75,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	sb, err := e.sandboxes.Claim(ctx, e.template, e.sandboxLimits(req.MemoryMB, req.CPUs))
+	sb, err := e.sandboxes.Claim(ctx, e.template, runtime.VariantFor(req.Language, req.Code), e.sandboxLimits(req.MemoryMB, req.CPUs))
 	if err != nil {
 		return nil, err
 	}

@@ -95,11 +95,12 @@ type Blob = struct {
 
 // Sandboxes hands out sandboxes that nobody used before.
 type Sandboxes interface {
-	// Claim returns a sandbox of a template with those limits in force; the
-	// caller destroys it. It waits for one, in the order of the callers. An
+	// Claim returns a sandbox of a template's variant with those limits in force; the
+	// caller destroys it. Where the variant cannot be had, it is the bare one,
+	// in which the same code runs. It waits for one, in the order of the callers. An
 	// unknown template is an *agentsandbox.Error of code invalid_request; a
 	// server that cannot make sandboxes, of code unavailable.
-	Claim(ctx context.Context, template string, limits runtime.Limits) (runtime.Sandbox, error)
+	Claim(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
 	// Ready tells whether a sandbox of the default template can be claimed now;
 	// nil if so, otherwise why not.
 	Ready() error

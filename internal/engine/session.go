@@ -83,7 +83,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
 func (e *Engine) bringUp(ctx context.Context, info *agentsandbox.Session, files []agentsandbox.File) error {
-	sb, err := e.sandboxes.Claim(ctx, info.Template, e.sandboxLimits(info.MemoryMB, info.CPUs))
+	sb, err := e.sandboxes.Claim(ctx, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs))
 	if err != nil {
 		return err
 	}

@@ -65,6 +65,8 @@ func (id Identity) Validate() error {
 		return fmt.Errorf("%w: the host name %q must be 1 to %d letters, digits and inner hyphens", runtime.ErrInvalid, id.Hostname, MaxHostname)
 	case !machineIDPattern.MatchString(id.MachineID):
 		return fmt.Errorf("%w: the machine id %q must be 32 lower-case hexadecimal digits", runtime.ErrInvalid, id.MachineID)
+	case id.MemoryBytes < 0:
+		return fmt.Errorf("%w: memory_bytes must not be negative", runtime.ErrInvalid)
 	case len(id.Entropy) > 4096:
 		return fmt.Errorf("%w: entropy must be at most 4096 bytes", runtime.ErrInvalid)
 	}
@@ -85,12 +87,13 @@ func (c *Client) Identify(ctx context.Context, id Identity) error {
 }
 
 // PrepareSnapshot makes the sandbox ready to be saved: a Python interpreter
-// waits for its script, this conversation is over, and the agent waits for the
+// waits for its script, with those modules loaded ahead as far as they are
+// installed; this conversation is over, and the agent waits for the
 // hello of the next one. The byte stream stays open until Close: close it only
 // when the snapshot has been made. It is an error while something runs.
-func (c *Client) PrepareSnapshot(ctx context.Context) error {
+func (c *Client) PrepareSnapshot(ctx context.Context, modules []string) error {
 	var reply struct{}
-	if err := c.call(ctx, &Request{Method: MethodPrepare}, &reply); err != nil {
+	if err := c.call(ctx, &Request{Method: MethodPrepare, Modules: modules}, &reply); err != nil {
 		return fmt.Errorf("prepare the snapshot: %w", err)
 	}
 	if err := c.conn.Goodbye(ctx); err != nil {

@@ -18,6 +18,8 @@ const (
 	// script; LauncherPath is that module.
 	LauncherDir  = "/usr/lib/agentsandbox/python"
 	LauncherPath = LauncherDir + "/sitecustomize.py"
+	// PreloadPath is what loads modules into an interpreter that waits.
+	PreloadPath = LauncherDir + "/preload.py"
 	// ScriptDir is where the code of a run stands while it runs.
 	ScriptDir = "/run/agentsandbox"
 	// ConversationFD is the descriptor of the agent on which it talks to the host.
@@ -57,15 +59,15 @@ const (
 
 // Methods of the agent.
 const (
-	MethodIdentify = "identify" // Identity; an empty reply
-	MethodPrepare  = "prepare_snapshot"
-	MethodRun      = "run"    // Run; code as data; what the run produced
-	MethodAttach   = "attach" // Run, with ID and After; what the run produced since
-	MethodStat     = "stat"   // Path; an Entry
-	MethodRead     = "read"   // Path; an Entry, then data
-	MethodWrite    = "write"  // Path, then data until the end; an Entry
-	MethodList     = "list"   // Path, After, Limit; a Page
-	MethodRemove   = "remove" // Path; an empty reply
+	MethodIdentify = "identify"         // Identity; an empty reply
+	MethodPrepare  = "prepare_snapshot" // Modules; an empty reply
+	MethodRun      = "run"              // Run; code as data; what the run produced
+	MethodAttach   = "attach"           // Run, with ID and After; what the run produced since
+	MethodStat     = "stat"             // Path; an Entry
+	MethodRead     = "read"             // Path; an Entry, then data
+	MethodWrite    = "write"            // Path, then data until the end; an Entry
+	MethodList     = "list"             // Path, After, Limit; a Page
+	MethodRemove   = "remove"           // Path; an empty reply
 )
 
 // Bounds of what the two sides say to each other.
@@ -103,6 +105,7 @@ type Request struct {
 	Limit    int         `json:"limit,omitempty"`
 	Run      *RunRequest `json:"run,omitempty"`
 	Identity *Identity   `json:"identity,omitempty"`
+	Modules  []string    `json:"modules,omitempty"`
 }
 
 // RunRequest asks for one run.
@@ -162,6 +165,8 @@ type Identity struct {
 	Hostname string `json:"hostname"`
 	// MachineID is 32 hexadecimal digits, for /etc/machine-id.
 	MachineID string `json:"machine_id"`
+	// MemoryBytes is the sandbox's memory limit; 0: none is known.
+	MemoryBytes int64 `json:"memory_bytes,omitempty"`
 	// Entropy is mixed into the sandbox's random number generator.
 	Entropy []byte `json:"entropy,omitempty"`
 }

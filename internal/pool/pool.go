@@ -1,5 +1,5 @@
-// Package pool keeps warm sandboxes, ready to be claimed, one queue per template
-// and limits. A sandbox is handed out once and never comes back: whoever claims
+// Package pool keeps warm sandboxes, ready to be claimed, one queue per template,
+// variant and limits. A sandbox is handed out once and never comes back: whoever claims
 // it destroys it. What a sandbox shows of its limits, such as its number of
 // processors, is settled when it is made, so a claim with other limits than the
 // warm ones have waits for a sandbox of its own.
@@ -37,6 +37,10 @@ type Options struct {
 	// Size is how many sandboxes of the default template are kept warm; with 0
 	// each claim builds its own.
 	Size int
+	// Data says that sandboxes are made with the data libraries loaded, for the
+	// claims that ask for them, and DataSize how many are kept warm.
+	Data     bool
+	DataSize int
 	// Builders is how many sandboxes are built at once; at least 1.
 	Builders int
 	// Max bounds the sandboxes that exist at once, those that were claimed and
@@ -78,9 +82,14 @@ type Pool struct {
 	closed bool
 }
 
+// dataMemory is the least memory limit with which a sandbox is made with the
+// data libraries loaded, in bytes: a quarter of it is taken then.
+const dataMemory = 256 << 20
+
 // kind is what makes sandboxes alike.
 type kind struct {
 	template string
+	variant  runtime.Variant
 	limits   runtime.Limits
 }
 
@@ -98,6 +107,7 @@ type queue struct {
 }
 
 type waiter struct {
+	queue  *queue       // in which it waits now
 	result chan outcome // buffered: a delivery never blocks
 }
 
@@ -113,11 +123,15 @@ func New(opts Options) *Pool {
 	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, wake: make(chan struct{})}
 	warm := p.warm()
 	p.queues[warm] = &queue{kind: warm, size: opts.Size}
+	if data := warm; opts.Data {
+		data.variant = runtime.DataLibraries
+		p.queues[data] = &queue{kind: data, size: opts.DataSize}
+	}
 	return p
 }
 
-// warm is the kind of which sandboxes are kept.
-func (p *Pool) warm() kind { return kind{p.opts.Template, p.opts.Limits} }
+// warm is the kind that most claims ask for.
+func (p *Pool) warm() kind { return kind{p.opts.Template, runtime.Bare, p.opts.Limits} }
 
 // Start begins to build.
 func (p *Pool) Start() {
@@ -126,9 +140,9 @@ func (p *Pool) Start() {
 	}
 }
 
-// Claim returns a sandbox that nobody used before, with those limits in force.
-// The caller destroys it.
-func (p *Pool) Claim(ctx context.Context, template string, limits runtime.Limits) (runtime.Sandbox, error) {
+// Claim returns a sandbox that nobody used before, of that variant of a template
+// and with those limits in force. The caller destroys it.
+func (p *Pool) Claim(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
 	if template == "" {
 		template = p.opts.Template
 	}
@@ -138,7 +152,7 @@ func (p *Pool) Claim(ctx context.Context, template string, limits runtime.Limits
 		waitCtx, cancel = context.WithTimeoutCause(ctx, p.opts.Wait, errBusy)
 		defer cancel()
 	}
-	sb, err := p.take(waitCtx, kind{template, limits})
+	sb, err := p.take(waitCtx, kind{template, variant, limits})
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
 		err = unavailable(errBusy.Error(), nil)
 	}
@@ -155,11 +169,8 @@ func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 		p.mu.Unlock()
 		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", k.template)
 	}
-	q := p.queues[k]
-	if q == nil {
-		q = &queue{kind: k}
-		p.queues[k] = q
-	}
+	k = p.settle(k)
+	q := p.queueLocked(k)
 	var dead []runtime.Sandbox
 	var found runtime.Sandbox
 	for found == nil && len(q.ready) > 0 {
@@ -174,7 +185,7 @@ func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 	if now := time.Now(); found != nil && now.After(q.retryAt) {
 		q.retryAt = now.Add(refillDelay)
 	}
-	w := &waiter{result: make(chan outcome, 1)}
+	w := &waiter{queue: q, result: make(chan outcome, 1)}
 	if found == nil {
 		q.waiting = append(q.waiting, w)
 	}
@@ -187,16 +198,37 @@ func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 	if found != nil {
 		return found, nil
 	}
-	return p.await(ctx, q, w)
+	return p.await(ctx, w)
 }
 
-func (p *Pool) await(ctx context.Context, q *queue, w *waiter) (runtime.Sandbox, error) {
+// settle replaces a variant that is not made: one that is switched off, that
+// has no room in the memory limit, or that shows another number of processors
+// than the stock, for which a snapshot would have to be made first.
+func (p *Pool) settle(k kind) kind {
+	if !p.opts.Data || k.limits.MilliCPUs != p.opts.Limits.MilliCPUs ||
+		k.limits.MemoryBytes > 0 && k.limits.MemoryBytes < dataMemory {
+		k.variant = runtime.Bare
+	}
+	return k
+}
+
+func (p *Pool) queueLocked(k kind) *queue {
+	q := p.queues[k]
+	if q == nil {
+		q = &queue{kind: k}
+		p.queues[k] = q
+	}
+	return q
+}
+
+func (p *Pool) await(ctx context.Context, w *waiter) (runtime.Sandbox, error) {
 	select {
 	case o := <-w.result:
 		return o.sandbox, o.err
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
+	q := w.queue
 	for i, other := range q.waiting {
 		if other == w {
 			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
@@ -340,7 +372,7 @@ func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Limits: q.limits})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits})
 	var sb runtime.Sandbox
 	if err == nil {
 		sb = &counted{Sandbox: made, gone: sync.OnceFunc(p.gone)}
@@ -354,10 +386,7 @@ func (p *Pool) buildOne(q *queue) {
 		q.failures++
 		q.lastErr = err
 		q.retryAt = time.Now().Add(backoff(q.failures))
-		if len(q.waiting) > 0 {
-			q.waiting[0].result <- outcome{err: unavailable("a sandbox could not be made", err)}
-			q.waiting = q.waiting[1:]
-		}
+		p.refuseLocked(q, err)
 	case p.closed:
 		surplus = sb
 	default:
@@ -375,11 +404,30 @@ func (p *Pool) buildOne(q *queue) {
 	p.dropLocked(q)
 	p.mu.Unlock()
 	if err != nil && !closed {
-		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "failures", failures, "error", err)
+		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "variant", q.variant, "failures", failures, "error", err)
 	}
 	if surplus != nil {
 		p.discard(surplus)
 	}
+}
+
+// refuseLocked answers who has waited longest, after a build that failed. Who
+// waits for more than the bare variant waits for that one instead.
+func (p *Pool) refuseLocked(q *queue, err error) {
+	if len(q.waiting) == 0 {
+		return
+	}
+	w := q.waiting[0]
+	q.waiting = q.waiting[1:]
+	if q.variant == runtime.Bare || p.closed {
+		w.result <- outcome{err: unavailable("a sandbox could not be made", err)}
+		return
+	}
+	k := q.kind
+	k.variant = runtime.Bare
+	w.queue = p.queueLocked(k)
+	w.queue.waiting = append(w.queue.waiting, w)
+	p.wakeLocked()
 }
 
 // dropLocked forgets a queue that nobody needs.

@@ -20,11 +20,13 @@ import (
 // pool needs of them.
 type maker struct {
 	runtime.Runtime
-	gate    chan struct{} // if set, each Start waits for a value
-	fail    atomic.Bool
-	started atomic.Int64
-	most    atomic.Int64 // the most builds at once
-	now     atomic.Int64
+	gate chan struct{} // if set, each Start waits for a value
+	fail atomic.Bool
+	// failData fails what is not bare.
+	failData atomic.Bool
+	started  atomic.Int64
+	most     atomic.Int64 // the most builds at once
+	now      atomic.Int64
 
 	mu   sync.Mutex
 	live map[string]*member
@@ -37,6 +39,7 @@ type member struct {
 	once   sync.Once
 	done   chan struct{}
 	limits runtime.Limits
+	spec   runtime.Spec
 }
 
 func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
@@ -51,11 +54,11 @@ func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 			return nil, ctx.Err()
 		}
 	}
-	if m.fail.Load() || spec.Limits.MemoryBytes < 0 {
+	if m.fail.Load() || spec.Limits.MemoryBytes < 0 || m.failData.Load() && spec.Variant == runtime.DataLibraries {
 		return nil, errors.New("no room")
 	}
 	m.started.Add(1)
-	sb := &member{id: spec.ID, owner: m, done: make(chan struct{}), limits: spec.Limits}
+	sb := &member{id: spec.ID, owner: m, done: make(chan struct{}), limits: spec.Limits, spec: spec}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.live[sb.id] = sb
@@ -104,7 +107,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Claim(t.Context(), "", limits)
+		a, err := p.Claim(t.Context(), "", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,7 +115,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if got := p.Stats(); got != (pool.Stats{Ready: 3}) {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
-		b, err := p.Claim(t.Context(), "default", limits)
+		b, err := p.Claim(t.Context(), "default", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +130,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if m.alive() != 2 {
 			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
 		}
-		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
@@ -141,7 +144,7 @@ func TestClaimsAreServedInOrder(t *testing.T) {
 		order := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if _, err := p.Claim(t.Context(), "", limits); err == nil {
+				if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); err == nil {
 					order <- i
 				}
 			}()
@@ -165,7 +168,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := p.Claim(ctx, "", limits)
+			_, err := p.Claim(ctx, "", runtime.Bare, limits)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -194,7 +197,7 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		if p.Ready() == nil {
 			t.Error("ready although no sandbox can be made")
 		}
-		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim: %v", err)
 		}
 		m.fail.Store(false)
@@ -215,7 +218,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			sb.die()
 		}
 		for range 2 { // the dead one, and those of other limits, are not handed out
-			sb, err := p.Claim(t.Context(), "", limits)
+			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,7 +229,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			}
 			_ = sb.Destroy(t.Context())
 		}
-		sb, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: 2 << 20})
+		sb, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,10 +241,10 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
 		}
-		if _, err := p.Claim(t.Context(), "nope", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+		if _, err := p.Claim(t.Context(), "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 			t.Errorf("unknown template: %v", err)
 		}
 		_ = sb.Destroy(t.Context())
@@ -258,13 +261,13 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		p.Start()
 		var held []runtime.Sandbox
 		for range 5 {
-			sb, err := p.Claim(t.Context(), "", limits)
+			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			held = append(held, sb)
 		}
-		if _, err := p.Claim(t.Context(), "", limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("a sixth sandbox of five: %v", err)
 		}
 		if m.alive() != 5 || p.Live() != 5 {
@@ -272,7 +275,7 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		}
 		got := make(chan error)
 		go func() {
-			_, err := p.Claim(t.Context(), "", limits)
+			_, err := p.Claim(t.Context(), "", runtime.Bare, limits)
 			got <- err
 		}()
 		synctest.Wait()
@@ -287,6 +290,48 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		if p.Live() != 5 {
 			t.Errorf("%d counted; want 5", p.Live())
 		}
+		p.Close()
+	})
+}
+
+// TestVariants checks which sandbox a claim of the variant gets.
+func TestVariants(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &maker{live: map[string]*member{}}
+		var n atomic.Int64
+		stock := runtime.Limits{MemoryBytes: 1 << 30, MilliCPUs: 1000}
+		p := pool.New(pool.Options{
+			Runtime: m, NewID: func() string { return fmt.Sprint("sb", n.Add(1)) },
+			Template: "default", Templates: []string{"default"}, Size: 1, Data: true, DataSize: 1,
+			Limits: stock, Logger: slog.New(slog.DiscardHandler),
+		})
+		p.Start()
+		synctest.Wait()
+		if got := p.Stats(); got != (pool.Stats{Ready: 2}) {
+			t.Errorf("the stock: %+v", got)
+		}
+		claim := func(variant runtime.Variant, limits runtime.Limits, want runtime.Variant) {
+			t.Helper()
+			sb, err := p.Claim(t.Context(), "", variant, limits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.mu.Lock()
+			got := m.live[sb.ID()].spec.Variant
+			m.mu.Unlock()
+			if got != want {
+				t.Errorf("a claim of %q with %+v got %q", variant, limits, got)
+			}
+		}
+		claim(runtime.Bare, stock, runtime.Bare)
+		claim(runtime.DataLibraries, stock, runtime.DataLibraries)
+		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 2 << 30, MilliCPUs: 1000}, runtime.DataLibraries)
+		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 64 << 20, MilliCPUs: 1000}, runtime.Bare)
+		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 1 << 30, MilliCPUs: 2000}, runtime.Bare)
+		time.Sleep(time.Second) // of the bubble's clock
+		m.failData.Store(true)
+		claim(runtime.DataLibraries, stock, runtime.DataLibraries) // of the stock
+		claim(runtime.DataLibraries, stock, runtime.Bare)          // in its place
 		p.Close()
 	})
 }

@@ -59,7 +59,9 @@ type Spec struct {
 	ID string
 	// Template is the name of a template.
 	Template string
-	Limits   Limits
+	// Variant is what the interpreter that waits in it has loaded.
+	Variant Variant
+	Limits  Limits
 }
 
 // Limits of a sandbox, installed on the host. Zero values mean no limit, which

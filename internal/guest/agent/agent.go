@@ -81,6 +81,8 @@ type Agent struct {
 	drains     drains
 	wg         sync.WaitGroup // runs
 	serial     atomic.Uint64
+	preparing  atomic.Bool  // prepare chooses which interpreter waits, not the runs
+	memory     atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
 
 	mu     sync.Mutex
 	runs   map[string]*run
@@ -199,7 +201,7 @@ func (a *Agent) answer(ctx context.Context, req *guest.Request) (any, error) {
 	case guest.MethodIdentify:
 		return empty{}, a.identify(req.Identity)
 	case guest.MethodPrepare:
-		return empty{}, a.prepare(ctx)
+		return empty{}, a.prepare(ctx, req.Modules)
 	case guest.MethodStat:
 		return a.stat(string(req.Path))
 	case guest.MethodList:

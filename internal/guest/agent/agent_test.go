@@ -61,6 +61,9 @@ func newAgent(t *testing.T, change func(*Options)) *Agent {
 	if err := os.WriteFile(filepath.Join(root, guest.LauncherPath), assets.Launcher(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(root, guest.PreloadPath), assets.Preload(), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	opts := Options{
 		Root:        root,
 		Python:      "/usr/bin/python3",
@@ -172,7 +175,7 @@ func TestConversationsFollowEachOtherOnOneSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := first.PrepareSnapshot(deadline(t)); err != nil {
+	if err := first.PrepareSnapshot(deadline(t), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-served; err != nil {
@@ -219,7 +222,7 @@ func TestPrepareRefusesWhileSomethingRuns(t *testing.T) {
 	if _, err := r.Next(deadline(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.PrepareSnapshot(deadline(t)); !errors.Is(err, runtime.ErrInvalid) {
+	if err := c.PrepareSnapshot(deadline(t), nil); !errors.Is(err, runtime.ErrInvalid) {
 		t.Errorf("PrepareSnapshot: %v, want ErrInvalid", err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // identify makes this sandbox another one than its snapshot. An interpreter
-// that waits needs nothing: it has drawn no random numbers (see the launcher),
-// and the kernel's come from the host. What stays the snapshot's is the
+// that waits needs nothing: it renews what random numbers it has drawn when it
+// is given a run (see the launcher), and the kernel's come from the host. What stays the snapshot's is the
 // interpreter's hash secret and the layout of its memory.
 func (a *Agent) identify(id *guest.Identity) error {
 	if id == nil {
@@ -20,6 +20,7 @@ func (a *Agent) identify(id *guest.Identity) error {
 	if err := id.Validate(); err != nil {
 		return refuse(guest.FailInvalid, "%v", err)
 	}
+	a.memory.Store(id.MemoryBytes)
 	hosts := "127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"127.0.1.1\t" + id.Hostname + "\n"

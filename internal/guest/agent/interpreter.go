@@ -43,7 +43,8 @@ type interpreter struct {
 	controlFD int
 	ready     chan struct{} // closed when it waits, or never will; then waits is set
 	waits     bool
-	sites     string // the user's packages when it was started
+	modules   []string // what it has loaded ahead
+	sites     string   // the user's packages when it was started
 }
 
 // interpreters keeps one interpreter waiting.
@@ -53,6 +54,7 @@ type interpreters struct {
 
 	mu      sync.Mutex
 	waiting *interpreter
+	modules []string      // what the next one that waits loads ahead
 	filling chan struct{} // closed when the start under way is over; nil: none is
 	failure error         // of the latest start
 	closed  bool
@@ -72,14 +74,15 @@ func (in *interpreters) close() {
 	in.wg.Wait()
 }
 
-// launch starts an interpreter that will wait for its script.
-func (in *interpreters) launch(env []string) (*interpreter, error) {
+// launch starts an interpreter that will wait for its script, with modules that
+// it has loaded by then.
+func (in *interpreters) launch(env, modules []string) (*interpreter, error) {
 	a := in.a
 	script, err := a.scripts.new("main.py")
 	if err != nil {
 		return nil, notStarted("make room for the script", err)
 	}
-	it := &interpreter{script: script, ready: make(chan struct{}), sites: in.userSites()}
+	it := &interpreter{script: script, ready: make(chan struct{}), modules: modules, sites: in.userSites()}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		script.remove()
@@ -106,6 +109,9 @@ func (in *interpreters) launch(env []string) (*interpreter, error) {
 		script.remove()
 		return nil, notStarted("start "+filepath.Base(a.opts.Python), err)
 	}
+	// It is the first message on a socket that nobody reads yet, and goes into its
+	// buffer. If the interpreter has ended already, who waits for it will see.
+	_ = it.send(strings.Join(modules, "\x00"))
 	in.wg.Go(it.awaitReady)
 	return it, nil
 }
@@ -115,6 +121,15 @@ func (it *interpreter) awaitReady() {
 	var b [1]byte
 	n, _ := it.control.Read(b[:])
 	it.waits = n == 1 && b[0] == 'r'
+}
+
+func (it *interpreter) isReady() bool {
+	select {
+	case <-it.ready:
+		return true
+	default:
+		return false
+	}
 }
 
 // discard ends an interpreter that no run has been given.
@@ -158,6 +173,10 @@ func (in *interpreters) run(code []byte, env []string) (process, error) {
 	if it == nil {
 		return in.runFresh(code, env)
 	}
+	if len(it.modules) > 0 && !it.isReady() {
+		in.put(it) // it takes long to start, and will serve a later run
+		return in.runFresh(code, env)
+	}
 	p, err := in.runWaiting(it, code, env)
 	switch {
 	case err == nil:
@@ -172,7 +191,7 @@ func (in *interpreters) run(code []byte, env []string) (process, error) {
 
 // runFresh starts an interpreter for a run.
 func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
-	it, err := in.launch(env)
+	it, err := in.launch(env, nil)
 	if err != nil {
 		return process{}, err
 	}
@@ -190,9 +209,7 @@ func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
 
 // runWaiting hands a run to an interpreter that waits.
 func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string) (process, error) {
-	select {
-	case <-it.ready:
-	default:
+	if !it.isReady() {
 		return process{}, errors.New("it has not started yet")
 	}
 	if !it.waits || it.exited() || it.sites != in.userSites() {
@@ -208,6 +225,26 @@ func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string) (
 	it.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
 	_ = it.control.SetWriteDeadline(time.Now().Add(handoverTime))
 	return p, it.tell(in.a.workspace, env)
+}
+
+// load sets what the interpreters that wait have loaded ahead, the one that may
+// wait now included. None may be on its way.
+func (in *interpreters) load(modules []string) {
+	in.mu.Lock()
+	in.modules = modules
+	it := in.waiting
+	in.waiting = nil
+	in.mu.Unlock()
+	if it != nil {
+		it.discard()
+	}
+}
+
+// chosen returns what interpreters that wait load ahead.
+func (in *interpreters) chosen() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.modules
 }
 
 // put gives back an interpreter that was not used after all.
@@ -230,17 +267,22 @@ func (it *interpreter) tell(workspace string, env []string) error {
 	} else {
 		settings = append(settings, "PYTHONPATH")
 	}
-	body := strings.Join(settings, "\x00")
+	return it.send(strings.Join(settings, "\x00"))
+}
+
+// send sends the launcher a message.
+func (it *interpreter) send(body string) error {
 	message := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
 	_, err := it.control.Write(message)
 	return err
 }
 
 // refill starts an interpreter that waits, if there is none, without waiting
-// for it.
-func (in *interpreters) refill() {
+// for it. It will have loaded those modules ahead.
+func (in *interpreters) refill(modules []string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.modules = modules
 	in.fill()
 }
 
@@ -251,8 +293,9 @@ func (in *interpreters) fill() {
 	}
 	done := make(chan struct{})
 	in.filling = done
+	modules := in.modules
 	in.wg.Go(func() {
-		it, err := in.launch(nil)
+		it, err := in.launch(nil, modules)
 		if err == nil {
 			in.put(it)
 		} else {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"runtime/debug"
+	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
@@ -13,14 +15,18 @@ import (
 // prepare makes the sandbox ready for a snapshot: an interpreter waits, and no
 // run is left. Before that it runs a little of each language. A template that
 // cannot run code is found out here, and what the first run of an agent costs is
-// paid once, not by every sandbox of the snapshot.
-func (a *Agent) prepare(ctx context.Context) error {
+// paid once, not by every sandbox of the snapshot. The interpreter has loaded
+// the modules that are named and installed, and the first that did has run code
+// that uses them.
+func (a *Agent) prepare(ctx context.Context, modules []string) error {
 	a.mu.Lock()
 	n := len(a.runs)
 	a.mu.Unlock()
 	if n > 0 {
 		return refuse(guest.FailInvalid, "%d runs are not over or were not taken", n)
 	}
+	a.preparing.Store(true)
+	defer a.preparing.Store(false)
 	for _, rehearsal := range []struct {
 		language agentsandbox.Language
 		code     string
@@ -36,8 +42,32 @@ func (a *Agent) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if len(modules) > 0 {
+		a.interprets.load(modules)
+		if err := a.interprets.wait(ctx); err != nil {
+			return err
+		}
+		if err := a.rehearse(ctx, agentsandbox.Python, importAll(modules)); err != nil {
+			return err
+		}
+		if err := a.interprets.wait(ctx); err != nil {
+			return err
+		}
+	}
 	debug.FreeOSMemory() // what is free need not be saved
 	return nil
+}
+
+// importAll is code that imports what is installed of some modules, and prints
+// "ready".
+func importAll(modules []string) string {
+	var b strings.Builder
+	for _, module := range modules {
+		top, _, _ := strings.Cut(module, ".")
+		fmt.Fprintf(&b, "try: import %s\nexcept ModuleNotFoundError as error:\n    if error.name != %q: raise\n", module, top)
+	}
+	b.WriteString("print('ready')")
+	return b.String()
 }
 
 // rehearse runs code that prints "ready".

@@ -13,6 +13,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 const (
@@ -36,6 +37,8 @@ type run struct {
 	proc process
 	// ended says that the agent ended the process before its time.
 	ended bool
+	// next is what the interpreter that waits afterwards loads ahead.
+	next []string
 	// before are the files as they were.
 	before *index
 
@@ -153,6 +156,7 @@ func (r *run) start() (err error) {
 	}
 	switch agentsandbox.Language(r.req.Language) {
 	case agentsandbox.Python:
+		r.next = r.a.modulesAfter(r.code)
 		r.proc, err = r.a.interprets.run(r.code, r.env)
 	case agentsandbox.Bash:
 		r.proc, err = r.a.startBash(r.code, r.env)
@@ -238,7 +242,24 @@ func (r *run) refill() {
 			return
 		}
 	}
-	r.a.interprets.refill()
+	r.a.interprets.refill(r.next)
+}
+
+// preloadMemory is the least memory limit with which interpreters of a session
+// wait with modules loaded, in bytes.
+const preloadMemory = 512 << 20
+
+// modulesAfter chooses what an interpreter loads ahead that will wait after the
+// run of some code: in a session, one run is much like the next.
+func (a *Agent) modulesAfter(code []byte) []string {
+	if a.preparing.Load() {
+		return a.interprets.chosen()
+	}
+	limit := a.memory.Load()
+	if limit > 0 && limit < preloadMemory {
+		return nil
+	}
+	return runtime.VariantFor(agentsandbox.Python, string(code)).Modules()
 }
 
 // conduct waits for the process of the run, and takes all that it writes.

@@ -1,5 +1,6 @@
 // Package assets holds what every image of a sandbox needs from this program:
-// the guest agent, built for the sandbox, and the launcher of its interpreters.
+// the guest agent, built for the sandbox, and the launcher of its interpreters
+// with what loads modules ahead.
 //
 // The agent is built before the program that embeds it:
 //
@@ -29,6 +30,9 @@ var binaries embed.FS
 //go:embed python/sitecustomize.py
 var launcher []byte
 
+//go:embed python/preload.py
+var preload []byte
+
 // File is one file for an image, owned by root.
 type File struct {
 	Path string // absolute
@@ -53,9 +57,13 @@ func Files() ([]File, error) {
 	return []File{
 		{Path: guest.AgentPath, Mode: 0o755, Data: agent},
 		{Path: guest.LauncherPath, Mode: 0o644, Data: launcher},
+		{Path: guest.PreloadPath, Mode: 0o644, Data: preload},
 	}, nil
 }
 
 // Launcher returns the launcher module alone, for tests that run interpreters
 // without an image.
 func Launcher() []byte { return bytes.Clone(launcher) }
+
+// Preload returns what the launcher loads modules ahead with, for the same.
+func Preload() []byte { return bytes.Clone(preload) }

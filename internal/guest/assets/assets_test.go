@@ -21,13 +21,13 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 2 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Path != guest.LauncherPath || files[1].Mode != 0o644 {
+	if len(files) != 3 || files[2].Path != guest.PreloadPath || files[2].Mode != 0o644 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Path != guest.LauncherPath || files[1].Mode != 0o644 {
 		t.Fatalf("got %+v", files)
 	}
 	if !bytes.HasPrefix(files[0].Data, []byte("\x7fELF")) || !bytes.Contains(files[1].Data, []byte("def _wait():")) {
 		t.Error("the files are not what they should be")
 	}
-	if !bytes.Equal(files[1].Data, Launcher()) {
+	if !bytes.Equal(files[1].Data, Launcher()) || !bytes.Equal(files[2].Data, Preload()) {
 		t.Error("there are two launchers")
 	}
 }

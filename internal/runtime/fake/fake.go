@@ -153,6 +153,9 @@ func (s *Sandbox) boot(ctx context.Context) (err error) {
 	if err := os.WriteFile(filepath.Join(s.dir, guest.LauncherPath), assets.Launcher(), 0o644); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(s.dir, guest.PreloadPath), assets.Preload(), 0o644); err != nil {
+		return err
+	}
 	python, err := lookFirst("/usr/bin/python3", "python3")
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ func benchHost(b *testing.B) *Runtime {
 			b.Error(err)
 		}
 	})
-	if err := r.Prepare(b.Context(), "default", testLimits, nil); err != nil {
+	if err := r.Prepare(b.Context(), "default", runtime.Bare, testLimits, nil); err != nil {
 		b.Fatal(err)
 	}
 	return r

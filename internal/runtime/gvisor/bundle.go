@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/pkg/sentry/hostmm"
 
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -60,6 +61,22 @@ func bootArguments(l runtime.Limits, cores int, restored bool) []string {
 	if l.MemoryBytes > 0 {
 		memory := strconv.FormatInt(l.MemoryBytes, 10)
 		args = append(args, "--total-memory="+memory, "--total-host-memory="+memory)
+	}
+	return append(args, hugePageArguments()...)
+}
+
+// hugePageArguments are the host's settings of transparent huge pages, which
+// gVisor goes by, and which cannot be read from an empty root. Where the host has
+// none, gVisor does without.
+func hugePageArguments() []string {
+	var args []string
+	for _, setting := range []struct{ file, flag string }{
+		{"shmem_enabled", "--host-thp-shmem-enabled="},
+		{"defrag", "--host-thp-defrag="},
+	} {
+		if value, err := hostmm.ReadTransparentHugepageEnum(setting.file); err == nil {
+			args = append(args, setting.flag+value)
+		}
 	}
 	return args
 }

@@ -9,7 +9,9 @@
 // is the guest agent's, behind the guest package.
 //
 // A program that uses it must call [Main] before anything else, because a
-// sandbox is the same program executed again. Some of gVisor is global to a
+// sandbox is the same program executed again, after the small one of package
+// birth. Linked with -ldflags=-E=agentsandbox_entry it starts a sandbox some
+// milliseconds sooner, see entry_amd64.s. Some of gVisor is global to a
 // process: its log, the path of the program, and the standard streams that it
 // hands on, for which see inertStdio.
 //
@@ -121,6 +123,9 @@ const runDir = "/run"
 // print meanwhile keeps the files that it had before.
 func New(opts Options) (*Runtime, error) {
 	if err := opts.check(); err != nil {
+		return nil, err
+	}
+	if err := firstProgram(); err != nil {
 		return nil, err
 	}
 	r := &Runtime{opts: opts, log: opts.Logger}

@@ -113,7 +113,7 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 		t.Fatalf("a new state directory has %v left, %v", left, err)
 	}
 	// Outside of what tests measure.
-	must(t, h.Prepare(t.Context(), "default", testLimits, nil))
+	must(t, h.Prepare(t.Context(), "default", runtime.Bare, testLimits, nil))
 	return h
 }
 

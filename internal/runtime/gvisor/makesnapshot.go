@@ -11,6 +11,7 @@ import (
 	runscsandbox "gvisor.dev/gvisor/runsc/sandbox"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // snapshotIDPrefix starts the ids of the sandboxes that snapshots are made of.
@@ -19,7 +20,7 @@ const snapshotIDPrefix = "snapshot-"
 // makeSnapshot boots a template in a sandbox of its own, has the agent bring up
 // all that a run will need, and freezes it into dir. The sandbox has no limits:
 // nothing in it is anybody's code but the template's.
-func (r *Runtime) makeSnapshot(ctx context.Context, dir, template string, cores int, progress Progress) error {
+func (r *Runtime) makeSnapshot(ctx context.Context, dir, template string, variant runtime.Variant, cores int, progress Progress) error {
 	progress("booting the template")
 	m, err := r.launch(ctx, launchSpec{
 		id:       snapshotIDPrefix + strings.ToLower(rand.Text()),
@@ -39,7 +40,7 @@ func (r *Runtime) makeSnapshot(ctx context.Context, dir, template string, cores 
 	// for the next one, and would take an end for the end of its work.
 	defer func() { _ = client.Close() }()
 	progress("bringing up the interpreter")
-	if err := client.PrepareSnapshot(ctx); err != nil {
+	if err := client.PrepareSnapshot(ctx, variant.Modules()); err != nil {
 		return fmt.Errorf("the agent could not get ready to be frozen: %w", err)
 	}
 	progress("freezing the sandbox")

@@ -44,7 +44,7 @@ func serveUntilKilled(stateDir, cacheDir string) int {
 // next one has recovered.
 func TestRecoverAfterKill(t *testing.T) {
 	prepared := newHost(t) // makes the snapshot
-	must(t, prepared.Prepare(t.Context(), "default", testLimits, nil))
+	must(t, prepared.Prepare(t.Context(), "default", runtime.Bare, testLimits, nil))
 	moments := map[string]func(stateDir string, out *bytes.Buffer) bool{
 		"record": func(dir string, _ *bytes.Buffer) bool { return readRecord(dir) != nil },
 		"group":  func(dir string, _ *bytes.Buffer) bool { return len(groupsOf(dir)) > 0 },
@@ -129,7 +129,7 @@ func groupsOf(stateDir string) []string {
 func TestUnusableSnapshotIsMadeAgain(t *testing.T) {
 	cache := t.TempDir()
 	h := newHostWith(t, func(o *Options) { o.CacheDir = cache })
-	snap, err := h.snapshots.get(t.Context(), "default", coresFor(testLimits), nil)
+	snap, err := h.snapshots.get(t.Context(), "default", runtime.Bare, coresFor(testLimits), nil)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(snap.dir, checkpointfiles.StateFileName), []byte("nonsense"), 0o600))
 	m, err := readManifest(snap.dir)

@@ -1,13 +1,15 @@
 package gvisor
 
 import (
+	"embed"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"strconv"
-	"strings"
+	"sync"
+	"unsafe"
 
 	"github.com/google/subcommands"
 	"golang.org/x/sys/unix"
@@ -15,156 +17,106 @@ import (
 	"gvisor.dev/gvisor/runsc/cmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
 	"gvisor.dev/gvisor/runsc/specutils"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/birth"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/filter"
 )
 
-// A sandbox is a process that executes this very program again. This file is
-// what happens there, before anything else of the program runs.
+// A sandbox's process executes two programs: a small one, which makes it safe
+// and is embedded here, and then this very program again, which becomes gVisor's
+// kernel. This file is how both come to run, and what happens in the second
+// before anything else of the program does.
 
 const (
-	// sandboxArg0 is the name that gVisor executes the program with to make a
+	// sandboxArg0 is the name that gVisor executes a program with to make a
 	// sandbox; the sub-command is then "boot".
 	sandboxArg0 = "runsc-sandbox"
-	// umountCommand is the sub-command of the small helper that takes /proc away
-	// from a sandbox before guest code runs.
-	umountCommand = "umount"
 	// sandboxGCPercent makes the garbage collector of a sandbox's kernel wait
 	// longer: its start is one burst of allocations that mostly stay. Measured:
 	// 160 to 127 ms per start.
 	sandboxGCPercent = 400
-	// birthExit is the exit status of a sandbox that could not do its first acts.
-	birthExit = 113
 )
 
 // Main must be the first call of main (and of TestMain) in every program that
-// uses this package. In a process that gVisor executed to become a sandbox it
-// does not return; in any other it does at once.
+// uses this package. In a process that was made to become a sandbox it does not
+// return; in any other it does at once.
 //
-// Only the sub-commands that a sandbox needs are there: "boot" and "umount".
-// gVisor's file server ("gofer") is not: no sandbox of ours has one.
+// Only the sub-command that a sandbox needs is there: "boot". gVisor's file
+// server ("gofer") is not: no sandbox of ours has one. Nor is "umount", which is
+// done by package birth.
 func Main() {
 	if !isReexec(os.Args) {
 		return
 	}
+	// For ps and top: the kernel named the process after the descriptor that it was
+	// executed from. Of no further use, so an error is of none either.
+	_ = unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&processName[0])), 0, 0, 0)
 	debug.SetGCPercent(sandboxGCPercent)
-	args, err := born(os.Args)
+	filter.Register()
+	cli.Run(map[util.SubCommand]string{new(cmd.Boot): "sandbox"}, []subcommands.Command{})
+	os.Exit(birth.ExitStatus) // cli.Run exits by itself
+}
+
+// processName ends with a zero byte, for the kernel.
+var processName = [...]byte{'s', 'a', 'n', 'd', 'b', 'o', 'x', 0}
+
+func isReexec(args []string) bool { return len(args) > 0 && args[0] == sandboxArg0 }
+
+// The first program is built before the one that embeds it, see package birth.
+//
+//go:generate env CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o bin/birth ../../../cmd/agentsandbox-birth
+
+//go:embed bin
+var programs embed.FS
+
+// firstProgram makes the first program a file that lives as long as this process
+// and that nobody can change, in memory, so that it needs no directory from which
+// the user nobody may execute programs. gVisor knows one path of a program, which
+// is global to the process.
+var firstProgram = sync.OnceValue(func() error {
+	code, err := programs.ReadFile("bin/birth")
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the first program of sandboxes was not built into this one: build it with make build")
+	}
 	if err != nil {
-		// Nobody reads the standard error of a sandbox; its parent sees the
-		// conversation end, and the exit status.
-		os.Exit(birthExit)
+		return fmt.Errorf("first program of sandboxes: %w", err)
 	}
-	os.Args = args
-	cli.Run(map[util.SubCommand]string{new(cmd.Boot): "sandbox", new(cmd.Umount): "sandbox"}, []subcommands.Command{})
-	os.Exit(birthExit) // cli.Run exits by itself
-}
-
-func isReexec(args []string) bool {
-	if len(args) == 0 {
-		return false
-	}
-	return args[0] == sandboxArg0 || len(args) > 1 && args[0] == specutils.ExePath && args[1] == umountCommand
-}
-
-// The first acts of a sandbox's process travel as descriptors. gVisor lets its
-// caller pass files on to the guest, each under a number in the guest; those
-// from birthFD on are meant for us, and taken out of the arguments again, so
-// that neither gVisor nor the guest ever sees them.
-const (
-	// birthFD is a pipe with extra arguments for gVisor's boot command, one in a
-	// line.
-	birthFD = 1 << 20
-	// groupFD and those above it are files of control groups to join.
-	groupFD = birthFD + 1
-	// conversationHostFD is the number that the guest's conversation gets in the
-	// sandbox's process. A snapshot remembers it, so it must be the same in every
-	// process, and out of the way of the numbers that gVisor uses (from 256 on it
-	// keeps the standard streams).
-	conversationHostFD = 512
-)
-
-// born does the first acts of a sandbox's process: it joins its control groups,
-// so that all it will ever use is counted and limited, and completes its
-// arguments. It returns the arguments for gVisor. The second execution, as
-// nobody, has no such descriptors any more and passes through.
-func born(args []string) ([]string, error) {
-	out := make([]string, 0, len(args)+2)
-	var extra []string
-	for i, arg := range args {
-		host, guest, ok := passedFile(arg)
-		if !ok {
-			out = append(out, arg)
-			continue
-		}
-		if guest < birthFD {
-			if err := moveDescriptor(host, conversationHostFD); err != nil {
-				return nil, err
-			}
-			out = append(out, fmt.Sprintf("%s%d:%d", passFlag, conversationHostFD, guest))
-			continue
-		}
-		f := os.NewFile(uintptr(host), arg)
-		if f == nil {
-			return nil, fmt.Errorf("argument %d: descriptor %d is not open", i, host)
-		}
-		var err error
-		if guest == birthFD {
-			extra, err = readArguments(f)
-		} else {
-			_, err = f.WriteString("0")
-		}
-		if err = errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
-	}
-	return withExtra(out, extra), nil
-}
-
-// moveDescriptor gives a descriptor another number, kept by the next program.
-func moveDescriptor(from, to int) error {
-	if from == to {
-		return nil
-	}
-	if err := unix.Dup3(from, to, 0); err != nil {
-		return fmt.Errorf("descriptor %d: %w", from, err)
-	}
-	return unix.Close(from)
-}
-
-// passFlag is the flag of gVisor's boot command for a file passed to the guest.
-const passFlag = "--pass-fd="
-
-// passedFile reads an argument that gVisor makes of a passed file: host and
-// guest number.
-func passedFile(arg string) (host, guest int, ok bool) {
-	value, ok := strings.CutPrefix(arg, passFlag)
-	if !ok {
-		return 0, 0, false
-	}
-	h, g, ok := strings.Cut(value, ":")
-	if !ok {
-		return 0, 0, false
-	}
-	host, err1 := strconv.Atoi(h)
-	guest, err2 := strconv.Atoi(g)
-	return host, guest, err1 == nil && err2 == nil && host >= 0
-}
-
-// maxArguments bounds what is read of the birth pipe.
-const maxArguments = 4 << 10
-
-func readArguments(r io.Reader) ([]string, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxArguments))
+	fd, err := sealedProgram(code)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("first program of sandboxes: %w", err)
 	}
-	return strings.Fields(string(b)), nil
-}
+	specutils.ExePath = "/proc/self/fd/" + strconv.Itoa(fd)
+	return nil
+})
 
-// withExtra puts extra flags before the last argument, which is the name of the
-// sandbox. A later flag wins over an earlier one of the same name.
-func withExtra(args, extra []string) []string {
-	if len(extra) == 0 {
-		return args
+// sealedProgram returns a descriptor of a program in memory.
+//
+// The number of the descriptor is higher than any that a sandbox's process uses.
+// A process inherits room for as many descriptors as its parent uses; where it
+// has to make more room for itself, the kernel lets every thread of it come to
+// rest first, which takes 7 ms.
+func sealedProgram(code []byte) (int, error) {
+	const flags = unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("agentsandbox-birth", flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) {
+		// Before Linux 6.3 there was no such flag: all could be executed.
+		fd, err = unix.MemfdCreate("agentsandbox-birth", flags)
 	}
-	last := len(args) - 1
-	return append(append(append([]string{}, args[:last]...), extra...), args[last])
+	if err != nil {
+		return 0, err
+	}
+	f := os.NewFile(uintptr(fd), "agentsandbox-birth")
+	defer f.Close()
+	if _, err := f.Write(code); err != nil {
+		return 0, err
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		return 0, err
+	}
+	const above = birth.ConversationFD + 1
+	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, above)
+	if errors.Is(err, unix.EINVAL) {
+		return 0, fmt.Errorf("no descriptor from %d on can be had: raise the limit of open files (ulimit -n)", above)
+	}
+	return high, err
 }

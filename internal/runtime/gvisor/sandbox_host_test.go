@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/birth"
 )
 
 // What the daemon has open must not reach a sandbox, and a sandbox's process
@@ -44,7 +45,7 @@ func TestProcessInheritsNothing(t *testing.T) {
 		if !ok {
 			t.Errorf("descriptor %s is %s", fd, target)
 		}
-		if fd == strconv.Itoa(conversationHostFD) {
+		if fd == strconv.Itoa(birth.ConversationFD) {
 			conversations++
 		}
 		// Pipes and sockets of this process: only the standard streams that lead
@@ -88,9 +89,17 @@ func TestProcessInheritsNothing(t *testing.T) {
 	root, err := os.ReadDir(filepath.Join(proc, "root"))
 	must(t, err)
 	for _, e := range root {
-		if e.Name() != "etc" && e.Name() != "proc" {
+		if e.Name() != "proc" {
 			t.Errorf("the process sees /%s", e.Name())
 		}
+	}
+	if left, err := os.ReadDir(filepath.Join(proc, "root", "proc")); err != nil || len(left) > 0 {
+		t.Errorf("the process still sees /proc: %d entries, %v", len(left), err)
+	}
+	name, err := os.ReadFile(filepath.Join(proc, "comm"))
+	must(t, err)
+	if string(name) != "sandbox\n" {
+		t.Errorf("ps shows %q", name)
 	}
 }
 

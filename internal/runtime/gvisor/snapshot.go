@@ -40,10 +40,11 @@ type Progress func(step string)
 
 // snapshot is a template frozen with its interpreter up, ready to be restored.
 type snapshot struct {
-	dir   string
-	key   string
-	cores int
-	made  string // names this making of it
+	dir     string
+	key     string
+	variant runtime.Variant
+	cores   int
+	made    string // names this making of it
 }
 
 func (s *snapshot) bundle() bundle { return bundle{dir: s.dir} }
@@ -72,6 +73,8 @@ type inputs struct {
 	GVisorFlags   []string `json:"gvisor_flags"`
 	GuestProtocol int      `json:"guest_protocol"`
 	Cores         int      `json:"cores"`
+	// Modules are what the interpreter that waits has loaded.
+	Modules []string `json:"modules,omitempty"`
 	// CPUFeatures is the digest of what the processor can do: gVisor refuses to
 	// restore on one that can do less.
 	CPUFeatures string          `json:"cpu_features"`
@@ -89,7 +92,7 @@ func (in inputs) key() (string, error) {
 
 // maker makes the files of a snapshot in a directory.
 type maker interface {
-	makeSnapshot(ctx context.Context, dir, template string, cores int, progress Progress) error
+	makeSnapshot(ctx context.Context, dir, template string, variant runtime.Variant, cores int, progress Progress) error
 }
 
 // snapshots finds snapshots in the cache directory, and makes those that are
@@ -116,15 +119,15 @@ func newSnapshots(opts Options, m maker) (*snapshots, error) {
 	return s, nil
 }
 
-// Prepare makes the snapshot of a template for sandboxes of those limits, if it
-// is missing, so that Start does not need to. progress may be nil.
-func (r *Runtime) Prepare(ctx context.Context, template string, limits runtime.Limits, progress func(step string)) error {
-	_, err := r.snapshots.get(ctx, template, coresFor(limits), progress)
+// Prepare makes the snapshot of a template's variant for sandboxes of those
+// limits, if it is missing, so that Start does not need to. progress may be nil.
+func (r *Runtime) Prepare(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits, progress func(step string)) error {
+	_, err := r.snapshots.get(ctx, template, variant, coresFor(limits), progress)
 	return err
 }
 
 // get returns a snapshot that is known to be whole.
-func (s *snapshots) get(ctx context.Context, template string, cores int, progress Progress) (*snapshot, error) {
+func (s *snapshots) get(ctx context.Context, template string, variant runtime.Variant, cores int, progress Progress) (*snapshot, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
@@ -132,7 +135,7 @@ func (s *snapshots) get(ctx context.Context, template string, cores int, progres
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.inputs(image, cores)
+	in, err := s.inputs(image, variant, cores)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +143,7 @@ func (s *snapshots) get(ctx context.Context, template string, cores int, progres
 	if err != nil {
 		return nil, err
 	}
-	snap := &snapshot{dir: filepath.Join(s.imageDir(image.Digest), key), key: key, cores: cores}
+	snap := &snapshot{dir: filepath.Join(s.imageDir(image.Digest), key), key: key, variant: variant, cores: cores}
 	if s.usable(snap) {
 		return snap, nil
 	}
@@ -166,7 +169,7 @@ func (s *snapshots) replace(ctx context.Context, template string, old *snapshot)
 	if err := s.discard(ctx, old); err != nil {
 		return nil, fmt.Errorf("snapshot of template %s: %w", template, err)
 	}
-	return s.get(ctx, template, old.cores, nil)
+	return s.get(ctx, template, old.variant, old.cores, nil)
 }
 
 func (s *snapshots) discard(ctx context.Context, old *snapshot) error {
@@ -238,7 +241,7 @@ func (s *snapshots) build(ctx context.Context, snap *snapshot, in inputs, templa
 	if err := os.WriteFile(filepath.Join(tmp, specFile), in.Spec, 0o600); err != nil {
 		return err
 	}
-	if err := s.maker.makeSnapshot(ctx, tmp, template, snap.cores, progress); err != nil {
+	if err := s.maker.makeSnapshot(ctx, tmp, template, snap.variant, snap.cores, progress); err != nil {
 		return err
 	}
 	progress("writing the snapshot")
@@ -275,7 +278,7 @@ func imageDir(dir, digest string) string {
 	return filepath.Join(dir, hex.EncodeToString(sum[:16]))
 }
 
-func (s *snapshots) inputs(image Image, cores int) (inputs, error) {
+func (s *snapshots) inputs(image Image, variant runtime.Variant, cores int) (inputs, error) {
 	if image.Digest == "" {
 		return inputs{}, fmt.Errorf("image %s: has no digest", image.Path)
 	}
@@ -294,6 +297,7 @@ func (s *snapshots) inputs(image Image, cores int) (inputs, error) {
 		GVisorFlags:   sandboxFlags(s.opts.Platform),
 		GuestProtocol: wire.Version,
 		Cores:         cores,
+		Modules:       variant.Modules(),
 		CPUFeatures:   s.cpuFeatures,
 		Spec:          text,
 	}, nil

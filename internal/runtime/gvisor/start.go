@@ -17,6 +17,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/birth"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/cgroup"
 )
 
@@ -30,7 +31,7 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	if !validID(spec.ID) {
 		return nil, fmt.Errorf("sandbox id: %q must be 1 to %d letters, digits, \"_\" and \"-\"", spec.ID, maxIDLength)
 	}
-	snap, err := r.snapshots.get(ctx, spec.Template, coresFor(spec.Limits), nil)
+	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,9 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 		return nil, startError(ctx, m.explain(fmt.Errorf("sandbox %s: %w: no answer from its agent: %w", spec.ID, errSnapshot, err)))
 	}
 	undo.add(func() { _ = client.Close() })
-	if err := client.Identify(ctx, newIdentity(spec.ID)); err != nil {
+	id := newIdentity(spec.ID)
+	id.MemoryBytes = spec.Limits.MemoryBytes
+	if err := client.Identify(ctx, id); err != nil {
 		return nil, startError(ctx, fmt.Errorf("sandbox %s: its identity could not be set: %w", spec.ID, err))
 	}
 	undo.release()
@@ -295,8 +298,8 @@ func socketPair() (host net.Conn, inside *os.File, err error) {
 	return host, inside, nil
 }
 
-// birthFiles are the descriptors that the new process uses for its first acts,
-// under the numbers by which it knows them.
+// birthFiles are the descriptors that the new process uses before it becomes a
+// sandbox, under the numbers by which it knows them.
 func birthFiles(group *cgroup.Group, arguments []string) (map[int]*os.File, error) {
 	files := map[int]*os.File{}
 	joins, err := group.JoinFiles()
@@ -304,19 +307,28 @@ func birthFiles(group *cgroup.Group, arguments []string) (map[int]*os.File, erro
 		return nil, err
 	}
 	for i, f := range joins {
-		files[groupFD+i] = f
+		files[birth.GroupFD+i] = f
 	}
-	read, write, err := os.Pipe()
-	if err == nil {
-		files[birthFD] = read
-		_, err = write.WriteString(strings.Join(arguments, "\n"))
-		err = errors.Join(err, write.Close())
-	}
-	if err != nil {
+	undo := cleanups{}
+	undo.add(func() {
 		for _, f := range files {
 			f.Close()
 		}
+	})
+	defer undo.run()
+	// This program, even if another has taken its place on the disk.
+	if files[birth.ProgramFD], err = os.Open("/proc/self/exe"); err != nil {
+		return nil, fmt.Errorf("program of a new sandbox: %w", err)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
 		return nil, fmt.Errorf("arguments of a new sandbox: %w", err)
 	}
+	files[birth.ArgumentsFD] = read
+	_, err = write.WriteString(strings.Join(arguments, "\n"))
+	if err = errors.Join(err, write.Close()); err != nil {
+		return nil, fmt.Errorf("arguments of a new sandbox: %w", err)
+	}
+	undo.release()
 	return files, nil
 }

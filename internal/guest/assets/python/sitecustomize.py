@@ -12,12 +12,16 @@ not random: an interpreter may wait in a snapshot, and every sandbox of that
 snapshot would draw the same numbers. What something else has loaded by then is
 seeded anew. The hash secret stays the one of the snapshot.
 
-Descriptor 3, in order: we send "r" when ready; the agent sends a length of four
-bytes and so many bytes; we send "g" when we have them, and close it. The bytes
-are separated by NUL: the directory that sys.path begins with, then NAME=value
-to set and NAME to unset.
-"""
+An interpreter that is to wait with modules in it leaves them to preload.py, in
+the same directory. If what it has does not fit the run, it ends instead of taking
+the run over, and the agent starts another one.
 
+Descriptor 3, in order: the agent sends the names of the modules to load ahead,
+separated by NUL; we send "r" when ready; the agent sends the run; we send "g"
+when we have it, and close the descriptor. The run is, separated by NUL, the
+directory that sys.path begins with, then NAME=value to set and NAME to unset.
+Each message of the agent has its length in front, in four bytes.
+"""
 
 
 def _wait():
@@ -50,12 +54,28 @@ def _wait():
             data += part
         return data
 
+    def message():
+        return receive(int.from_bytes(receive(4), "big")).split(b"\0")
+
+    ahead = [name.decode() for name in message() if name]
+    store = None
+    if ahead:
+        namespace = {"__name__": "preload"}
+        with open(os.path.join(here, "preload.py"), "rb") as file:
+            exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
+        store = namespace["preload"](ahead)
     os.write(control, b"r")
-    message = receive(int.from_bytes(receive(4), "big")).split(b"\0")
+    workspace, *settings = message()
+    try:
+        ready = store is None or store.ready(os.fsdecode(workspace), settings)
+    except Exception:
+        ready = False
+    if not ready:
+        os._exit(255)  # nothing of the run has happened yet
     os.write(control, b"g")
     os.close(control)
 
-    for setting in message[1:]:
+    for setting in settings:
         name, is_set, value = setting.partition(b"=")
         if is_set:
             os.environb[name] = value
@@ -74,7 +94,7 @@ def _wait():
         site.execusercustomize = execusercustomize
         if customized:
             execusercustomize()
-        sys.path.insert(0, os.fsdecode(message[0]))
+        sys.path.insert(0, os.fsdecode(workspace))
 
     if site.ENABLE_USER_SITE:
         site.execusercustomize = finish

@@ -43,6 +43,8 @@ type version interface {
 	usage(group map[string]string) (runtime.Usage, error)
 	// tasks is the directory with the files of the limit of tasks.
 	tasks(group map[string]string) string
+	// joinFile is the name of the file that moves its writer into a group.
+	joinFile() string
 	// kill ends every process of a group, if the version has such a switch.
 	kill(group map[string]string) error
 }
@@ -174,12 +176,14 @@ func (g *Group) Refused() (int64, error) {
 }
 
 // JoinFiles opens, in every hierarchy, the file that moves a process into the
-// group when the process writes "0" to it. The kernel looks at the rights of
-// who opened the file, so the process needs none. The caller closes the files.
+// group when the process writes "0" to it. In version 1 that is the writing
+// thread alone: it must be the only one, or execute the next program, which ends
+// the others. The kernel looks at the rights of who opened the file, so the
+// process needs none. The caller closes the files.
 func (g *Group) JoinFiles() ([]*os.File, error) {
 	files := make([]*os.File, 0, len(g.dirs))
 	for _, dir := range g.dirs {
-		f, err := os.OpenFile(filepath.Join(dir, procsFile), os.O_WRONLY, 0)
+		f, err := os.OpenFile(filepath.Join(dir, g.version.joinFile()), os.O_WRONLY, 0)
 		if err != nil {
 			closeAll(files)
 			return nil, fmt.Errorf("control groups: %w", err)

@@ -56,6 +56,10 @@ func delegate(dir string) error {
 	return nil
 }
 
+// joinFile takes whole processes. Version 2 has no other way in: a thread cannot
+// be in a group without its process.
+func (v2) joinFile() string { return procsFile }
+
 func (v2) kill(group map[string]string) error {
 	// Kernels before 5.14 have no such file; the caller then kills one by one.
 	path := filepath.Join(group[Unified], "cgroup.kill")

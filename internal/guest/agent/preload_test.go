@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
+)
+
+// preloaded are modules that every Python has, with packages and compiled ones
+// among them.
+var preloaded = []string{"json", "xml.etree.ElementTree", "concurrent.futures", "random", "decimal", "no_such_module"}
+
+// aheadOf makes an interpreter wait that has the modules loaded, and returns its
+// process id.
+func aheadOf(t *testing.T, a *Agent) string {
+	t.Helper()
+	if err := a.interprets.wait(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	a.interprets.load(preloaded)
+	if err := a.interprets.wait(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(a.waitingPID()) + "\n"
+}
+
+// TestHiddenModulesComeAsFromAnImport compares what statements do in an
+// interpreter that had loaded the modules and in one that had not.
+func TestHiddenModulesComeAsFromAnImport(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	const report = `
+import sys
+print(sorted(sys.modules), [str(f).split(' at ')[0] for f in sys.meta_path], sys.path_hooks == sys.path_hooks)
+print({n: sorted(vars(m)) for n, m in sys.modules.items() if n.partition('.')[0] in ('xml', 'json', 'concurrent', 'logging')})
+print({n: (m.__spec__.name, m.__spec__.origin, type(m.__loader__).__name__) for n, m in sys.modules.items() if m.__spec__})
+import warnings; print(warnings.filters)
+import os; print(sorted(os.listdir('/proc/self/fd')), len(os.listdir('/proc/self/task')))
+print(sys.flags, sys.argv[1:])
+`
+	for _, statement := range []string{
+		"pass", "import json", "import xml", "import xml.etree.ElementTree as e; assert e.fromstring('<a/>').tag == 'a'",
+		"from concurrent import futures", "import json.decoder, decimal", "import logging", "from xml.etree import ElementTree",
+		"import importlib; importlib.import_module('json.encoder')",
+		"import json, sys; del sys.modules['json']; import json as j; assert j is not json",
+	} {
+		fresh := python(t, c, statement+report, map[string]string{"TZ": "UTC"})
+		pid := aheadOf(t, a)
+		got := python(t, c, statement+report+"print(os.getpid())", nil)
+		if body, ran := strings.CutSuffix(got, pid); !ran {
+			t.Errorf("%s: another process than %q ran it", statement, pid)
+		} else if body != fresh {
+			t.Errorf("%s\n%s\nwant\n%s", statement, body, fresh)
+		}
+	}
+}
+
+func TestHiddenModulesGiveWay(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	own := filepath.Join(a.workspace, "later")
+	for name, tc := range map[string]struct{ code, want string }{
+		"a file that the run writes": {"open('json.py', 'w').write('word = 1')\nimport json; print(json.word)", "1\n"},
+		"an entry of sys.path":       {"import sys, os\nos.mkdir(" + strconv.Quote(own) + "); open(" + strconv.Quote(own+"/decimal.py") + ", 'w').write('word = 2')\nsys.path.insert(0, " + strconv.Quote(own) + ")\nimport decimal; print(decimal.word)", "2\n"},
+		"an entry at the end":        {"import sys, os\nos.makedirs('end'); open('end/decimal.py', 'w').write('word = 2')\nsys.path.append('end')\nimport decimal; print(decimal.Decimal(3))", "3\n"},
+		"an import hook":             {"import sys, types, importlib.util\nclass F:\n  @classmethod\n  def find_spec(c, n, p, t=None):\n    if n == 'json': return importlib.util.spec_from_loader(n, c)\n  @staticmethod\n  def create_module(s): return types.ModuleType('json')\n  @staticmethod\n  def exec_module(m): m.word = 4\nsys.meta_path.insert(0, F)\nimport json; print(json.word)", "4\n"},
+		"sys.modules":                {"import sys\nsys.modules['json'] = None\ntry: import json\nexcept ModuleNotFoundError: print(5)", "5\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_ = os.Remove(filepath.Join(a.workspace, "json.py"))
+			pid := aheadOf(t, a)
+			if got := python(t, c, tc.code+"\nimport os; print(os.getpid())", nil); got != tc.want+pid {
+				t.Errorf("got %q, want %q", got, tc.want+pid)
+			}
+		})
+	}
+	// What is there before the run gets an interpreter of its own.
+	if err := os.WriteFile(filepath.Join(a.workspace, "random.py"), []byte("word = 6"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pid := aheadOf(t, a)
+	if got := python(t, c, "import random; print(random.word)\nimport os; print(os.getpid())", nil); !strings.HasPrefix(got, "6\n") || strings.HasSuffix(got, pid) {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPreloadedInterpretersRenewAndEnd(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	aheadOf(t, a)
+	first := python(t, c, "import random; print(random.random())", nil)
+	aheadOf(t, a)
+	if second := python(t, c, "import random; print(random.random())", nil); first == second {
+		t.Errorf("two runs drew %q", first)
+	}
+	aheadOf(t, a)
+	const ends = "import atexit, json, logging, sys\natexit.register(lambda: print(json.dumps([1])))\nclass C:\n  def __del__(self): print('gone')\nc = C()\nf = open('out.txt', 'w'); f.write('flushed')"
+	if got := python(t, c, ends, nil); got != "[1]\ngone\n" {
+		t.Errorf("at the end: %q", got)
+	}
+	if got, err := os.ReadFile(filepath.Join(a.workspace, "out.txt")); string(got) != "flushed" {
+		t.Errorf("the file has %q, %v", got, err)
+	}
+}
+
+// TestSessionsPreloadWhatTheyImport checks what waits after a run.
+func TestSessionsPreloadWhatTheyImport(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	waits := func(want bool) {
+		t.Helper()
+		if err := a.interprets.wait(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(a.interprets.chosen()) > 0; got != want {
+			t.Errorf("modules are loaded ahead: %v", got)
+		}
+	}
+	const imports = "try:\n    import numpy\nexcept ImportError: pass"
+	python(t, c, imports, nil)
+	eventually(t, "the run is over", func() bool { return len(a.interprets.chosen()) > 0 })
+	waits(true)
+	python(t, c, "print(1)", nil)
+	eventually(t, "the run is over", func() bool { return len(a.interprets.chosen()) == 0 })
+	waits(false)
+	id := guest.Identity{Hostname: "small", MachineID: strings.Repeat("0", 32), MemoryBytes: preloadMemory - 1}
+	if err := a.identify(&id); err != nil {
+		t.Fatal(err)
+	}
+	if got := a.modulesAfter([]byte(imports)); len(got) > 0 {
+		t.Errorf("in a small sandbox: %v", got)
+	}
+}
