@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +34,23 @@ type fixture struct {
 	// sandboxes are those that are alive.
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
+	// runError, if set, is what starting a run fails with; noRoom fails the
+	// writing of outcomes that have output.
+	runError error
+	noRoom   atomic.Bool
+}
+
+// fullStore has no room for output when the fixture says so.
+type fullStore struct {
+	engine.Store
+	f *fixture
+}
+
+func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
+	if s.f.noRoom.Load() && len(e.Stdout) > 0 {
+		return false, agentsandbox.Errorf(agentsandbox.CodeStorageFull, "The disk is full.")
+	}
+	return s.Store.FinishExecution(ctx, e)
 }
 
 var limits = engine.Limits{
@@ -57,7 +77,7 @@ func newFixture(t *testing.T, dir string) *fixture {
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: db, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
+	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +116,13 @@ func (r tracked) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox,
 	defer r.f.mu.Unlock()
 	r.f.sandboxes[sb.ID()] = sb
 	return trackedSandbox{sb, r.f}, nil
+}
+
+func (s trackedSandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, error) {
+	if s.f.runError != nil {
+		return nil, s.f.runError
+	}
+	return s.Sandbox.Run(ctx, cmd)
 }
 
 func (s trackedSandbox) Destroy(ctx context.Context) error {
@@ -226,6 +253,33 @@ func TestVerdicts(t *testing.T) {
 		f.killAll()
 		x := <-got
 		if x == nil || x.Status != agentsandbox.StatusSandboxLost || x.ReturnCode != 137 || !strings.Contains(string(x.Stderr), "agentsandbox: The sandbox died") {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("the memory limit", func(t *testing.T) {
+		got := make(chan *agentsandbox.Execution)
+		go func() {
+			x, _ := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "sleep 60", Language: agentsandbox.Bash})
+			got <- x
+		}()
+		until(t, "it runs", func() bool { return running(t, f, ctx) == 1 })
+		f.mu.Lock()
+		for _, sb := range f.sandboxes {
+			if sb, ok := sb.(*fake.Sandbox); ok {
+				sb.SetUsage(runtime.Usage{OOMKills: 1})
+				sb.Die()
+			}
+		}
+		f.mu.Unlock()
+		if x := <-got; x == nil || x.Status != agentsandbox.StatusMemoryExceeded || x.ReturnCode != 137 {
+			t.Errorf("%+v", x)
+		}
+	})
+	t.Run("the run cannot start", func(t *testing.T) {
+		f := newFixture(t, t.TempDir())
+		f.runError = fmt.Errorf("%w: no processes left", runtime.ErrNotStarted)
+		x := f.bash(ctx, "", "true")
+		if x.Status != agentsandbox.StatusFailed || x.ReturnCode != 126 || !strings.Contains(string(x.Stderr), "no processes left") {
 			t.Errorf("%+v", x)
 		}
 	})
@@ -551,5 +605,67 @@ func TestRecover(t *testing.T) {
 	_, err = f.Session(ctx, session.ID)
 	if err == nil || !strings.Contains(fmt.Sprint(err), "lost") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestARunWhoseOutputFindsNoRoomStillEnds(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	f.noRoom.Store(true)
+	_, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "echo lost; echo made > made", Language: agentsandbox.Bash})
+	wantCode(t, err, agentsandbox.CodeStorageFull)
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}})
+	if err != nil || list.Total != 1 {
+		t.Fatal(list, err)
+	}
+	rec, err := f.Execution(ctx, list.Executions[0].ID)
+	if err != nil || rec.Status != agentsandbox.StatusSucceeded || !rec.Truncated || rec.StdoutBytes != 5 || rec.FilesOmitted != 1 || rec.Error == "" || rec.HTTPStatus != 507 {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	if files, err := f.Files(ctx, agentsandbox.Page{Limit: 1}); err != nil || files.Total != 0 {
+		t.Errorf("%d files, %v", files.Total, err)
+	}
+}
+
+func TestDamagedContentsAreRefused(t *testing.T) {
+	dir := t.TempDir()
+	f := newFixture(t, dir)
+	ctx := as(t, "a")
+	up, err := f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "x"}, strings.NewReader("whole"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(filepath.Join(dir, "blobs", "contents"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return os.Truncate(path, 2)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := f.OpenFile(ctx, up.ID); err == nil {
+		t.Error("half of a file was served as the whole")
+	}
+	if _, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "1", FileIDs: []string{up.ID}}); err == nil {
+		t.Error("half of a file was injected as the whole")
+	}
+}
+
+func TestInjectedNamesMustDiffer(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	var ids []string
+	for range 2 {
+		up, err := f.UploadFile(ctx, agentsandbox.FileUpload{Filename: "same"}, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, up.ID)
+	}
+	_, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "true", Language: agentsandbox.Bash, FileIDs: ids})
+	wantCode(t, err, agentsandbox.CodeInvalidRequest)
+	if _, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "true", Language: agentsandbox.Bash, FileIDs: []string{ids[0], ids[0]}}); err != nil {
+		t.Errorf("one file named twice: %v", err)
 	}
 }
