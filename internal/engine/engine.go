@@ -68,6 +68,7 @@ type Engine struct {
 	clock     func() time.Time
 
 	touched touches
+	known   knownKeys
 
 	mu       sync.Mutex
 	closing  bool
@@ -93,6 +94,7 @@ func New(opts Options) *Engine {
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
 		template: opts.Template, limits: opts.Limits, log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
+		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		sessions: map[string]*session{},
 		ctx:      ctx, cancel: cancel,
 	}

@@ -34,8 +34,10 @@ type touches struct {
 func (e *Engine) Authenticate(ctx context.Context, value string) (agentsandbox.Principal, error) {
 	// The store looks the value up by its hash: nothing is compared byte by byte
 	// with a secret.
-	key, err := e.store.KeyByHash(ctx, sha256.Sum256([]byte(value)))
 	now := e.now()
+	key, err := e.known.find(sha256.Sum256([]byte(value)), now, func(hash [32]byte) (agentsandbox.Key, error) {
+		return e.store.KeyByHash(ctx, hash)
+	})
 	switch {
 	case agentsandbox.CodeOf(err) == agentsandbox.CodeKeyNotFound, err == nil && !key.Usable(now):
 		return agentsandbox.Principal{}, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "The API key is not valid: it is unknown, revoked or expired.")
@@ -186,5 +188,6 @@ func (e *Engine) RevokeKey(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	defer e.known.forget()
 	return e.store.RevokeKey(ctx, keyTenant(p), id, e.now())
 }

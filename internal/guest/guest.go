@@ -14,12 +14,14 @@ package guest
 const (
 	// AgentPath is where the agent stands in an image. It is process 1 there.
 	AgentPath = "/usr/lib/agentsandbox/agent"
-	// LauncherDir holds the Python module that lets an interpreter wait for its
-	// script; LauncherPath is that module.
-	LauncherDir  = "/usr/lib/agentsandbox/python"
+	// LauncherDir holds what lets interpreters wait for their scripts;
+	// LauncherPath is the Python module that does so.
+	LauncherDir  = "/usr/lib/agentsandbox/launch"
 	LauncherPath = LauncherDir + "/sitecustomize.py"
 	// PreloadPath is what loads modules into an interpreter that waits.
 	PreloadPath = LauncherDir + "/preload.py"
+	// ShellLauncherPath lets a Bash wait for its script.
+	ShellLauncherPath = LauncherDir + "/wait.sh"
 	// ScriptDir is where the code of a run stands while it runs.
 	ScriptDir = "/run/agentsandbox"
 	// ConversationFD is the descriptor of the agent on which it talks to the host.

@@ -39,7 +39,7 @@ type Options struct {
 	User *User
 	// Python and Bash are the paths of the interpreters on this machine.
 	Python, Bash string
-	// LauncherDir holds the launcher module, on this machine.
+	// LauncherDir holds the launchers of interpreters, on this machine.
 	LauncherDir string
 	// Env is the environment that every run begins with, NAME=value.
 	Env []string
@@ -77,6 +77,7 @@ type Agent struct {
 	children   *children
 	scripts    *scripts
 	interprets *interpreters
+	shells     *shells
 	uploads    uploads
 	drains     drains
 	wg         sync.WaitGroup // runs
@@ -112,6 +113,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a.children = newChildren(opts.Init)
 	a.interprets = newInterpreters(a)
+	a.shells = &shells{a: a}
 	return a, nil
 }
 
@@ -125,6 +127,7 @@ func (a *Agent) Close() {
 	a.mu.Unlock()
 	a.wg.Wait()
 	a.interprets.close()
+	a.shells.close()
 	a.drains.close()
 	a.children.close()
 }

@@ -58,11 +58,10 @@ func newAgent(t *testing.T, change func(*Options)) *Agent {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(root, guest.LauncherPath), assets.Launcher(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, guest.PreloadPath), assets.Preload(), 0o644); err != nil {
-		t.Fatal(err)
+	for _, f := range assets.Launchers() {
+		if err := os.WriteFile(filepath.Join(root, f.Path), f.Data, f.Mode); err != nil {
+			t.Fatal(err)
+		}
 	}
 	opts := Options{
 		Root:        root,
@@ -290,12 +289,12 @@ func TestNothingIsLeftAfterARun(t *testing.T) {
 		do(t, c, agentsandbox.Bash, "echo x", nil)
 		python(t, c, "print(1)", map[string]string{"TZ": "UTC"})
 	}
-	eventually(t, "every script is removed but that of the interpreter that waits", func() bool {
+	eventually(t, "every script is removed but those of the interpreter and the shell that wait", func() bool {
 		left, err := os.ReadDir(a.scripts.dir)
-		return err == nil && len(left) == 1 && a.waitingPID() != 0
+		return err == nil && len(left) == 2 && a.waitingPID() != 0
 	})
-	// The interpreter that waits holds three: two pipes and a socket.
-	if after := descriptors(t); after > before+3 {
+	// The interpreter and the shell that wait hold three each: two pipes and a socket.
+	if after := descriptors(t); after > before+6 {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }

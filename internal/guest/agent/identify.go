@@ -33,6 +33,8 @@ func (a *Agent) identify(id *guest.Identity) error {
 			return fmt.Errorf("write the identity: %w", err)
 		}
 	}
+	a.interprets.rehearse()
+	a.shells.rehearse()
 	if !a.opts.Init {
 		return nil
 	}

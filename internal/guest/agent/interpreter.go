@@ -337,6 +337,16 @@ func (in *interpreters) wait(ctx context.Context) error {
 	return refuse(guest.FailNotStarted, "the interpreter %s ended before it was ready: %s", in.a.opts.Python, tail(said))
 }
 
+// rehearse lets the interpreter that waits touch what a run will need, which
+// after a restore is not mapped yet: the run would do so while somebody waits.
+func (in *interpreters) rehearse() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if it := in.waiting; it != nil && it.isReady() && it.waits {
+		_ = it.send("")
+	}
+}
+
 // current returns the interpreter that waits or is on its way there.
 func (in *interpreters) current(ctx context.Context) (*interpreter, error) {
 	in.mu.Lock()

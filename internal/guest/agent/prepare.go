@@ -12,8 +12,8 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// prepare makes the sandbox ready for a snapshot: an interpreter waits, and no
-// run is left. Before that it runs a little of each language. A template that
+// prepare makes the sandbox ready for a snapshot: an interpreter and a
+// shell wait, and no run is left. Before that it runs a little of each language. A template that
 // cannot run code is found out here, and what the first run of an agent costs is
 // paid once, not by every sandbox of the snapshot. The interpreter has loaded
 // the modules that are named and installed, and the first that did has run code
@@ -31,11 +31,15 @@ func (a *Agent) prepare(ctx context.Context, modules []string) error {
 		language agentsandbox.Language
 		code     string
 	}{
-		{agentsandbox.Bash, "echo ready"},
+		{agentsandbox.Bash, "echo ready"},       // in a Bash that starts,
+		{agentsandbox.Bash, "echo ready"},       // in one that has waited,
 		{agentsandbox.Python, "print('ready')"}, // in an interpreter that starts,
 		{agentsandbox.Python, "print('ready')"}, // and in one that has waited
 	} {
 		if err := a.rehearse(ctx, rehearsal.language, rehearsal.code); err != nil {
+			return err
+		}
+		if err := a.shells.wait(ctx); err != nil {
 			return err
 		}
 		if err := a.interprets.wait(ctx); err != nil {

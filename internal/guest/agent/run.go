@@ -159,7 +159,10 @@ func (r *run) start() (err error) {
 		r.next = r.a.modulesAfter(r.code)
 		r.proc, err = r.a.interprets.run(r.code, r.env)
 	case agentsandbox.Bash:
-		r.proc, err = r.a.startBash(r.code, r.env)
+		var waited bool
+		if r.proc, waited = r.a.shells.run(r.code, r.env); !waited {
+			r.proc, err = r.a.startBash(r.code, r.env)
+		}
 	default:
 		err = refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
 	}
@@ -207,11 +210,11 @@ func (r *run) supervise() {
 	}()
 	result, pumps := r.conduct()
 	if !r.ended && r.proc.began != nil && !r.proc.began() {
-		// The interpreter died while it waited, killed by another run perhaps:
+		// The process died while it waited, killed by another run perhaps:
 		// nothing of this one has happened yet.
 		r.letGo(pumps)
 		var err error
-		if r.proc, err = r.a.interprets.runFresh(r.code, r.env); err != nil {
+		if r.proc, err = r.startAgain(); err != nil {
 			r.log.fail(err)
 			return
 		}
@@ -232,7 +235,7 @@ func (r *run) supervise() {
 // have used: when the run is over and the host has let go of it, because the
 // start of an interpreter would slow down both.
 func (r *run) refill() {
-	if r.req.Final || r.req.Language != string(agentsandbox.Python) {
+	if r.req.Final {
 		return
 	}
 	for _, step := range []chan struct{}{r.over, r.dropped} {
@@ -242,7 +245,20 @@ func (r *run) refill() {
 			return
 		}
 	}
-	r.a.interprets.refill(r.next)
+	if r.req.Language == string(agentsandbox.Bash) {
+		r.a.shells.refill()
+	} else {
+		r.a.interprets.refill(r.next)
+	}
+}
+
+// startAgain starts a process of the run's own, after the one that had waited
+// died before it took the run over.
+func (r *run) startAgain() (process, error) {
+	if r.req.Language == string(agentsandbox.Bash) {
+		return r.a.startBash(r.code, r.env)
+	}
+	return r.a.interprets.runFresh(r.code, r.env)
 }
 
 // preloadMemory is the least memory limit with which interpreters of a session

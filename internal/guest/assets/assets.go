@@ -27,11 +27,14 @@ import (
 //go:embed bin
 var binaries embed.FS
 
-//go:embed python/sitecustomize.py
+//go:embed launch/sitecustomize.py
 var launcher []byte
 
-//go:embed python/preload.py
+//go:embed launch/preload.py
 var preload []byte
+
+//go:embed launch/wait.sh
+var shellLauncher []byte
 
 // File is one file for an image, owned by root.
 type File struct {
@@ -54,16 +57,17 @@ func Files() ([]File, error) {
 	case !bytes.HasPrefix(agent, []byte("\x7fELF")):
 		return nil, fmt.Errorf("the embedded guest agent is not a program (%d bytes): remove internal/guest/assets/bin/agent and build again", len(agent))
 	}
-	return []File{
+	return append([]File{
 		{Path: guest.AgentPath, Mode: 0o755, Data: agent},
-		{Path: guest.LauncherPath, Mode: 0o644, Data: launcher},
-		{Path: guest.PreloadPath, Mode: 0o644, Data: preload},
-	}, nil
+	}, Launchers()...), nil
 }
 
-// Launcher returns the launcher module alone, for tests that run interpreters
-// without an image.
-func Launcher() []byte { return bytes.Clone(launcher) }
-
-// Preload returns what the launcher loads modules ahead with, for the same.
-func Preload() []byte { return bytes.Clone(preload) }
+// Launchers returns the files of it that let interpreters wait, for tests that run
+// them without an image.
+func Launchers() []File {
+	return []File{
+		{Path: guest.PreloadPath, Mode: 0o644, Data: bytes.Clone(preload)},
+		{Path: guest.LauncherPath, Mode: 0o644, Data: bytes.Clone(launcher)},
+		{Path: guest.ShellLauncherPath, Mode: 0o644, Data: bytes.Clone(shellLauncher)},
+	}
+}

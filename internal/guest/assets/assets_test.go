@@ -3,6 +3,7 @@ package assets
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
@@ -21,13 +22,14 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 3 || files[2].Path != guest.PreloadPath || files[2].Mode != 0o644 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Path != guest.LauncherPath || files[1].Mode != 0o644 {
-		t.Fatalf("got %+v", files)
+	paths := make([]string, 0, len(files))
+	for _, f := range files {
+		paths = append(paths, f.Path)
+		if want := []byte(map[string]string{guest.AgentPath: "\x7fELF", guest.LauncherPath: "def _wait():", guest.PreloadPath: "def preload(", guest.ShellLauncherPath: "read -r -u 3"}[f.Path]); !bytes.Contains(f.Data, want) {
+			t.Errorf("%s does not contain %q", f.Path, want)
+		}
 	}
-	if !bytes.HasPrefix(files[0].Data, []byte("\x7fELF")) || !bytes.Contains(files[1].Data, []byte("def _wait():")) {
-		t.Error("the files are not what they should be")
-	}
-	if !bytes.Equal(files[1].Data, Launcher()) || !bytes.Equal(files[2].Data, Preload()) {
-		t.Error("there are two launchers")
+	if !slices.IsSorted(paths) || len(paths) != 4 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Mode != 0o644 {
+		t.Errorf("got %v", paths)
 	}
 }

@@ -150,11 +150,10 @@ func (s *Sandbox) boot(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(s.dir, guest.LauncherPath), assets.Launcher(), 0o644); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(s.dir, guest.PreloadPath), assets.Preload(), 0o644); err != nil {
-		return err
+	for _, f := range assets.Launchers() {
+		if err := os.WriteFile(filepath.Join(s.dir, f.Path), f.Data, f.Mode); err != nil {
+			return err
+		}
 	}
 	python, err := lookFirst("/usr/bin/python3", "python3")
 	if err != nil {

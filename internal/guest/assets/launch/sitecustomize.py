@@ -18,7 +18,8 @@ the run over, and the agent starts another one.
 
 Descriptor 3, in order: the agent sends the names of the modules to load ahead,
 separated by NUL; we send "r" when ready; the agent sends the run; we send "g"
-when we have it, and close the descriptor. The run is, separated by NUL, the
+when we have it, and close the descriptor. An empty message instead of the run is
+a rehearsal: it has the memory of a restored interpreter mapped. The run is, separated by NUL, the
 directory that sys.path begins with, then NAME=value to set and NAME to unset.
 Each message of the agent has its length in front, in four bytes.
 """
@@ -64,8 +65,39 @@ def _wait():
         with open(os.path.join(here, "preload.py"), "rb") as file:
             exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
         store = namespace["preload"](ahead)
+    fresh = "gc" not in sys.modules
+    import gc
+
+    def freeze():
+        # What an interpreter has when it begins is never garbage. Frozen, it need not
+        # be looked through at the end, which is most of the end of a short run. Two
+        # things keep the end what it is. The names of __main__ must not be frozen,
+        # or what the script leaves there is not finalized: an empty dictionary is
+        # not tracked, and one that is filled again is as good as new. And a cycle
+        # that is never collected keeps the modules, so that the interpreter clears
+        # them one by one as its last act, with what the script put into them.
+        names = sys.modules["__main__"].__dict__
+        saved = dict(names)
+        names.clear()
+        gc.collect()
+        if not gc.is_tracked(names):
+            kept = [module for name, module in sys.modules.items() if name != "__main__"]
+            kept.append(kept)
+            gc.freeze()
+        names.update(saved)
+
+    freeze()
     os.write(control, b"r")
     workspace, *settings = message()
+    while not workspace:  # a rehearsal
+        with open(__file__, "rb") as file:
+            compile(file.read(), "rehearsal", "exec")
+        if not ahead:  # all the memory of libraries would be too much
+            gc.unfreeze()
+            freeze()
+        workspace, *settings = message()
+    if fresh:
+        del sys.modules["gc"]
     try:
         ready = store is None or store.ready(os.fsdecode(workspace), settings)
     except Exception:
