@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e bench fuzz lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e bench compare fuzz lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,11 @@ e2e: setup ## run the published Python client and plain HTTP against the real bi
 bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewrap
 	@scripts/install-packages bwrap:bubblewrap
 	$(GO) run ./test/bench -data-python .cache/bench-venv/bin/python3 $(BENCH)
+
+compare: build ## compare latencies with those of another commit: make compare BASE=COMMIT
+	@scripts/install-packages bwrap:bubblewrap
+	scripts/build-commit $(BASE) .cache/compare
+	$(GO) run ./test/bench -only latency -against .cache/compare/agentsandbox $(BENCH)
 
 # The host's own Python with the libraries of the template, for the comparison.
 .cache/bench-venv/done: internal/template/requirements.lock

@@ -36,7 +36,7 @@ type variant struct {
 
 // latency measures single requests, one at a time.
 func latency(o options, dir string, warm *server) error {
-	cold, err := start(o.binary, filepath.Join(dir, "cold"), "--pool-size", "0", "--pool-data-size", "0")
+	cold, err := startCold(o.binary, dir, "cold")
 	if err != nil {
 		return err
 	}
@@ -50,16 +50,19 @@ func latency(o options, dir string, warm *server) error {
 		{name: bare, once: command(helloOut, o.python, "-c", hello)},
 		{name: "bubblewrap + python3", baseline: bare, once: command(helloOut, "bwrap", "--ro-bind", "/", "/", "--unshare-all", "--die-with-parent",
 			"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", o.python, "-c", hello)},
-		{name: "fresh sandbox, warm pool", baseline: bare, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
-		{name: "fresh sandbox, empty pool", baseline: bare, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
-		{name: "live session", baseline: bare, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
-		{name: "fresh sandbox, data libraries, warm pool", baseline: bareData, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
-		{name: "fresh sandbox, data libraries, empty pool", baseline: bareData, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
 		{name: bareShell, once: command(shellOut, "/bin/bash", "-c", shell)},
-		{name: "fresh sandbox, bash, warm pool", baseline: bareShell, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
 	}
 	if o.dataPython != "" {
-		variants = slices.Insert(variants, 5, &variant{name: bareData, once: command(helloOut, o.dataPython, "-c", data)})
+		variants = append(variants, &variant{name: bareData, once: command(helloOut, o.dataPython, "-c", data)})
+	}
+	variants = append(variants, ours("", warm, cold, session)...)
+	if o.against != "" {
+		other, stop, err := startOther(o.against, dir)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		variants = append(variants, other...)
 	}
 	if err := takeTurns(variants, o.rounds); err != nil {
 		return err
@@ -77,6 +80,47 @@ func latency(o options, dir string, warm *server) error {
 		fmt.Printf("| %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(p99), ratio, worst)
 	}
 	return warm.overhead(session, o.rounds)
+}
+
+// ours are the ways in which a pair of servers, one with an empty pool, runs the
+// programs.
+func ours(suffix string, warm, cold *server, session string) []*variant {
+	return []*variant{
+		{name: "fresh sandbox, warm pool" + suffix, baseline: bare, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
+		{name: "fresh sandbox, empty pool" + suffix, baseline: bare, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
+		{name: "live session" + suffix, baseline: bare, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
+		{name: "fresh sandbox, data libraries, warm pool" + suffix, baseline: bareData, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, data libraries, empty pool" + suffix, baseline: bareData, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, bash, warm pool" + suffix, baseline: bareShell, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
+		{name: "live session, bash" + suffix, baseline: bareShell, ready: warm.full, once: warm.does(session, bash, shell, shellOut)},
+	}
+}
+
+func startCold(binary, dir, name string) (*server, error) {
+	return start(binary, filepath.Join(dir, name), "--pool-size", "0", "--pool-data-size", "0")
+}
+
+// startOther starts another program's servers.
+func startOther(binary, dir string) (_ []*variant, stop func(), err error) {
+	warm, err := start(binary, filepath.Join(dir, "other-warm"))
+	if err != nil {
+		return nil, nil, err
+	}
+	cold, err := startCold(binary, dir, "other-cold")
+	if err != nil {
+		warm.stop()
+		return nil, nil, err
+	}
+	stop = func() {
+		cold.stop()
+		warm.stop()
+	}
+	session, err := warm.session()
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return ours(", other build", warm, cold, session), stop, nil
 }
 
 func takeTurns(variants []*variant, rounds int) error {

@@ -19,6 +19,7 @@ import (
 func main() {
 	o := options{}
 	flag.StringVar(&o.binary, "binary", "bin/agentsandbox", "the server to measure")
+	flag.StringVar(&o.against, "against", "", "another server, whose latencies are measured in turn with the first's")
 	flag.StringVar(&o.python, "python", "/usr/bin/python3", "the bare Python to compare with")
 	flag.StringVar(&o.dataPython, "data-python", "", "a Python of the host that has the data libraries; empty: that row has no ratio")
 	flag.IntVar(&o.rounds, "rounds", 60, "how many times each variant is measured")
@@ -34,11 +35,11 @@ func main() {
 }
 
 type options struct {
-	binary, python, dataPython string
-	rounds                     int
-	sustained                  time.Duration
-	sessions                   int
-	transferMB                 int
+	binary, against, python, dataPython string
+	rounds                              int
+	sustained                           time.Duration
+	sessions                            int
+	transferMB                          int
 }
 
 func run(o options, only string) error {
