@@ -36,8 +36,8 @@ func gentleLimitSettings() []Setting {
 // runawaySettings bound what an execution may cost the server.
 func runawaySettings() []Setting {
 	return []Setting{
-		{Name: "max_collect_ms", Group: GroupRequests, Default: "10000", Example: "MS",
-			Help: "How long the files of one execution are looked for, before and after it, in milliseconds; what was not reached counts as left out.",
+		{Name: "max_collect_ms", Group: GroupRequests, Default: "30000", Example: "MS",
+			Help: "How long the files that one execution made or changed may take to be fetched, in milliseconds; the answer counts those left out.",
 			bind: func(c *Config) value { return number[int64]{&c.MaxCollectMS, 1, dayMS} }},
 		{Name: "max_stream_bytes", Group: GroupRequests, Default: strconv.Itoa(gib), Example: "BYTES",
 			Help: "Bytes that an execution may write to one of stdout and stderr, kept or not; then it is ended, as output_limit.",

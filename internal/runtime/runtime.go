@@ -202,7 +202,7 @@ type CollectLimits struct {
 	Files int   // how many
 	Bytes int64 // their sizes, added up
 	Depth int   // of directories
-	// Time bounds each look for files.
+	// Time bounds each look for files, and the fetching of what was found.
 	Time time.Duration
 }
 

@@ -17,7 +17,7 @@ const (
 	walkEntries   = 200_000
 	walkNameBytes = 16 << 20
 	walkDepth     = 256
-	walkTime      = 10 * time.Second // unless the request says less or more
+	walkTime      = 10 * time.Second // or less, if the request says so
 )
 
 // version tells two states of a file apart. The user can set the other times of
@@ -134,7 +134,7 @@ type walk struct {
 func newWalk(a *Agent, req *guest.RunRequest, visit func(string, *unix.Stat_t)) *walk {
 	most := walkTime
 	if req.CollectNS > 0 {
-		most = time.Duration(req.CollectNS)
+		most = min(most, time.Duration(req.CollectNS))
 	}
 	return &walk{a: a, visit: visit, depth: depthLimit(req), entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(most)}
 }

@@ -47,12 +47,17 @@ func (a *Agent) members() []member {
 	return found
 }
 
-// memberOf reads the status of a process, and tells whether it is the user's.
+// memberOf reads the status of a process, and tells whether it is the user's and
+// has not ended.
 func memberOf(status string, uid int) (m member, ok bool) {
 	for line := range strings.Lines(status) {
 		name, value, _ := strings.Cut(line, ":")
 		fields := strings.Fields(value)
 		switch name {
+		case "State":
+			if len(fields) > 0 && (fields[0] == "Z" || fields[0] == "X") {
+				return m, false
+			}
 		case "Uid":
 			if len(fields) == 0 || fields[0] != strconv.Itoa(uid) {
 				return m, false
@@ -93,31 +98,40 @@ func processes() []int {
 	return pids
 }
 
+// killRounds bounds how often killRun looks for processes that were born while
+// it looked.
+const killRounds = 16
+
 // killRun ends the child, all its descendants, and whatever else bears its
-// mark, orphans in sessions of their own included. They are stopped before they
-// are killed, so that none can start another on the way.
+// mark, orphans in sessions of their own included. One system call stops every
+// process of the user first, because a look at each takes as long as a fork bomb
+// wants; those of other runs go on right after.
 func (a *Agent) killRun(ch *child) {
-	ch.killTree()
-	if ch.mark == 0 {
+	if !a.opts.Init || ch.mark == 0 {
+		ch.killTree()
 		return
 	}
-	ch.set.mu.Lock() // keeps reaped ids from being used again
+	ch.set.mu.Lock() // keeps ids from being reaped and used again
 	defer ch.set.mu.Unlock()
-	seen := map[int]bool{}
-	for range stopRounds {
-		news := false
+	var others []int
+	for range killRounds {
+		_ = a.threads.do(func() error { return unix.Kill(-1, unix.SIGSTOP) })
+		others = others[:0]
+		found := false
 		for _, m := range a.members() {
-			if (m.mark == ch.mark || m.mark == 0) && !seen[m.pid] {
-				seen[m.pid], news = true, true
-				_ = unix.Kill(m.pid, unix.SIGSTOP)
+			if m.mark != ch.mark && m.mark != 0 {
+				others = append(others, m.pid)
+				continue
 			}
+			_ = unix.Kill(m.pid, unix.SIGKILL)
+			found = true
 		}
-		if !news {
+		if !found {
 			break
 		}
 	}
-	for pid := range seen {
-		_ = unix.Kill(pid, unix.SIGKILL)
+	for _, pid := range others {
+		_ = unix.Kill(pid, unix.SIGCONT)
 	}
 }
 

@@ -320,7 +320,9 @@ func (r *run) await() guest.RunResult {
 	case <-r.dropped:
 	}
 	r.ended = kill
+	var used time.Duration
 	if kill {
+		used = r.a.cpuOf(r.proc.child) // what is killed is not waited for
 		r.a.killRun(r.proc.child)
 		<-r.proc.done
 	}
@@ -334,7 +336,7 @@ func (r *run) await() guest.RunResult {
 		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.asked, string(end.limit)
 	}
 	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
-	result.CPUNS = int64(max(r.proc.cpu-r.proc.usedBefore, 0))
+	result.CPUNS = int64(max(max(r.proc.cpu, used)-r.proc.usedBefore, 0))
 	return result
 }
 

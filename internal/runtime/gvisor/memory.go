@@ -14,8 +14,9 @@ import (
 // is kept by looking: when a sandbox holds more, its agent ends every process of
 // the user, which frees their memory, and the sandbox lives on with its files.
 const (
-	// The wall stands a quarter above the limit, within these bounds: enough for
-	// what the fastest program takes between two looks and until it is dead.
+	// The wall stands a quarter above the limit, within these bounds and at most
+	// as much again: enough for what the fastest program takes between two looks
+	// and until it is dead.
 	leastMargin = 128 << 20
 	mostMargin  = 1 << 30
 
@@ -42,7 +43,9 @@ func walled(l runtime.Limits) runtime.Limits {
 	return l
 }
 
-func memoryMargin(limit int64) int64 { return min(max(limit/4, leastMargin), mostMargin) }
+func memoryMargin(limit int64) int64 {
+	return min(max(limit/4, leastMargin), mostMargin, limit)
+}
 
 // memoryWatch keeps the limit of one sandbox, from its first run on.
 type memoryWatch struct {

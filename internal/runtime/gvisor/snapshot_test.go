@@ -78,13 +78,16 @@ func TestSnapshotIsMadeOnce(t *testing.T) {
 	if m.made.Load() != 1 || count != 1 {
 		t.Errorf("made %d times, in %d places", m.made.Load(), count)
 	}
-	if _, err := first.get(ctx, "default", runtime.Bare, 2, nil); err != nil {
+	if _, err := first.get(ctx, "default", runtime.Bare, 2, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.get(ctx, "default", runtime.Bare, 1, 64<<20, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := first.get(ctx, "other", runtime.Bare, 1, 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	if m.made.Load() != 3 {
+	if m.made.Load() != 4 {
 		t.Errorf("other inputs share a snapshot: made %d times", m.made.Load())
 	}
 }
@@ -98,7 +101,7 @@ func TestSnapshotIsAnnouncedToWaiters(t *testing.T) {
 	<-m.begun
 	waiting := make(chan string, 10)
 	go func() {
-		_, err := second.get(ctx, "default", runtime.Bare, 1, func(step string) { waiting <- step })
+		_, err := second.get(ctx, "default", runtime.Bare, 1, 0, func(step string) { waiting <- step })
 		done <- err
 	}()
 	if step := <-waiting; !strings.Contains(step, "another server") {
