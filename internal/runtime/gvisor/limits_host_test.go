@@ -77,6 +77,8 @@ func TestLimitsEndARun(t *testing.T) {
 		ended      runtime.Limit
 		check      func(runtime.Result) bool
 	}{
+		{"failure", "raise SystemExit(3)", runtime.RunLimits{Processes: 40}, "",
+			func(r runtime.Result) bool { return r.ExitCode == 3 && !r.ProcessesFull && !r.DiskFull }},
 		{"CPU time", "while True: pass", runtime.RunLimits{CPUTime: 300 * time.Millisecond}, runtime.LimitCPUTime,
 			func(r runtime.Result) bool { return r.CPU >= 300*time.Millisecond }},
 		{"CPU time of a child", "import os\nif os.fork(): os.wait()\nwhile True: pass", runtime.RunLimits{CPUTime: 300 * time.Millisecond}, runtime.LimitCPUTime,
@@ -87,8 +89,6 @@ func TestLimitsEndARun(t *testing.T) {
 			func(runtime.Result) bool { return true }},
 		{"processes", "import os, time\nfor _ in range(100):\n  if os.fork() == 0: time.sleep(60)", runtime.RunLimits{Processes: 40}, "",
 			func(r runtime.Result) bool { return r.ExitCode == 1 && r.ProcessesFull }},
-		{"failure", "raise SystemExit(3)", runtime.RunLimits{Processes: 40}, "",
-			func(r runtime.Result) bool { return r.ExitCode == 3 && !r.ProcessesFull && !r.DiskFull }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
