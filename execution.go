@@ -1,6 +1,7 @@
 package agentsandbox
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -57,6 +58,11 @@ type ExecuteRequest struct {
 	// MemoryMB and CPUs are limits of a run without a session; 0: the default.
 	MemoryMB int64
 	CPUs     float64
+	RunLimits
+	// DiskLimits are of a run without a session.
+	DiskLimits
+	// Metadata is kept and shown with the execution.
+	Metadata map[string]string
 
 	// What the record shows of the request; set by the HTTP layer.
 	Endpoint, Method string
@@ -88,6 +94,14 @@ type Execution struct {
 	FilesOmitted int
 	DurationMS   int64
 	CPUMS        int64
+	// MemoryPeakBytes is the most memory that the sandbox held during the run,
+	// its files and its own kernel included; 0: it is not known.
+	MemoryPeakBytes int64
+	// SessionStatus is what became of the session of the run, live or lost;
+	// empty while running, and without a session.
+	SessionStatus SessionStatus
+	// Metadata is as it was given.
+	Metadata map[string]string
 	// Error says why the service could not finish the run; empty otherwise.
 	Error string
 
@@ -157,6 +171,9 @@ func (r *ExecuteRequest) Validate(maxCodeBytes int64) error {
 		}
 	}
 	if err := validateLimits(r.TimeoutMS, r.MemoryMB, r.CPUs); err != nil {
+		return err
+	}
+	if err := cmp.Or(r.RunLimits.Validate(), r.DiskLimits.Validate(), ValidateMetadata(r.Metadata)); err != nil {
 		return err
 	}
 	if err := ValidateEnv(r.Env); err != nil {

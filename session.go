@@ -1,6 +1,9 @@
 package agentsandbox
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // SessionRequest asks for a session.
 type SessionRequest struct {
@@ -15,6 +18,9 @@ type SessionRequest struct {
 	// MemoryMB and CPUs limit the sandbox; 0: the server's default.
 	MemoryMB int64
 	CPUs     float64
+	// RunLimits hold for each run; CPUTimeMS is of no use here.
+	RunLimits
+	DiskLimits
 	// Metadata is kept and shown with the session.
 	Metadata map[string]string
 }
@@ -24,24 +30,22 @@ func (r *SessionRequest) Validate() error {
 	if err := validateLimits(r.TimeoutMS, r.MemoryMB, r.CPUs); err != nil {
 		return err
 	}
+	if r.CPUTimeMS != 0 {
+		return Invalid("cpu_time_ms", "is set on a run, not on a session.")
+	}
+	if err := cmp.Or(r.RunLimits.Validate(), r.DiskLimits.Validate()); err != nil {
+		return err
+	}
 	if err := ValidateEnv(r.Env); err != nil {
 		return err
 	}
 	if err := ValidateFileIDs(r.FileIDs); err != nil {
 		return err
 	}
-	if len(r.Metadata) > MaxMetadata {
-		return Invalid("metadata", "must have at most %d entries, not %d.", MaxMetadata, len(r.Metadata))
-	}
-	for name, value := range r.Metadata {
-		if name == "" || len(name) > MaxMetadataBytes || len(value) > MaxMetadataBytes {
-			return Invalid("metadata", "names and values must be at most %d bytes, and names not empty.", MaxMetadataBytes)
-		}
-	}
-	return nil
+	return ValidateMetadata(r.Metadata)
 }
 
-// Bounds of a session's metadata.
+// Bounds of the metadata of a session or an execution.
 const (
 	MaxMetadata      = 64
 	MaxMetadataBytes = 1024
@@ -69,6 +73,8 @@ type Session struct {
 	TimeoutMS int64
 	MemoryMB  int64
 	CPUs      float64
+	RunLimits // of each run
+	DiskLimits
 	CreatedAt time.Time
 	EndedAt   time.Time // zero while live
 }

@@ -21,25 +21,50 @@ type executeBody struct {
 	TimeoutMS int64                 `json:"timeout_ms,omitempty"`
 	MemoryMB  int64                 `json:"memory_mb,omitempty"`
 	CPUs      float64               `json:"cpus,omitempty"`
+	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty"`
+	limitsBody
+	Metadata map[string]string `json:"metadata,omitempty"`
+}
+
+// limitsBody is what bounds a run and the file system of a sandbox.
+type limitsBody struct {
+	Processes   int64 `json:"processes,omitempty"`
+	OpenFiles   int64 `json:"open_files,omitempty"`
+	OutputBytes int64 `json:"output_bytes,omitempty"`
+	DiskMB      int64 `json:"disk_mb,omitempty"`
+	Inodes      int64 `json:"inodes,omitempty"`
+}
+
+func limitsOf(run agentsandbox.RunLimits, disk agentsandbox.DiskLimits) limitsBody {
+	return limitsBody{run.Processes, run.OpenFiles, run.OutputBytes, disk.DiskMB, disk.Inodes}
+}
+
+func (b limitsBody) limits() (agentsandbox.RunLimits, agentsandbox.DiskLimits) {
+	return agentsandbox.RunLimits{Processes: b.Processes, OpenFiles: b.OpenFiles, OutputBytes: b.OutputBytes},
+		agentsandbox.DiskLimits{DiskMB: b.DiskMB, Inodes: b.Inodes}
 }
 
 // executionAnswer is what the answer of a run and its record have in common.
 type executionAnswer struct {
-	SessionID    string              `json:"session_id"`
-	Ephemeral    bool                `json:"ephemeral"`
-	Status       agentsandbox.Status `json:"status"`
-	ReturnCode   *int                `json:"return_code"`
-	Signal       string              `json:"signal"`
-	Stdout       string              `json:"stdout"`
-	Stderr       string              `json:"stderr"`
-	StdoutBytes  int64               `json:"stdout_bytes"`
-	StderrBytes  int64               `json:"stderr_bytes"`
-	Truncated    bool                `json:"truncated"`
-	DurationMS   int64               `json:"duration_ms"`
-	CPUMS        int64               `json:"cpu_ms"`
-	Files        []fileAnswer        `json:"files"`
-	FilesOmitted int                 `json:"files_omitted"`
-	Error        string              `json:"error"`
+	SessionID   string              `json:"session_id"`
+	Ephemeral   bool                `json:"ephemeral"`
+	Status      agentsandbox.Status `json:"status"`
+	ReturnCode  *int                `json:"return_code"`
+	Signal      string              `json:"signal"`
+	Stdout      string              `json:"stdout"`
+	Stderr      string              `json:"stderr"`
+	StdoutBytes int64               `json:"stdout_bytes"`
+	StderrBytes int64               `json:"stderr_bytes"`
+	Truncated   bool                `json:"truncated"`
+	DurationMS  int64               `json:"duration_ms"`
+	CPUMS       int64               `json:"cpu_ms"`
+	MemoryPeak  int64               `json:"memory_peak_bytes"`
+	// SessionLeft is null for a run without a session.
+	SessionLeft  agentsandbox.SessionStatus `json:"session_status"`
+	Metadata     map[string]string          `json:"metadata"`
+	Files        []fileAnswer               `json:"files"`
+	FilesOmitted int                        `json:"files_omitted"`
+	Error        string                     `json:"error"`
 }
 
 // execution fails if what every answer has is not there.
@@ -62,6 +87,12 @@ func (a executionAnswer) execution(id string) (*agentsandbox.Execution, error) {
 		CPUMS:        a.CPUMS,
 		FilesOmitted: a.FilesOmitted,
 		Error:        a.Error,
+
+		MemoryPeakBytes: a.MemoryPeak,
+		SessionStatus:   a.SessionLeft,
+	}
+	if len(a.Metadata) > 0 {
+		e.Metadata = a.Metadata
 	}
 	if a.ReturnCode != nil {
 		e.ReturnCode = *a.ReturnCode
@@ -111,6 +142,9 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := validTexts("env_vars", req.Env); err != nil {
 		return nil, err
 	}
+	if err := validTexts("metadata", req.Metadata); err != nil {
+		return nil, err
+	}
 	call := call{method: http.MethodPost, path: segments("execute"), json: executeBody{
 		Code:      req.Code,
 		Language:  req.Language,
@@ -120,6 +154,7 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		TimeoutMS: req.TimeoutMS,
 		MemoryMB:  req.MemoryMB,
 		CPUs:      req.CPUs,
+		CPUTimeMS: req.CPUTimeMS, limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
 	}}
 	var answer struct {
 		executionAnswer

@@ -15,7 +15,8 @@ type sessionBody struct {
 	TimeoutMS int64             `json:"timeout_ms,omitempty"`
 	MemoryMB  int64             `json:"memory_mb,omitempty"`
 	CPUs      float64           `json:"cpus,omitempty"`
-	Metadata  map[string]string `json:"metadata,omitempty"`
+	limitsBody
+	Metadata map[string]string `json:"metadata,omitempty"`
 }
 
 type sessionAnswer struct {
@@ -26,15 +27,18 @@ type sessionAnswer struct {
 	TimeoutMS int64                      `json:"timeout_ms"`
 	MemoryMB  int64                      `json:"memory_mb"`
 	CPUs      float64                    `json:"cpus"`
-	CreatedAt time.Time                  `json:"created_at"`
-	EndedAt   *time.Time                 `json:"ended_at"`
+	limitsBody
+	CreatedAt time.Time  `json:"created_at"`
+	EndedAt   *time.Time `json:"ended_at"`
 }
 
 func (a sessionAnswer) session() (*agentsandbox.Session, error) {
 	if a.ID == "" {
 		return nil, errMissing("session_id")
 	}
+	run, disk := a.limits()
 	return &agentsandbox.Session{
+		RunLimits: run, DiskLimits: disk,
 		ID:        a.ID,
 		Status:    a.Status,
 		Template:  a.Template,
@@ -56,7 +60,11 @@ func (c *Client) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := validTexts("metadata", req.Metadata); err != nil {
 		return nil, err
 	}
-	return c.session(ctx, call{method: http.MethodPost, path: segments("sessions"), json: sessionBody(req)})
+	return c.session(ctx, call{method: http.MethodPost, path: segments("sessions"), json: sessionBody{
+		Env: req.Env, FileIDs: req.FileIDs, Template: req.Template,
+		TimeoutMS: req.TimeoutMS, MemoryMB: req.MemoryMB, CPUs: req.CPUs,
+		limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
+	}})
 }
 
 // Session returns a live session.

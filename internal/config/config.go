@@ -38,7 +38,11 @@ type Config struct {
 	DefaultMemoryMB, MaxMemoryMB   int64
 	DefaultCPUs, MaxCPUs           float64
 	MaxTasks                       int64
-	DiskMB                         int64
+	DiskMB, MaxDiskMB              int64
+	DefaultInodes, MaxInodes       int64
+	DefaultProcesses, MaxProcesses int64
+	DefaultOpenFiles, MaxOpenFiles int64
+	DefaultCPUTimeMS               int64 // 0: none
 
 	// Limits of one request or answer.
 	MaxOutputBytes  int64 // of each of stdout and stderr
@@ -48,6 +52,8 @@ type Config struct {
 	MaxCollectFiles int
 	MaxCollectBytes int64
 	MaxCollectDepth int
+	MaxCollectMS    int64
+	MaxStreamBytes  int64
 }
 
 // AdminKeyPath is where the daemon leaves the admin key, readable by its owner

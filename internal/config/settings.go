@@ -59,7 +59,7 @@ const (
 // Settings returns the table, in the order of help texts and the reference.
 func Settings() []Setting {
 	var all []Setting
-	for _, rows := range [][]Setting{serverSettings(), sandboxSettings(), limitSettings(), requestSettings()} {
+	for _, rows := range [][]Setting{serverSettings(), sandboxSettings(), limitSettings(), gentleLimitSettings(), requestSettings(), runawaySettings()} {
 		all = append(all, rows...)
 	}
 	return all
@@ -144,7 +144,7 @@ func limitSettings() []Setting {
 			Help: "Processes and threads of one sandbox on the host, those of its own kernel included.",
 			bind: func(c *Config) value { return number[int64]{&c.MaxTasks, 128, 1 << 20} }},
 		{Name: "disk_mb", Group: GroupLimits, Default: "1024", Example: "MB",
-			Help: "Room for files that a sandbox writes, in MiB.",
+			Help: "Room for files that a sandbox writes when a request asks for none, in MiB. Files are held in memory and count against the memory limit.",
 			bind: func(c *Config) value { return number[int64]{&c.DiskMB, 16, 16 << 20} }},
 	}
 }

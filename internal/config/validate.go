@@ -84,6 +84,11 @@ func (r Resolved) checkDefaults() error {
 		{"default_timeout_ms", "max_timeout_ms", r.DefaultTimeoutMS > r.MaxTimeoutMS},
 		{"default_memory_mb", "max_memory_mb", r.DefaultMemoryMB > r.MaxMemoryMB},
 		{"default_cpus", "max_cpus", r.DefaultCPUs > r.MaxCPUs},
+		{"disk_mb", "max_disk_mb", r.DiskMB > r.MaxDiskMB},
+		{"default_inodes", "max_inodes", r.DefaultInodes > r.MaxInodes},
+		{"default_processes", "max_processes", r.DefaultProcesses > r.MaxProcesses},
+		{"default_open_files", "max_open_files", r.DefaultOpenFiles > r.MaxOpenFiles},
+		{"max_output_bytes", "max_stream_bytes", r.MaxOutputBytes > r.MaxStreamBytes},
 		{"max_code_bytes", "max_body_bytes", r.MaxCodeBytes > r.MaxBodyBytes},
 		{"pool_size", "max_sandboxes", r.PoolSize > r.MaxSandboxes},
 		{"pool_data_size", "max_sandboxes", r.PoolDataSize > r.MaxSandboxes},
@@ -92,8 +97,15 @@ func (r Resolved) checkDefaults() error {
 			errs = append(errs, r.wrong(pair.name, "must not be more than %s; lower the one or raise the other", pair.limit))
 		}
 	}
+	if least := 2*r.MaxProcesses + kernelTasks; r.MaxTasks < least {
+		errs = append(errs, r.wrong("max_processes", "%d processes need max_tasks of at least %d, and it is %d", r.MaxProcesses, least, r.MaxTasks))
+	}
 	return errors.Join(errs...)
 }
+
+// kernelTasks are what a sandbox's own kernel needs of max_tasks, with room to
+// spare; a process of the user is up to two more.
+const kernelTasks = 256
 
 // maxKeyBytes bounds the value of a key, which travels in a header.
 const maxKeyBytes = 512

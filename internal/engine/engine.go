@@ -32,15 +32,9 @@ type Limits struct {
 	CodeBytes   int64
 	UploadBytes int64
 	Collect     runtime.CollectLimits
-}
-
-// Default returns the limits of a sandbox for which nothing was asked.
-func (l Limits) Default() runtime.Limits {
-	return l.sandbox(l.DefaultMemoryMB, l.DefaultCPUs)
-}
-
-func (l Limits) sandbox(memoryMB int64, cpus float64) runtime.Limits {
-	return runtime.Limits{MemoryBytes: memoryMB << 20, MilliCPUs: int64(cpus * 1000), Tasks: l.Tasks}
+	Gentle      GentleLimits
+	// StreamBytes ends a run that has written more to one stream.
+	StreamBytes int64
 }
 
 // Options configure an Engine.

@@ -233,7 +233,7 @@ func TestVerdicts(t *testing.T) {
 			t.Fatal(err)
 		}
 		if x.Status != agentsandbox.StatusTimedOut || x.ReturnCode != 124 || string(x.Stdout) != "before" ||
-			string(x.Stderr) != "agentsandbox: timed out after 300 ms\n" {
+			string(x.Stderr) != "agentsandbox: ended after 0.3 s: the time limit\n" {
 			t.Errorf("%+v", x)
 		}
 	})

@@ -7,8 +7,6 @@ import (
 	"io"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -35,7 +33,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := req.Validate(e.limits.CodeBytes); err != nil {
 		return nil, err
 	}
-	if err := e.checkLimits(req.TimeoutMS, req.MemoryMB, req.CPUs); err != nil {
+	if err := e.checkLimits(asked{req.TimeoutMS, req.MemoryMB, req.CPUs, req.RunLimits, req.DiskLimits}); err != nil {
 		return nil, err
 	}
 	ctx, done, err := e.begin(ctx)
@@ -54,8 +52,13 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 }
 
 func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	if req.MemoryMB != 0 || req.CPUs != 0 {
-		return nil, agentsandbox.Invalid("memory_mb", "and cpus are set when a session is created, not on a run in it.")
+	for _, limit := range []struct {
+		field string
+		asked bool
+	}{{"memory_mb", req.MemoryMB != 0}, {"cpus", req.CPUs != 0}, {"disk_mb", req.DiskMB != 0}, {"inodes", req.Inodes != 0}} {
+		if limit.asked {
+			return nil, agentsandbox.Invalid(limit.field, "is set when a session is created, not on a run in it.")
+		}
 	}
 	s, release, err := e.acquire(ctx, p.Tenant, req.SessionID)
 	if err != nil {
@@ -63,10 +66,11 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 	}
 	defer release()
 	run := execution{
+		session: s,
 		record:  e.newRecord(p, req, s.info.ID),
 		sandbox: s.sandbox,
 		env:     mergeEnv(s.info.Env, req.Env),
-		timeout: e.timeout(req.TimeoutMS, s.info.TimeoutMS),
+		bounds:  e.boundsOf(req, s.info),
 		files:   files,
 	}
 	ctx, stop := s.context(ctx)
@@ -75,7 +79,11 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	sb, err := e.sandboxes.Claim(ctx, e.template, runtime.VariantFor(req.Language, req.Code), e.sandboxLimits(req.MemoryMB, req.CPUs))
+	variant := runtime.VariantFor(req.Language, req.Code)
+	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
+		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
+	}
+	sb, err := e.sandboxes.Claim(ctx, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB))
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +92,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		record:  e.newRecord(p, req, agentsandbox.NewID(agentsandbox.SessionPrefix)),
 		sandbox: sb,
 		env:     req.Env,
-		timeout: e.timeout(req.TimeoutMS, 0),
+		bounds:  e.boundsOf(req, agentsandbox.Session{DiskLimits: req.DiskLimits}),
 		files:   files,
 		final:   true,
 	}
@@ -94,10 +102,11 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 
 // execution is one run on its way: its record and what it runs in.
 type execution struct {
+	session *session // nil: the sandbox is made for the run
 	record  agentsandbox.Execution
 	sandbox runtime.Sandbox
 	env     map[string]string
-	timeout time.Duration
+	bounds  bounds
 	files   []agentsandbox.File
 	final   bool
 }
@@ -106,7 +115,7 @@ func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteReq
 	return agentsandbox.Execution{
 		ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: p.Tenant, SessionID: sessionID,
 		Language: req.Language, Code: req.Code, Status: agentsandbox.StatusRunning,
-		Endpoint: req.Endpoint, Method: req.Method, Meta: req.Meta, CreatedAt: e.now(),
+		Endpoint: req.Endpoint, Method: req.Method, Meta: req.Meta, Metadata: req.Metadata, CreatedAt: e.now(),
 	}
 }
 
@@ -122,9 +131,10 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	if err == nil {
 		result, err = e.run(ctx, x, rec)
 	}
+	note := ""
 	switch {
 	case result != nil:
-		judge(rec, result)
+		note = judge(rec, result, x.bounds)
 		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
@@ -134,22 +144,35 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	case errors.Is(err, errNoVerdict):
 		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
 		rec.Error = "The sandbox did not report after the time limit and was destroyed."
-		err = nil
+		note, err = timedOutNote(x.bounds.timeout), nil
 	case errors.Is(err, runtime.ErrSandboxLost):
-		e.lost(x.sandbox, rec)
-		err = nil
+		note, err = e.lost(x.sandbox, rec), nil
 	case errors.Is(err, runtime.ErrNotStarted):
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, returnCodeNotStarted
 		rec.Error = err.Error()
-		err = nil
+		note, err = rec.Error, nil
 	default:
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, 1
 		rec.Error = publicMessage(err)
 	}
-	if note := verdictNote(rec, x.timeout); note != "" {
-		rec.Stderr = appendNote(rec.Stderr, note)
-	}
+	rec.Stderr = appendNote(rec.Stderr, note)
+	rec.SessionStatus = x.sessionStatus()
 	return e.finish(ctx, rec, err)
+}
+
+// sessionStatus is what became of the session of the run; empty if it has none.
+func (x *execution) sessionStatus() agentsandbox.SessionStatus {
+	if x.session == nil {
+		return ""
+	}
+	select {
+	case <-x.sandbox.Done():
+		return agentsandbox.SessionLost
+	case <-x.session.ended.Done():
+		return agentsandbox.SessionDeleted
+	default:
+		return agentsandbox.SessionLive
+	}
 }
 
 // finish writes the outcome, also when the caller is gone.
@@ -196,17 +219,17 @@ func (e *Engine) run(ctx context.Context, x execution, rec *agentsandbox.Executi
 	started := time.Now()
 	defer func() { rec.DurationMS = max(1, int64((time.Since(started)+time.Millisecond/2)/time.Millisecond)) }()
 	r, err := x.sandbox.Run(ctx, runtime.Command{
-		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.timeout,
-		OutputLimit: e.limits.OutputBytes, Final: x.final,
+		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
+		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
 		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: e.limits.Collect,
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	wait, cancel := context.WithTimeoutCause(ctx, x.timeout+verdictGrace, errNoVerdict)
+	wait, cancel := context.WithTimeoutCause(ctx, x.bounds.timeout+verdictGrace, errNoVerdict)
 	defer cancel()
-	result, err := e.readRun(wait, r, rec)
+	result, err := readRun(wait, r, rec, x.bounds.output)
 	switch {
 	case err == nil:
 		return result, nil
@@ -216,7 +239,7 @@ func (e *Engine) run(ctx context.Context, x execution, rec *agentsandbox.Executi
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 		defer cancel()
 		if r.Kill(last) == nil {
-			_, _ = e.readRun(last, r, rec)
+			_, _ = readRun(last, r, rec, x.bounds.output)
 		}
 		return nil, ctx.Err()
 	case wait.Err() != nil:
@@ -227,7 +250,7 @@ func (e *Engine) run(ctx context.Context, x execution, rec *agentsandbox.Executi
 }
 
 // readRun keeps the output in rec, within the limit whatever the agent sends.
-func (e *Engine) readRun(ctx context.Context, r runtime.Run, rec *agentsandbox.Execution) (*runtime.Result, error) {
+func readRun(ctx context.Context, r runtime.Run, rec *agentsandbox.Execution, limit int64) (*runtime.Result, error) {
 	for {
 		ev, err := r.Next(ctx)
 		if err != nil {
@@ -242,95 +265,22 @@ func (e *Engine) readRun(ctx context.Context, r runtime.Run, rec *agentsandbox.E
 			rec.Truncated = rec.StdoutBytes > int64(len(rec.Stdout)) || rec.StderrBytes > int64(len(rec.Stderr))
 			return ev.Result, nil
 		case ev.Stream == runtime.Stdout:
-			e.keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data)
+			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, limit)
 		default:
-			e.keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data)
+			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, limit)
 		}
 	}
 }
 
-func (e *Engine) keep(to *[]byte, seen *int64, truncated *bool, data []byte) {
+func keep(to *[]byte, seen *int64, truncated *bool, data []byte, limit int64) {
 	*seen += int64(len(data))
-	if limit := e.limits.OutputBytes; limit > 0 {
+	if limit > 0 {
 		if room := limit - int64(len(*to)); int64(len(data)) > room {
 			data = data[:max(room, 0)]
 			*truncated = true
 		}
 	}
 	*to = append(*to, data...)
-}
-
-// judge turns a result into the one terminal state of the record.
-func judge(rec *agentsandbox.Execution, r *runtime.Result) {
-	rec.CPUMS = r.CPU.Milliseconds()
-	rec.ReturnCode = r.ExitCode
-	if r.Signal != 0 {
-		rec.ReturnCode = signalBase + r.Signal
-		rec.Signal = signalName(r.Signal)
-	}
-	switch {
-	case r.TimedOut:
-		rec.Status, rec.ReturnCode = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut
-	case r.Killed:
-		rec.Status = agentsandbox.StatusCancelled
-	case rec.ReturnCode == 0:
-		rec.Status = agentsandbox.StatusSucceeded
-	default:
-		rec.Status = agentsandbox.StatusFailed
-	}
-}
-
-func cancelled(rec *agentsandbox.Execution, cause error) {
-	rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusCancelled, returnCodeKilled, "SIGKILL"
-	switch {
-	case errors.Is(cause, errSessionDeleted):
-		rec.Error = "The session was deleted while this ran."
-	case errors.Is(cause, errShutdown):
-		rec.Error = "The server shut down while this ran."
-	default:
-		rec.Error = "The client disconnected while this ran."
-	}
-}
-
-// lost tells a sandbox that the memory limit killed from one that died.
-func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) {
-	rec.ReturnCode, rec.Signal = returnCodeKilled, "SIGKILL"
-	rec.Status, rec.Error = agentsandbox.StatusSandboxLost, "The sandbox died. It is safe to run this again."
-	usage, err := sb.Usage()
-	switch {
-	case err != nil:
-		e.log.Warn("the counters of a lost sandbox could not be read", "sandbox", sb.ID(), "error", err)
-	case usage.OOMKills > 0:
-		rec.Status, rec.Error = agentsandbox.StatusMemoryExceeded, "The sandbox used more memory than its limit and was killed."
-	}
-}
-
-// verdictNote is the last line on stderr of a run that did not end by itself.
-func verdictNote(rec *agentsandbox.Execution, timeout time.Duration) string {
-	switch rec.Status {
-	case agentsandbox.StatusTimedOut:
-		return fmt.Sprintf("agentsandbox: timed out after %d ms", timeout.Milliseconds())
-	case agentsandbox.StatusMemoryExceeded, agentsandbox.StatusSandboxLost:
-		return "agentsandbox: " + rec.Error
-	}
-	if rec.ReturnCode == returnCodeNotStarted && rec.Error != "" {
-		return "agentsandbox: " + rec.Error
-	}
-	return ""
-}
-
-func appendNote(stderr []byte, note string) []byte {
-	if n := len(stderr); n > 0 && stderr[n-1] != '\n' {
-		stderr = append(stderr, '\n')
-	}
-	return append(append(stderr, note...), '\n')
-}
-
-func signalName(n int) string {
-	if name := unix.SignalName(unix.Signal(n)); name != "" {
-		return name
-	}
-	return fmt.Sprintf("SIG%d", n)
 }
 
 // withExecution says in an error's message which record tells of the run.

@@ -216,6 +216,11 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 	if left == 0 {
 		left = math.MaxInt64
 	}
+	if most := e.limits.Collect.Time; most > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, most, errCollectTime)
+		defer cancel()
+	}
 	for i, info := range result.Changed {
 		name, ok := producedName(info.Path)
 		if !ok || (e.limits.Collect.Files > 0 && i >= e.limits.Collect.Files) {
@@ -235,6 +240,9 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 		case errors.Is(err, runtime.ErrNotExist), errors.Is(err, runtime.ErrNotRegular), errors.Is(err, runtime.ErrPermission),
 			agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge:
 			rec.FilesOmitted++
+		case errors.Is(context.Cause(ctx), errCollectTime):
+			rec.FilesOmitted += len(result.Changed) - i
+			return nil
 		default:
 			rec.FilesOmitted += len(result.Changed) - i
 			return guestError(err, info.Path)
@@ -242,6 +250,9 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 	}
 	return nil
 }
+
+// errCollectTime says that the files of a run took too long to fetch.
+var errCollectTime = errors.New("the time for collecting files is over")
 
 func (e *Engine) collectOne(ctx context.Context, sb runtime.Sandbox, f *agentsandbox.File, left int64) error {
 	if left <= 0 {

@@ -46,7 +46,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := req.Validate(); err != nil {
 		return nil, err
 	}
-	if err := e.checkLimits(req.TimeoutMS, req.MemoryMB, req.CPUs); err != nil {
+	if err := e.checkLimits(asked{req.TimeoutMS, req.MemoryMB, req.CPUs, req.RunLimits, req.DiskLimits}); err != nil {
 		return nil, err
 	}
 	ctx, done, err := e.begin(ctx)
@@ -66,6 +66,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),
 		CreatedAt: e.now(),
 	}
+	info.RunLimits, info.DiskLimits = e.sessionLimits(req.RunLimits, req.DiskLimits)
 	if err := e.store.InsertSession(ctx, info); err != nil {
 		return nil, err
 	}
@@ -83,7 +84,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
 func (e *Engine) bringUp(ctx context.Context, info *agentsandbox.Session, files []agentsandbox.File) error {
-	sb, err := e.sandboxes.Claim(ctx, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs))
+	sb, err := e.sandboxes.Claim(ctx, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB))
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,8 @@ func runRequest(cmd runtime.Command) (*RunRequest, error) {
 	if len(cmd.Code) > MaxCode {
 		return nil, fmt.Errorf("%w: code must be at most %d bytes, not %d", runtime.ErrInvalid, MaxCode, len(cmd.Code))
 	}
-	if cmd.Timeout < 0 || cmd.OutputLimit < 0 || cmd.Collect.Files < 0 || cmd.Collect.Bytes < 0 || cmd.Collect.Depth < 0 {
+	if l := cmd.Limits; cmd.Timeout < 0 || cmd.OutputLimit < 0 || cmd.Collect.Files < 0 || cmd.Collect.Bytes < 0 || cmd.Collect.Depth < 0 || cmd.Collect.Time < 0 ||
+		l.CPUTime < 0 || l.Processes < 0 || l.OpenFiles < 0 || l.StreamBytes < 0 || l.Inodes < 0 {
 		return nil, fmt.Errorf("%w: limits of a run must not be negative", runtime.ErrInvalid)
 	}
 	if err := agentsandbox.ValidateEnv(cmd.Env); err != nil {
@@ -68,6 +69,12 @@ func runRequest(cmd runtime.Command) (*RunRequest, error) {
 		Files:       cmd.Collect.Files,
 		Bytes:       cmd.Collect.Bytes,
 		Depth:       cmd.Collect.Depth,
+		CollectNS:   int64(cmd.Collect.Time),
+		CPUTimeNS:   int64(cmd.Limits.CPUTime),
+		Processes:   cmd.Limits.Processes,
+		OpenFiles:   cmd.Limits.OpenFiles,
+		StreamLimit: cmd.Limits.StreamBytes,
+		Inodes:      cmd.Limits.Inodes,
 	}
 	for _, name := range slices.Sorted(maps.Keys(cmd.Env)) {
 		req.Env = append(req.Env, []byte(name+"="+cmd.Env[name]))
@@ -243,6 +250,9 @@ func (r *run) addChanged(payload []byte) error {
 	return nil
 }
 
+// limits are those that an agent may say ended a run.
+var limits = []runtime.Limit{"", runtime.LimitCPUTime, runtime.LimitMemory, runtime.LimitStream, runtime.LimitInodes}
+
 // result checks how a run ended.
 func (r *run) result(res RunResult) (*runtime.Result, error) {
 	switch {
@@ -252,22 +262,27 @@ func (r *run) result(res RunResult) (*runtime.Result, error) {
 		return nil, breach("a duration of %d ns, %d ns of CPU", res.DurationNS, res.CPUNS)
 	case res.StdoutBytes < r.stdout || res.StderrBytes < r.stderr:
 		return nil, breach("%d and %d bytes of output, of which %d and %d came", res.StdoutBytes, res.StderrBytes, r.stdout, r.stderr)
+	case !slices.Contains(limits, runtime.Limit(res.Limit)) || res.Limit != "" && (res.TimedOut || res.Killed):
+		return nil, breach("a run that limit %q ended, timed out %t, killed %t", res.Limit, res.TimedOut, res.Killed)
 	case r.cmd.OutputLimit == 0 && (res.StdoutBytes != r.stdout || res.StderrBytes != r.stderr):
 		return nil, breach("output was dropped without a limit")
 	case res.Changed != len(r.changed) || res.Omitted < 0:
 		return nil, breach("%d changed files, %d omitted; %d came", res.Changed, res.Omitted, len(r.changed))
 	}
 	return &runtime.Result{
-		ExitCode:    res.ExitCode,
-		Signal:      res.Signal,
-		TimedOut:    res.TimedOut,
-		Killed:      res.Killed,
-		Duration:    time.Duration(res.DurationNS),
-		CPU:         time.Duration(res.CPUNS),
-		StdoutBytes: res.StdoutBytes,
-		StderrBytes: res.StderrBytes,
-		Changed:     r.changed,
-		Omitted:     res.Omitted,
+		ExitCode:      res.ExitCode,
+		Signal:        res.Signal,
+		TimedOut:      res.TimedOut,
+		Killed:        res.Killed,
+		Limit:         runtime.Limit(res.Limit),
+		ProcessesFull: res.ProcessesFull,
+		DiskFull:      res.DiskFull,
+		Duration:      time.Duration(res.DurationNS),
+		CPU:           time.Duration(res.CPUNS),
+		StdoutBytes:   res.StdoutBytes,
+		StderrBytes:   res.StderrBytes,
+		Changed:       r.changed,
+		Omitted:       res.Omitted,
 	}, nil
 }
 
@@ -282,6 +297,17 @@ func (r *run) Kill(ctx context.Context) error {
 		return nil // it was never started, and Next says so
 	}
 	return fmt.Errorf("kill run %s: %w", r.cmd.ID, r.c.explain(err))
+}
+
+// Relieve ends every process of the user, because the sandbox holds more memory
+// than it may. The results of the runs under way say so. It returns when the
+// processes are gone, as far as they can be.
+func (c *Client) Relieve(ctx context.Context) error {
+	var reply struct{}
+	if err := c.call(ctx, &Request{Method: MethodRelieve}, &reply); err != nil {
+		return fmt.Errorf("relieve the sandbox: %w", err)
+	}
+	return nil
 }
 
 // Close lets go of the run; one that has not ended is killed.

@@ -70,6 +70,7 @@ const (
 	MethodWrite    = "write"            // Path, then data until the end; an Entry
 	MethodList     = "list"             // Path, After, Limit; a Page
 	MethodRemove   = "remove"           // Path; an empty reply
+	MethodRelieve  = "relieve"          // an empty reply, when every process of the user is gone
 )
 
 // Bounds of what the two sides say to each other.
@@ -124,22 +125,36 @@ type RunRequest struct {
 	Files       int      `json:"files,omitempty"`
 	Bytes       int64    `json:"bytes,omitempty"`
 	Depth       int      `json:"depth,omitempty"`
+	CollectNS   int64    `json:"collect_ns,omitempty"`
+	// Limits of the run: 0 is none.
+	CPUTimeNS   int64 `json:"cpu_time_ns,omitempty"`
+	Processes   int64 `json:"processes,omitempty"`
+	OpenFiles   int64 `json:"open_files,omitempty"`
+	StreamLimit int64 `json:"stream_limit,omitempty"` // bytes, kept or not
+	Inodes      int64 `json:"inodes,omitempty"`       // of the whole sandbox
 	// After is the number of the last message that the host has; for attach.
 	After uint64 `json:"after,omitempty"`
 }
 
 // RunResult is how a run ended.
 type RunResult struct {
-	ExitCode    int   `json:"exit_code"`
-	Signal      int   `json:"signal,omitempty"`
-	TimedOut    bool  `json:"timed_out,omitempty"`
-	Killed      bool  `json:"killed,omitempty"`
-	DurationNS  int64 `json:"duration_ns"`
-	CPUNS       int64 `json:"cpu_ns"`
-	StdoutBytes int64 `json:"stdout_bytes"`
-	StderrBytes int64 `json:"stderr_bytes"`
-	Changed     int   `json:"changed"` // entries that were sent before
-	Omitted     int   `json:"omitted,omitempty"`
+	ExitCode int  `json:"exit_code"`
+	Signal   int  `json:"signal,omitempty"`
+	TimedOut bool `json:"timed_out,omitempty"`
+	Killed   bool `json:"killed,omitempty"`
+	// Limit is the runtime.Limit that ended the run, if it was another than its
+	// time.
+	Limit string `json:"limit,omitempty"`
+	// ProcessesFull says that the user had as many processes as it may while the
+	// run was under way, DiskFull that the file system was full when it ended.
+	ProcessesFull bool  `json:"processes_full,omitempty"`
+	DiskFull      bool  `json:"disk_full,omitempty"`
+	DurationNS    int64 `json:"duration_ns"`
+	CPUNS         int64 `json:"cpu_ns"`
+	StdoutBytes   int64 `json:"stdout_bytes"`
+	StderrBytes   int64 `json:"stderr_bytes"`
+	Changed       int   `json:"changed"` // entries that were sent before
+	Omitted       int   `json:"omitted,omitempty"`
 }
 
 // Entry is what is at a path.

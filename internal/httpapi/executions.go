@@ -19,6 +19,23 @@ type executeRequest struct {
 	TimeoutMS int64                 `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of the run, in milliseconds. 0 or left out: the session's limit, or the server's default."`
 	MemoryMB  int64                 `json:"memory_mb,omitempty" minimum:"0" doc:"Memory limit, in MiB, of a run without a session. 0 or left out: the server's default."`
 	CPUs      float64               `json:"cpus,omitempty" minimum:"0" doc:"CPU limit, in cores, of a run without a session. 0 or left out: the server's default."`
+	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty" minimum:"0" doc:"CPU time of all processes of the run together, in milliseconds. 0 or left out: the server's default."`
+	RunLimitFields
+	DiskLimitFields
+	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the execution; names and values of at most 1024 bytes."`
+}
+
+// RunLimitFields are limits that can be set on a session and on a run.
+type RunLimitFields struct {
+	Processes   int64 `json:"processes,omitempty" minimum:"0" doc:"Processes and threads that the code may have at once; more fail with EAGAIN. 0 or left out: the session's limit, or the server's default."`
+	OpenFiles   int64 `json:"open_files,omitempty" minimum:"0" doc:"Open files of each process; more fail with EMFILE. 0 or left out: the session's limit, or the server's default."`
+	OutputBytes int64 `json:"output_bytes,omitempty" minimum:"0" doc:"How much is kept of each of stdout and stderr, in bytes; the rest is counted and dropped. 0 or left out: the session's limit, or the server's default."`
+}
+
+// DiskLimitFields are limits of the file system of a sandbox.
+type DiskLimitFields struct {
+	DiskMB int64 `json:"disk_mb,omitempty" minimum:"0" doc:"Room for files, in MiB, a power of two from 64 on; more fail with ENOSPC. Files count against the memory limit too. 0 or left out: the server's default. Not on a run in a session."`
+	Inodes int64 `json:"inodes,omitempty" minimum:"0" doc:"Files, directories and links that the sandbox may hold; a run that makes more is ended as disk_full. 0 or left out: the server's default. Not on a run in a session."`
 }
 
 type executionFile struct {
@@ -37,7 +54,10 @@ type Outcome struct {
 	Status       agentsandbox.Status `json:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"The state: running, or the one state in which the run ended. sandbox_lost is safe to try again."`
 	Signal       *string             `json:"signal" doc:"The signal that ended the run, such as SIGKILL; null for none." example:"SIGKILL"`
 	DurationMS   int64               `json:"duration_ms" doc:"Wall-clock time of the run, in milliseconds."`
-	CPUMS        int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds."`
+	CPUMS        int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds: of its main process and those that it waited for."`
+	MemoryPeak   int64               `json:"memory_peak_bytes" doc:"The most memory that the sandbox held during the run, its files and its own kernel included, in bytes; 0 where it is not known."`
+	SessionLeft  *string             `json:"session_status" enum:"live,lost,deleted" doc:"What became of the session that the run was in: live, lost with its sandbox, or deleted meanwhile; null for a run without one, and while running."`
+	Metadata     map[string]string   `json:"metadata" doc:"As given with the request."`
 	Truncated    bool                `json:"truncated" doc:"The code wrote more than was kept."`
 	StdoutBytes  int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
 	StderrBytes  int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
@@ -154,8 +174,10 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	req := agentsandbox.ExecuteRequest{
 		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
 		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
+		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(), Metadata: in.Metadata,
 		Endpoint: c.route, Method: c.r.Method, Meta: c.meta(),
 	}
+	req.CPUTimeMS = in.CPUTimeMS
 	if err := req.Validate(a.limits.CodeBytes); err != nil {
 		return nil, err
 	}
@@ -210,12 +232,25 @@ func knownStatus(s agentsandbox.Status) bool {
 	return false
 }
 
+func (f RunLimitFields) limits() agentsandbox.RunLimits {
+	return agentsandbox.RunLimits{Processes: f.Processes, OpenFiles: f.OpenFiles, OutputBytes: f.OutputBytes}
+}
+
+func (f DiskLimitFields) limits() agentsandbox.DiskLimits {
+	return agentsandbox.DiskLimits{DiskMB: f.DiskMB, Inodes: f.Inodes}
+}
+
 func outcomeOf(e *agentsandbox.Execution) Outcome {
 	files := make([]executionFile, len(e.Files))
 	for i, f := range e.Files {
 		files[i] = executionFile{f.ID, text([]byte(f.Filename)), text([]byte(f.Path)), f.MediaType, f.SizeBytes, f.SHA256}
 	}
+	metadata := e.Metadata
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
 	return Outcome{
+		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: metadata,
 		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
 		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted,
 	}

@@ -88,8 +88,12 @@ func (f *fake) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (*a
 		ID: f.id(agentsandbox.ExecutionPrefix), SessionID: session, Ephemeral: req.SessionID == "",
 		Language: req.Language, Code: req.Code, Status: agentsandbox.StatusSucceeded,
 		Stdout: []byte(req.Code + "\n"), StdoutBytes: int64(len(req.Code)) + 1, DurationMS: 12, CPUMS: 8,
+		MemoryPeakBytes: 24 << 20, Metadata: req.Metadata,
 		Endpoint: req.Endpoint, Method: req.Method, Meta: req.Meta, HTTPStatus: 200,
 		CreatedAt: fakeTime, EndedAt: fakeTime.Add(12 * time.Millisecond),
+	}
+	if req.SessionID != "" {
+		e.SessionStatus = agentsandbox.SessionLive
 	}
 	f.run(&e)
 	f.executions = append(f.executions, e)
@@ -134,6 +138,8 @@ func (f *fake) CreateSession(ctx context.Context, req agentsandbox.SessionReques
 	s := agentsandbox.Session{
 		ID: f.id(agentsandbox.SessionPrefix), Status: agentsandbox.SessionLive, Template: "default", Env: req.Env,
 		Metadata: req.Metadata, TimeoutMS: max(req.TimeoutMS, 100_000), MemoryMB: 1024, CPUs: 1, CreatedAt: fakeTime,
+		RunLimits:  agentsandbox.RunLimits{Processes: max(req.Processes, 256), OpenFiles: max(req.OpenFiles, 16384), OutputBytes: max(req.OutputBytes, 10<<20)},
+		DiskLimits: agentsandbox.DiskLimits{DiskMB: max(req.DiskMB, 1024), Inodes: max(req.Inodes, 262_144)},
 	}
 	f.sessions = append(f.sessions, s)
 	return &s, nil

@@ -16,7 +16,9 @@ type sessionRequest struct {
 	TimeoutMS int64      `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of each run, in milliseconds. 0 or left out: the server's default."`
 	MemoryMB  int64      `json:"memory_mb,omitempty" minimum:"0" doc:"Memory limit of the sandbox, in MiB. 0 or left out: the server's default."`
 	CPUs      float64    `json:"cpus,omitempty" minimum:"0" doc:"CPU limit of the sandbox, in cores. 0 or left out: the server's default."`
-	Metadata  stringMap  `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
+	RunLimitFields
+	DiskLimitFields
+	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
 }
 
 type sessionInfo struct {
@@ -29,6 +31,11 @@ type sessionInfo struct {
 	TimeoutMS   int64                      `json:"timeout_ms" doc:"Time limit of each run, in milliseconds."`
 	MemoryMB    int64                      `json:"memory_mb" doc:"Memory limit of the sandbox, in MiB."`
 	CPUs        float64                    `json:"cpus" doc:"CPU limit of the sandbox, in cores."`
+	Processes   int64                      `json:"processes" doc:"Processes and threads that the code may have at once."`
+	OpenFiles   int64                      `json:"open_files" doc:"Open files of each process."`
+	OutputBytes int64                      `json:"output_bytes" doc:"How much is kept of each of stdout and stderr of a run, in bytes."`
+	DiskMB      int64                      `json:"disk_mb" doc:"Room for files, in MiB."`
+	Inodes      int64                      `json:"inodes" doc:"Files, directories and links that the sandbox may hold."`
 	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
 }
 
@@ -112,6 +119,7 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 	req := agentsandbox.SessionRequest{
 		Env: in.EnvVars, FileIDs: in.FileIDs, Template: in.Template, TimeoutMS: in.TimeoutMS,
 		MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
+		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(),
 	}
 	if err := req.Validate(); err != nil {
 		return nil, err
@@ -194,7 +202,8 @@ func sessionInfoOf(s *agentsandbox.Session, created bool) sessionInfo {
 	info := sessionInfo{
 		SessionID: s.ID, Created: created, Status: s.Status, Template: s.Template,
 		EnvVarNames: slices.Sorted(maps.Keys(s.Env)), Metadata: s.Metadata,
-		TimeoutMS: s.TimeoutMS, MemoryMB: s.MemoryMB, CPUs: s.CPUs, CreatedAt: wireTime(s.CreatedAt),
+		TimeoutMS: s.TimeoutMS, MemoryMB: s.MemoryMB, CPUs: s.CPUs,
+		Processes: s.Processes, OpenFiles: s.OpenFiles, OutputBytes: s.OutputBytes, DiskMB: s.DiskMB, Inodes: s.Inodes, CreatedAt: wireTime(s.CreatedAt),
 	}
 	if info.EnvVarNames == nil {
 		info.EnvVarNames = []string{}

@@ -67,12 +67,19 @@ type Spec struct {
 // Limits of a sandbox, installed on the host. Zero values mean no limit, which
 // only tests use.
 type Limits struct {
+	// MemoryBytes is what the sandbox sees as its memory. Past it the runtime
+	// ends every process of the user, and the sandbox lives on; a wall some way
+	// above it ends the sandbox.
 	MemoryBytes int64
 	// MilliCPUs is the CPU share: 1000 is one core.
 	MilliCPUs int64
 	// Tasks bounds processes and threads, those of the sandbox's own kernel
 	// included.
 	Tasks int64
+	// DiskBytes bounds what the sandbox can write to its file system. It is
+	// settled when the sandbox is made: SetLimits does not change it. 0 is the
+	// runtime's default.
+	DiskBytes int64
 }
 
 // Sandbox is one isolated machine.
@@ -154,17 +161,49 @@ type Command struct {
 	// other process of the user when the main process has ended, before it
 	// looks for files.
 	Final bool
+	// Limits hold for this run and what it starts.
+	Limits RunLimits
 	// CollectDirs are the directories whose new and changed regular files are
 	// reported, and Collect bounds how many.
 	CollectDirs []string
 	Collect     CollectLimits
 }
 
+// RunLimits are what the agent holds a run to. Zero values mean no limit.
+type RunLimits struct {
+	// CPUTime ends the run when its processes, and those that they have waited
+	// for, have used it up.
+	CPUTime time.Duration
+	// Processes bounds the processes and threads of the user, in the whole
+	// sandbox; a run that would go beyond it gets EAGAIN.
+	Processes int64
+	// OpenFiles bounds the descriptors of each process: EMFILE.
+	OpenFiles int64
+	// StreamBytes ends the run when it has written more to one stream, kept or
+	// not.
+	StreamBytes int64
+	// Inodes ends the run when there are more files, directories and links in
+	// the whole sandbox than that.
+	Inodes int64
+}
+
+// Limit names the limit that ended a run.
+type Limit string
+
+const (
+	LimitCPUTime Limit = "cpu_time" // RunLimits.CPUTime
+	LimitMemory  Limit = "memory"   // Limits.MemoryBytes of the sandbox
+	LimitStream  Limit = "stream"   // RunLimits.StreamBytes
+	LimitInodes  Limit = "inodes"   // RunLimits.Inodes
+)
+
 // CollectLimits bound what is reported of the files that a run made. 0: none.
 type CollectLimits struct {
 	Files int   // how many
 	Bytes int64 // their sizes, added up
 	Depth int   // of directories
+	// Time bounds each look for files, and the fetching of what was found.
+	Time time.Duration
 }
 
 // Stream names a standard stream.
@@ -205,8 +244,18 @@ type Result struct {
 	// TimedOut says that the time limit ended the run.
 	TimedOut bool
 	// Killed says that Kill ended the run.
-	Killed   bool
-	Duration time.Duration
+	Killed bool
+	// Limit is the limit that ended the run, other than its time; empty: none.
+	Limit Limit
+	// ProcessesFull says that the user had as many processes as it may at some
+	// moment of a run that failed, DiskFull that a file system had no room left
+	// when it failed.
+	ProcessesFull, DiskFull bool
+	// MemoryPeakBytes is the most memory that the sandbox held during the run,
+	// its files and its own kernel included; 0: it is not known. It is exact
+	// where it is the most that the sandbox ever held, and sampled otherwise.
+	MemoryPeakBytes int64
+	Duration        time.Duration
 	// CPU is user and system time of the main process and the children that it
 	// waited for.
 	CPU time.Duration

@@ -11,16 +11,16 @@ import (
 const (
 	// What a list shows, and what a single record has beyond it.
 	executionColumns = `id, tenant, session_id, ephemeral, language, status, return_code, signal,
-		stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, error,
-		endpoint, method, http_status, created_at, ended_at, meta`
+		stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, memory_peak_bytes, session_status, error,
+		endpoint, method, http_status, created_at, ended_at, meta, metadata`
 	outputColumns = "code, stdout, stderr"
 
 	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
 			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
-			duration_ms = ?, cpu_ms = ?, error = ?, http_status = ?, ended_at = ?,
+			duration_ms = ?, cpu_ms = ?, memory_peak_bytes = ?, session_status = ?, error = ?, http_status = ?, ended_at = ?,
 			stdout = ?, stderr = ?
 		WHERE id = ? AND ended_at IS NULL`
 
@@ -54,10 +54,14 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) err
 	if err != nil {
 		return err
 	}
+	metadata, err := object("metadata", e.Metadata)
+	if err != nil {
+		return err
+	}
 	return db.insert(ctx, e.ID, insertExecution,
 		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
-		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.Error,
-		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
+		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error,
+		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta, metadata,
 		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr))
 }
 
@@ -117,7 +121,7 @@ func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution) (bool,
 	query, args := finishExecution, []any{
 		string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted,
-		e.DurationMS, e.CPUMS, e.Error, e.HTTPStatus, micros(e.EndedAt),
+		e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error, e.HTTPStatus, micros(e.EndedAt),
 		bytesOf(e.Stdout), bytesOf(e.Stderr), e.ID,
 	}
 	if e.Tenant != "" { // recovery knows ids only
@@ -225,7 +229,7 @@ func (db *DB) RunningExecutions(ctx context.Context) ([]string, error) {
 // executionRow is the record being scanned, and what has to be translated.
 type executionRow struct {
 	agentsandbox.Execution
-	meta           string
+	meta, metadata string
 	created, ended sql.NullInt64
 }
 
@@ -233,14 +237,18 @@ func (r *executionRow) columns() []any {
 	e := &r.Execution
 	return []any{
 		&e.ID, &e.Tenant, &e.SessionID, &e.Ephemeral, &e.Language, &e.Status, &e.ReturnCode, &e.Signal,
-		&e.StdoutBytes, &e.StderrBytes, &e.Truncated, &e.FilesOmitted, &e.DurationMS, &e.CPUMS, &e.Error,
-		&e.Endpoint, &e.Method, &e.HTTPStatus, &r.created, &r.ended, &r.meta,
+		&e.StdoutBytes, &e.StderrBytes, &e.Truncated, &e.FilesOmitted, &e.DurationMS, &e.CPUMS,
+		&e.MemoryPeakBytes, &e.SessionStatus, &e.Error,
+		&e.Endpoint, &e.Method, &e.HTTPStatus, &r.created, &r.ended, &r.meta, &r.metadata,
 	}
 }
 
 func (r *executionRow) execution() (agentsandbox.Execution, error) {
 	var err error
-	r.Meta, err = fromObject(r.meta)
+	if r.Meta, err = fromObject(r.meta); err != nil {
+		return r.Execution, err
+	}
+	r.Metadata, err = fromObject(r.metadata)
 	r.CreatedAt, r.EndedAt = fromMicros(r.created), fromMicros(r.ended)
 	return r.Execution, err
 }

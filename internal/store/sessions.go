@@ -10,9 +10,10 @@ import (
 )
 
 const (
-	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, created_at, ended_at"
+	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, " +
+		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at"
 
-	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
 	// A session has ended exactly while ended_at is set; its environment, which
@@ -46,7 +47,8 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 	}
 	return db.insert(ctx, s.ID, insertSession,
 		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
-		s.TimeoutMS, s.MemoryMB, s.CPUs, micros(s.CreatedAt), micros(s.EndedAt))
+		s.TimeoutMS, s.MemoryMB, s.CPUs,
+		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt))
 }
 
 // Session finds a session in any state. Codes: session_not_found.
@@ -106,7 +108,8 @@ func scanSession(row scanner) (agentsandbox.Session, error) {
 	var env, metadata string
 	var created, ended sql.NullInt64
 	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
-		&s.TimeoutMS, &s.MemoryMB, &s.CPUs, &created, &ended)
+		&s.TimeoutMS, &s.MemoryMB, &s.CPUs,
+		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended)
 	if err != nil {
 		return s, err
 	}

@@ -78,6 +78,9 @@ func (a *app) show(e *agentsandbox.Execution, asJSON bool) error {
 	if sentence := endings[e.Status]; sentence != "" {
 		a.note("%s (%s)", sentence, e.ID)
 	}
+	if e.SessionStatus == agentsandbox.SessionLost {
+		a.note("The session %s was lost with its sandbox.", e.SessionID)
+	}
 	if e.Truncated {
 		a.note("The output was cut: the code wrote %d bytes to stdout and %d to stderr, %d and %d were kept.",
 			e.StdoutBytes, e.StderrBytes, len(e.Stdout), len(e.Stderr))

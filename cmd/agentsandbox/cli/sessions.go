@@ -91,13 +91,17 @@ func metadataText(metadata map[string]string) string {
 }
 
 type sessionsCreate struct {
-	Env      []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for every execution; NAME alone passes on the value that it has here. Can be repeated."`
-	FileID   []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace. Can be repeated."`
-	Template string            `placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
-	Timeout  time.Duration     `short:"t" placeholder:"DURATION" help:"Time limit of each execution, such as 90s or 5m."`
-	MemoryMB int64             `placeholder:"MB" help:"Memory of the sandbox, in MiB."`
-	CPUs     float64           `name:"cpus" placeholder:"N" help:"CPUs of the sandbox; fractions are allowed."`
-	Metadata map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
+	Env       []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for every execution; NAME alone passes on the value that it has here. Can be repeated."`
+	FileID    []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace. Can be repeated."`
+	Template  string            `placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
+	Timeout   time.Duration     `short:"t" placeholder:"DURATION" help:"Time limit of each execution, such as 90s or 5m."`
+	MemoryMB  int64             `placeholder:"MB" help:"Memory of the sandbox, in MiB."`
+	CPUs      float64           `name:"cpus" placeholder:"N" help:"CPUs of the sandbox; fractions are allowed."`
+	Processes int64             `placeholder:"N" help:"Processes and threads that the code may have at once."`
+	OpenFiles int64             `placeholder:"N" help:"Open files of each process."`
+	DiskMB    int64             `placeholder:"MB" help:"Room for files, in MiB: a power of two."`
+	Inodes    int64             `placeholder:"N" help:"Files, directories and links that the sandbox may hold."`
+	Metadata  map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
 	jsonFlag
 	connection
 }
@@ -127,13 +131,15 @@ func (c *sessionsCreate) Run(a *app) error {
 		return err
 	}
 	session, err := service.CreateSession(a.ctx, agentsandbox.SessionRequest{
-		Env:       env,
-		FileIDs:   c.FileID,
-		Template:  c.Template,
-		TimeoutMS: timeout,
-		MemoryMB:  c.MemoryMB,
-		CPUs:      c.CPUs,
-		Metadata:  c.Metadata,
+		Env:        env,
+		FileIDs:    c.FileID,
+		Template:   c.Template,
+		TimeoutMS:  timeout,
+		MemoryMB:   c.MemoryMB,
+		CPUs:       c.CPUs,
+		RunLimits:  agentsandbox.RunLimits{Processes: c.Processes, OpenFiles: c.OpenFiles},
+		DiskLimits: agentsandbox.DiskLimits{DiskMB: c.DiskMB, Inodes: c.Inodes},
+		Metadata:   c.Metadata,
 	})
 	if err != nil {
 		return err

@@ -26,6 +26,9 @@ type executionView struct {
 	Truncated    bool                  `json:"truncated"`
 	DurationMS   int64                 `json:"duration_ms"`
 	CPUMS        int64                 `json:"cpu_ms"`
+	MemoryPeak   int64                 `json:"memory_peak_bytes"`
+	SessionLeft  string                `json:"session_status,omitempty"`
+	Metadata     map[string]string     `json:"metadata,omitempty"`
 	Files        []fileView            `json:"files"`
 	FilesOmitted int                   `json:"files_omitted"`
 	Error        string                `json:"error,omitempty"`
@@ -49,6 +52,9 @@ func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
 		Truncated:    e.Truncated,
 		DurationMS:   e.DurationMS,
 		CPUMS:        e.CPUMS,
+		MemoryPeak:   e.MemoryPeakBytes,
+		SessionLeft:  string(e.SessionStatus),
+		Metadata:     e.Metadata,
 		Files:        []fileView{},
 		FilesOmitted: e.FilesOmitted,
 		Error:        e.Error,
@@ -96,6 +102,11 @@ type sessionView struct {
 	TimeoutMS int64                      `json:"timeout_ms"`
 	MemoryMB  int64                      `json:"memory_mb"`
 	CPUs      float64                    `json:"cpus"`
+	Processes int64                      `json:"processes"`
+	OpenFiles int64                      `json:"open_files"`
+	Output    int64                      `json:"output_bytes"`
+	DiskMB    int64                      `json:"disk_mb"`
+	Inodes    int64                      `json:"inodes"`
 	Metadata  map[string]string          `json:"metadata,omitempty"`
 	CreatedAt *time.Time                 `json:"created_at,omitempty"`
 }
@@ -108,6 +119,11 @@ func viewOfSession(s agentsandbox.Session) sessionView {
 		TimeoutMS: s.TimeoutMS,
 		MemoryMB:  s.MemoryMB,
 		CPUs:      s.CPUs,
+		Processes: s.Processes,
+		OpenFiles: s.OpenFiles,
+		Output:    s.OutputBytes,
+		DiskMB:    s.DiskMB,
+		Inodes:    s.Inodes,
 		Metadata:  s.Metadata,
 		CreatedAt: timeOrNil(s.CreatedAt),
 	}

@@ -84,6 +84,7 @@ type Agent struct {
 	serial     atomic.Uint64
 	preparing  atomic.Bool  // prepare chooses which interpreter waits, not the runs
 	memory     atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
+	inodes     inodes
 
 	mu     sync.Mutex
 	runs   map[string]*run
@@ -209,6 +210,9 @@ func (a *Agent) answer(ctx context.Context, req *guest.Request) (any, error) {
 		return a.stat(string(req.Path))
 	case guest.MethodList:
 		return a.list(ctx, string(req.Path), string(req.After), req.Limit)
+	case guest.MethodRelieve:
+		a.relieve()
+		return empty{}, nil
 	case guest.MethodRemove:
 		return empty{}, a.remove(ctx, string(req.Path))
 	}

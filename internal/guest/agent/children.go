@@ -20,8 +20,9 @@ type children struct {
 	init bool
 	wg   sync.WaitGroup
 
-	mu   sync.Mutex
-	live map[int]*child
+	mu    sync.Mutex
+	live  map[int]*child
+	marks mark // the last that was given
 	// born wakes the reaper of process 1 when there is something to wait for.
 	born chan struct{}
 	stop chan struct{}
@@ -31,6 +32,7 @@ type children struct {
 type child struct {
 	set  *children
 	pid  int
+	mark mark          // of it and all that it starts; 0: none
 	done chan struct{} // closed when it has been reaped; the rest is set then
 
 	status unix.WaitStatus
@@ -73,18 +75,21 @@ type program struct {
 
 func (c *children) start(p program) (*child, error) {
 	sys := &syscall.SysProcAttr{Setsid: true}
-	if p.user != nil {
-		sys.Credential = &syscall.Credential{Uid: uint32(p.user.UID), Gid: uint32(p.user.GID)}
-	}
 	// The lock keeps the reaper of process 1 from taking a child that is not
 	// in the table yet for an orphan.
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var given mark
+	if p.user != nil {
+		c.marks++
+		given = firstMark + c.marks
+		sys.Credential = &syscall.Credential{Uid: uint32(p.user.UID), Gid: uint32(p.user.GID), Groups: []uint32{uint32(given)}}
+	}
 	pid, err := syscall.ForkExec(p.path, p.args, &syscall.ProcAttr{Dir: p.dir, Env: p.env, Files: p.files, Sys: sys})
 	if err != nil {
 		return nil, err
 	}
-	ch := &child{set: c, pid: pid, done: make(chan struct{})}
+	ch := &child{set: c, pid: pid, mark: given, done: make(chan struct{})}
 	c.live[pid] = ch
 	if !c.init {
 		c.wg.Go(func() { c.reapOne(pid) })
@@ -224,21 +229,8 @@ func (ch *child) killTree() {
 
 // descendants lists the processes below one, as /proc has them.
 func descendants(root int) []int {
-	dir, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil
-	}
 	below := map[int][]int{}
-	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
+	for _, pid := range processes() {
 		if parent, ok := parentOf(pid); ok {
 			below[parent] = append(below[parent], pid)
 		}
@@ -251,18 +243,23 @@ func descendants(root int) []int {
 }
 
 func parentOf(pid int) (int, bool) {
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, false
-	}
-	// The name in brackets is the program's choice and may hold anything.
-	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-	fields := strings.Fields(rest)
+	fields := statFields(pid)
 	if len(fields) < 2 {
 		return 0, false
 	}
 	parent, err := strconv.Atoi(fields[1])
 	return parent, err == nil
+}
+
+// statFields reads what /proc says of a process, from the third field on, which
+// is its state.
+func statFields(pid int) []string {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil
+	}
+	// The name in brackets is the program's choice and may hold anything.
+	return strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 }
 
 // cpuTime reads how much CPU a process has used. On failure it is 0.

@@ -17,7 +17,7 @@ const (
 	walkEntries   = 200_000
 	walkNameBytes = 16 << 20
 	walkDepth     = 256
-	walkTime      = 10 * time.Second
+	walkTime      = 10 * time.Second // or less, if the request says so
 )
 
 // version tells two states of a file apart. The user can set the other times of
@@ -56,7 +56,7 @@ func (a *Agent) snapshotFiles(req *guest.RunRequest) *index {
 	if len(dirs) == 0 {
 		return ix
 	}
-	w := newWalk(a, depthLimit(req), func(p string, st *unix.Stat_t) { ix.files[p] = versionOf(st) })
+	w := newWalk(a, req, func(p string, st *unix.Stat_t) { ix.files[p] = versionOf(st) })
 	for _, dir := range dirs {
 		w.start(dir)
 	}
@@ -76,7 +76,7 @@ func (a *Agent) changedFiles(req *guest.RunRequest, before *index) (changed []gu
 		files = min(files, req.Files)
 	}
 	left := req.Bytes
-	w := newWalk(a, depthLimit(req), func(p string, st *unix.Stat_t) {
+	w := newWalk(a, req, func(p string, st *unix.Stat_t) {
 		switch {
 		case !before.isNew(p, st) || a.uploads.has(st):
 		case len(changed) == files, req.Bytes > 0 && st.Size > left:
@@ -131,8 +131,12 @@ type walk struct {
 	omitted int
 }
 
-func newWalk(a *Agent, depth int, visit func(string, *unix.Stat_t)) *walk {
-	return &walk{a: a, visit: visit, depth: depth, entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(walkTime)}
+func newWalk(a *Agent, req *guest.RunRequest, visit func(string, *unix.Stat_t)) *walk {
+	most := walkTime
+	if req.CollectNS > 0 {
+		most = min(most, time.Duration(req.CollectNS))
+	}
+	return &walk{a: a, visit: visit, depth: depthLimit(req), entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(most)}
 }
 
 func (w *walk) start(dir string) {

@@ -162,22 +162,22 @@ func (it *interpreter) began() bool {
 
 // run runs code in the interpreter that waits, if that is as good as one that is
 // started now, and otherwise in a fresh one.
-func (in *interpreters) run(code []byte, env []string) (process, error) {
+func (in *interpreters) run(code []byte, env []string, req *guest.RunRequest) (process, error) {
 	if slices.ContainsFunc(env, readAtStart) {
-		return in.runFresh(code, env)
+		return in.runFresh(code, env, req)
 	}
 	in.mu.Lock()
 	it := in.waiting
 	in.waiting = nil
 	in.mu.Unlock()
 	if it == nil {
-		return in.runFresh(code, env)
+		return in.runFresh(code, env, req)
 	}
 	if len(it.modules) > 0 && !it.isReady() {
 		in.put(it) // it takes long to start, and will serve a later run
-		return in.runFresh(code, env)
+		return in.runFresh(code, env, req)
 	}
-	p, err := in.runWaiting(it, code, env)
+	p, err := in.runWaiting(it, code, env, req)
 	switch {
 	case err == nil:
 		return p, nil
@@ -186,11 +186,11 @@ func (in *interpreters) run(code []byte, env []string) (process, error) {
 		return process{}, notStarted("write the script", err)
 	}
 	it.discard()
-	return in.runFresh(code, env)
+	return in.runFresh(code, env, req)
 }
 
 // runFresh starts an interpreter for a run.
-func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
+func (in *interpreters) runFresh(code []byte, env []string, req *guest.RunRequest) (process, error) {
 	it, err := in.launch(env, nil)
 	if err != nil {
 		return process{}, err
@@ -198,6 +198,10 @@ func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
 	if err := it.script.write(code); err != nil {
 		it.discard()
 		return process{}, notStarted("write the script", err)
+	}
+	if err := in.a.limit(it.child, req); err != nil {
+		it.discard()
+		return process{}, err
 	}
 	p := it.process()
 	// What a fresh interpreter does with the message, even if it dies before it
@@ -208,7 +212,7 @@ func (in *interpreters) runFresh(code []byte, env []string) (process, error) {
 }
 
 // runWaiting hands a run to an interpreter that waits.
-func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string) (process, error) {
+func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string, req *guest.RunRequest) (process, error) {
 	if !it.isReady() {
 		return process{}, errors.New("it has not started yet")
 	}
@@ -218,6 +222,9 @@ func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string) (
 	if err := it.script.write(code); err != nil {
 		_ = os.Remove(it.script.path)
 		return process{}, err
+	}
+	if err := in.a.limit(it.child, req); err != nil {
+		return process{}, err // and another one is tried
 	}
 	p := it.process()
 	p.began = it.began

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // outputs are our ends of a process's standard output and error.
@@ -151,17 +152,16 @@ const pumpSize = guest.MaxChunk
 // pump takes what a process writes on one stream to the log of its run.
 type pump struct {
 	pipe  *pipe
-	log   *outputLog
+	r     *run
 	kind  uint8
-	limit int64 // bytes that are kept; 0: all
 	total int64 // bytes that were written; read it after finish
 	kept  int64
 	open  bool // somebody may still write to the pipe, after finish
 	done  chan struct{}
 }
 
-func startPump(p *pipe, log *outputLog, kind uint8, limit int64) *pump {
-	pu := &pump{pipe: p, log: log, kind: kind, limit: limit, done: make(chan struct{})}
+func startPump(p *pipe, r *run, kind uint8) *pump {
+	pu := &pump{pipe: p, r: r, kind: kind, done: make(chan struct{})}
 	go pu.run()
 	return pu
 }
@@ -179,16 +179,20 @@ func (pu *pump) run() {
 	}
 }
 
-// take counts bytes and keeps those below the limit. It waits while the log is
-// full: then the pipe fills up and the process waits too.
+// take counts bytes and keeps those below the limit; a run that goes on and on
+// is ended. It waits while the log is full: then the pipe fills up and the
+// process waits too.
 func (pu *pump) take(b []byte) {
 	pu.total += int64(len(b))
-	if pu.limit > 0 {
-		b = b[:min(int64(len(b)), pu.limit-pu.kept)]
+	if most := pu.r.req.StreamLimit; most > 0 && pu.total > most {
+		pu.r.endBy(ending{limit: runtime.LimitStream})
+	}
+	if limit := pu.r.req.OutputLimit; limit > 0 {
+		b = b[:min(int64(len(b)), limit-pu.kept)]
 	}
 	if len(b) > 0 {
 		pu.kept += int64(len(b))
-		pu.log.append(pu.kind, b)
+		pu.r.log.append(pu.kind, b)
 	}
 }
 

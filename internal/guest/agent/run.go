@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
@@ -42,8 +44,9 @@ type run struct {
 	// before are the files as they were.
 	before *index
 
-	killOnce sync.Once
-	killed   chan struct{}
+	endOnce  sync.Once
+	end      ending        // why; set before killed is closed
+	killed   chan struct{} // closed when the run must end
 	dropOnce sync.Once
 	dropped  chan struct{}
 	over     chan struct{} // closed when the run has ended
@@ -57,7 +60,7 @@ type process struct {
 	*child
 	out        outputs
 	started    time.Time
-	usedBefore time.Duration // CPU
+	usedBefore time.Duration // CPU, before the run
 	release    func()        // frees what else it holds
 	// began tells whether the code was begun before the process ended; nil: it
 	// was, or the process is all there is to the run.
@@ -157,11 +160,11 @@ func (r *run) start() (err error) {
 	switch agentsandbox.Language(r.req.Language) {
 	case agentsandbox.Python:
 		r.next = r.a.modulesAfter(r.code)
-		r.proc, err = r.a.interprets.run(r.code, r.env)
+		r.proc, err = r.a.interprets.run(r.code, r.env, r.req)
 	case agentsandbox.Bash:
 		var waited bool
-		if r.proc, waited = r.a.shells.run(r.code, r.env); !waited {
-			r.proc, err = r.a.startBash(r.code, r.env)
+		if r.proc, waited = r.a.shells.run(r.code, r.env, r.req); !waited {
+			r.proc, err = r.a.startBash(r.code, r.env, r.req)
 		}
 	default:
 		err = refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
@@ -169,7 +172,7 @@ func (r *run) start() (err error) {
 	return err
 }
 
-func (a *Agent) startBash(code []byte, env []string) (process, error) {
+func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (process, error) {
 	s, err := a.scripts.new("main.sh")
 	if err != nil {
 		return process{}, notStarted("make room for the script", err)
@@ -187,6 +190,13 @@ func (a *Agent) startBash(code []byte, env []string) (process, error) {
 	if err != nil {
 		s.remove()
 		return process{}, notStarted("start "+filepath.Base(a.opts.Bash), err)
+	}
+	if err := a.limit(ch, req); err != nil {
+		a.killRun(ch)
+		<-ch.done
+		out.close()
+		s.remove()
+		return process{}, err
 	}
 	return process{child: ch, out: out, started: started, release: s.remove}, nil
 }
@@ -256,9 +266,9 @@ func (r *run) refill() {
 // died before it took the run over.
 func (r *run) startAgain() (process, error) {
 	if r.req.Language == string(agentsandbox.Bash) {
-		return r.a.startBash(r.code, r.env)
+		return r.a.startBash(r.code, r.env, r.req)
 	}
-	return r.a.interprets.runFresh(r.code, r.env)
+	return r.a.interprets.runFresh(r.code, r.env, r.req)
 }
 
 // preloadMemory is the least memory limit with which interpreters of a session
@@ -284,10 +294,12 @@ func (r *run) conduct() (guest.RunResult, [2]*pump) {
 		r.proc.killGroupAtExit()
 	}
 	pumps := [2]*pump{
-		startPump(r.proc.out.stdout, r.log, guest.KindStdout, r.req.OutputLimit),
-		startPump(r.proc.out.stderr, r.log, guest.KindStderr, r.req.OutputLimit),
+		startPump(r.proc.out.stdout, r, guest.KindStdout),
+		startPump(r.proc.out.stderr, r, guest.KindStderr),
 	}
+	stopGuard := r.guard()
 	result := r.await()
+	stopGuard(&result)
 	for _, pu := range pumps {
 		pu.finish()
 	}
@@ -308,7 +320,6 @@ func (r *run) letGo(pumps [2]*pump) {
 
 // await waits until the main process has ended, and ends it where it must.
 func (r *run) await() guest.RunResult {
-	var result guest.RunResult
 	var timeout <-chan time.Time
 	if r.req.TimeoutNS > 0 {
 		timer := time.NewTimer(time.Duration(r.req.TimeoutNS))
@@ -320,23 +331,28 @@ func (r *run) await() guest.RunResult {
 	case <-r.proc.done:
 		kill = false
 	case <-timeout:
-		result.TimedOut = true
+		r.endBy(ending{timedOut: true})
 	case <-r.killed:
-		result.Killed = true
 	case <-r.dropped:
 	}
 	r.ended = kill
+	var used time.Duration
 	if kill {
-		r.proc.killTree()
+		used = r.a.cpuOf(r.proc.child) // what is killed is not waited for
+		r.a.killRun(r.proc.child)
 		<-r.proc.done
 	}
+	var result guest.RunResult
 	if r.proc.status.Signaled() {
 		result.Signal = int(r.proc.status.Signal())
 	} else {
 		result.ExitCode = r.proc.status.ExitStatus()
 	}
+	if end := r.ending(); kill || end.limit == runtime.LimitMemory && result.Signal == int(unix.SIGKILL) {
+		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.asked, string(end.limit)
+	}
 	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
-	result.CPUNS = int64(max(r.proc.cpu-r.proc.usedBefore, 0))
+	result.CPUNS = int64(max(max(r.proc.cpu, used)-r.proc.usedBefore, 0))
 	return result
 }
 
@@ -376,8 +392,30 @@ func encodeEntries(entries []guest.Entry) (list []byte, rest []guest.Entry) {
 	return append(list, ']'), entries
 }
 
-// requestKill ends the run; its result says so.
-func (r *run) requestKill() { r.killOnce.Do(func() { close(r.killed) }) }
+// ending is why a run was ended: exactly one of the fields is set.
+type ending struct {
+	timedOut bool
+	asked    bool // by the host
+	limit    runtime.Limit
+}
+
+// endBy ends the run; its result says why. The first reason counts.
+func (r *run) endBy(why ending) {
+	r.endOnce.Do(func() {
+		r.end = why
+		close(r.killed)
+	})
+}
+
+// ending returns why the run was ended, or nothing.
+func (r *run) ending() ending {
+	select {
+	case <-r.killed:
+		return r.end
+	default:
+		return ending{}
+	}
+}
 
 // abandon ends a run in which nobody is interested any more.
 func (r *run) abandon() {
@@ -483,7 +521,7 @@ func (r *run) obey(ctx context.Context, s *wire.Stream) error {
 		}
 		switch m.Kind {
 		case guest.KindKill:
-			r.requestKill()
+			r.endBy(ending{asked: true})
 		case guest.KindAck:
 			seq, _, err := guest.ParseSequence(m.Payload)
 			if err == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,11 +19,16 @@ type scripts struct {
 }
 
 func newScripts(dir string) (*scripts, error) {
-	if err := os.RemoveAll(dir); err != nil {
-		return nil, fmt.Errorf("remove the scripts of an earlier agent: %w", err)
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of scripts: %w", err)
+	}
+	// The directory itself may be a mount of its own, and stays.
+	old, err := os.ReadDir(dir)
+	for _, entry := range old {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, entry.Name())))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remove the scripts of an earlier agent: %w", err)
 	}
 	return &scripts{dir: dir}, nil
 }

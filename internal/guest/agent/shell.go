@@ -101,7 +101,7 @@ func (s *shell) wake() error {
 
 // run runs code in the Bash that waits, if there is one and that is as good as
 // one that is started now.
-func (sh *shells) run(code []byte, env []string) (process, bool) {
+func (sh *shells) run(code []byte, env []string, req *guest.RunRequest) (process, bool) {
 	settings, ok := shellSettings(env)
 	if !ok {
 		return process{}, false
@@ -113,7 +113,7 @@ func (sh *shells) run(code []byte, env []string) (process, bool) {
 	if s == nil {
 		return process{}, false
 	}
-	p, err := s.hand(code, settings)
+	p, err := s.hand(sh.a, code, settings, req)
 	if err != nil {
 		s.discard()
 		return process{}, false
@@ -122,7 +122,7 @@ func (sh *shells) run(code []byte, env []string) (process, bool) {
 }
 
 // hand gives a Bash that waits its script.
-func (s *shell) hand(code, settings []byte) (process, error) {
+func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (process, error) {
 	if !s.isReady() || !s.waits || s.exited() {
 		return process{}, errors.New("it does not wait")
 	}
@@ -135,6 +135,9 @@ func (s *shell) hand(code, settings []byte) (process, error) {
 		return process{}, err
 	}
 	if err := unix.Rename(s.settings+".new", s.settings); err != nil {
+		return process{}, err
+	}
+	if err := a.limit(s.child, req); err != nil {
 		return process{}, err
 	}
 	p := s.process()

@@ -218,11 +218,14 @@ var runs atomic.Int64
 
 // try runs code to its end.
 func try(ctx context.Context, sb runtime.Sandbox, language agentsandbox.Language, code string) (ran, error) {
+	return tryCommand(ctx, sb, runtime.Command{Language: language, Code: code, Timeout: 60 * time.Second, OutputLimit: 1 << 20})
+}
+
+// tryCommand runs a command to its end, under an id of its own.
+func tryCommand(ctx context.Context, sb runtime.Sandbox, cmd runtime.Command) (ran, error) {
 	var out ran
-	run, err := sb.Run(ctx, runtime.Command{
-		ID: fmt.Sprintf("run-%d", runs.Add(1)), Language: language, Code: code,
-		Timeout: 60 * time.Second, OutputLimit: 1 << 20,
-	})
+	cmd.ID = fmt.Sprintf("run-%d", runs.Add(1))
+	run, err := sb.Run(ctx, cmd)
 	if err != nil {
 		return out, err
 	}

@@ -129,7 +129,7 @@ func groupsOf(stateDir string) []string {
 func TestUnusableSnapshotIsMadeAgain(t *testing.T) {
 	cache := t.TempDir()
 	h := newHostWith(t, func(o *Options) { o.CacheDir = cache })
-	snap, err := h.snapshots.get(t.Context(), "default", runtime.Bare, coresFor(testLimits), nil)
+	snap, err := h.snapshots.get(t.Context(), "default", runtime.Bare, coresFor(testLimits), 0, nil)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(snap.dir, checkpointfiles.StateFileName), []byte("nonsense"), 0o600))
 	m, err := readManifest(snap.dir)

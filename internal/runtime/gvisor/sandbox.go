@@ -20,6 +20,7 @@ type sandbox struct {
 	m      *machine
 	client *guest.Client
 	done   chan struct{}
+	memory memoryWatch
 
 	mu       sync.Mutex
 	teardown *teardown
@@ -32,8 +33,9 @@ type teardown struct {
 }
 
 // newSandbox takes over a machine whose agent has answered, and watches it.
-func newSandbox(r *Runtime, m *machine, client *guest.Client) *sandbox {
+func newSandbox(r *Runtime, m *machine, client *guest.Client, limits runtime.Limits) *sandbox {
 	s := &sandbox{Guest: client, r: r, m: m, client: client, done: make(chan struct{})}
+	s.memory.limit.Store(limits.MemoryBytes)
 	r.owned.Go(func() {
 		defer close(s.done)
 		select {
@@ -62,9 +64,10 @@ func (s *sandbox) SetLimits(_ context.Context, limits runtime.Limits) error {
 		return fmt.Errorf("sandbox %s: %w", s.m.id, runtime.ErrSandboxLost)
 	default:
 	}
-	if err := s.m.group.SetLimits(limits); err != nil {
+	if err := s.m.group.SetLimits(walled(limits)); err != nil {
 		return fmt.Errorf("sandbox %s: %w", s.m.id, err)
 	}
+	s.memory.limit.Store(limits.MemoryBytes)
 	return nil
 }
 

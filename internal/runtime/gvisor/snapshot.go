@@ -1,6 +1,7 @@
 package gvisor
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -44,6 +45,7 @@ type snapshot struct {
 	key     string
 	variant runtime.Variant
 	cores   int
+	disk    int64  // bytes that its sandboxes can write
 	made    string // names this making of it
 }
 
@@ -122,12 +124,13 @@ func newSnapshots(opts Options, m maker) (*snapshots, error) {
 // Prepare makes the snapshot of a template's variant for sandboxes of those
 // limits, if it is missing, so that Start does not need to. progress may be nil.
 func (r *Runtime) Prepare(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits, progress func(step string)) error {
-	_, err := r.snapshots.get(ctx, template, variant, coresFor(limits), progress)
+	_, err := r.snapshots.get(ctx, template, variant, coresFor(limits), limits.DiskBytes, progress)
 	return err
 }
 
-// get returns a snapshot that is known to be whole.
-func (s *snapshots) get(ctx context.Context, template string, variant runtime.Variant, cores int, progress Progress) (*snapshot, error) {
+// get returns a snapshot that is known to be whole. 0 bytes of disk are the
+// server's default.
+func (s *snapshots) get(ctx context.Context, template string, variant runtime.Variant, cores int, disk int64, progress Progress) (*snapshot, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
@@ -135,7 +138,8 @@ func (s *snapshots) get(ctx context.Context, template string, variant runtime.Va
 	if err != nil {
 		return nil, err
 	}
-	in, err := s.inputs(image, variant, cores)
+	disk = cmp.Or(disk, s.opts.DiskBytes)
+	in, err := s.inputs(image, variant, cores, disk)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +147,7 @@ func (s *snapshots) get(ctx context.Context, template string, variant runtime.Va
 	if err != nil {
 		return nil, err
 	}
-	snap := &snapshot{dir: filepath.Join(s.imageDir(image.Digest), key), key: key, variant: variant, cores: cores}
+	snap := &snapshot{dir: filepath.Join(s.imageDir(image.Digest), key), key: key, variant: variant, cores: cores, disk: disk}
 	if s.usable(snap) {
 		return snap, nil
 	}
@@ -169,7 +173,7 @@ func (s *snapshots) replace(ctx context.Context, template string, old *snapshot)
 	if err := s.discard(ctx, old); err != nil {
 		return nil, fmt.Errorf("snapshot of template %s: %w", template, err)
 	}
-	return s.get(ctx, template, old.variant, old.cores, nil)
+	return s.get(ctx, template, old.variant, old.cores, old.disk, nil)
 }
 
 func (s *snapshots) discard(ctx context.Context, old *snapshot) error {
@@ -278,11 +282,11 @@ func imageDir(dir, digest string) string {
 	return filepath.Join(dir, hex.EncodeToString(sum[:16]))
 }
 
-func (s *snapshots) inputs(image Image, variant runtime.Variant, cores int) (inputs, error) {
+func (s *snapshots) inputs(image Image, variant runtime.Variant, cores int, disk int64) (inputs, error) {
 	if image.Digest == "" {
 		return inputs{}, fmt.Errorf("image %s: has no digest", image.Path)
 	}
-	spec, err := newSpec(specParams{ImagePath: image.Path, DiskBytes: s.opts.DiskBytes})
+	spec, err := newSpec(specParams{ImagePath: image.Path, DiskBytes: disk})
 	if err != nil {
 		return inputs{}, err
 	}

@@ -64,7 +64,7 @@ func TestSnapshotIsMadeOnce(t *testing.T) {
 	for i := range 8 {
 		s := []*snapshots{first, second}[i%2]
 		wg.Go(func() {
-			snap, err := s.get(ctx, "default", runtime.Bare, 1, nil)
+			snap, err := s.get(ctx, "default", runtime.Bare, 1, 0, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -78,13 +78,16 @@ func TestSnapshotIsMadeOnce(t *testing.T) {
 	if m.made.Load() != 1 || count != 1 {
 		t.Errorf("made %d times, in %d places", m.made.Load(), count)
 	}
-	if _, err := first.get(ctx, "default", runtime.Bare, 2, nil); err != nil {
+	if _, err := first.get(ctx, "default", runtime.Bare, 2, 0, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := first.get(ctx, "other", runtime.Bare, 1, nil); err != nil {
+	if _, err := first.get(ctx, "default", runtime.Bare, 1, 64<<20, nil); err != nil {
 		t.Fatal(err)
 	}
-	if m.made.Load() != 3 {
+	if _, err := first.get(ctx, "other", runtime.Bare, 1, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	if m.made.Load() != 4 {
 		t.Errorf("other inputs share a snapshot: made %d times", m.made.Load())
 	}
 }
@@ -94,11 +97,11 @@ func TestSnapshotIsAnnouncedToWaiters(t *testing.T) {
 	m := &fakeMaker{begun: make(chan struct{}), goOn: make(chan struct{})}
 	first, second := testSnapshots(t, cache, m), testSnapshots(t, cache, m)
 	done := make(chan error, 2)
-	go func() { _, err := first.get(ctx, "default", runtime.Bare, 1, nil); done <- err }()
+	go func() { _, err := first.get(ctx, "default", runtime.Bare, 1, 0, nil); done <- err }()
 	<-m.begun
 	waiting := make(chan string, 10)
 	go func() {
-		_, err := second.get(ctx, "default", runtime.Bare, 1, func(step string) { waiting <- step })
+		_, err := second.get(ctx, "default", runtime.Bare, 1, 0, func(step string) { waiting <- step })
 		done <- err
 	}()
 	if step := <-waiting; !strings.Contains(step, "another server") {
@@ -106,7 +109,7 @@ func TestSnapshotIsAnnouncedToWaiters(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := second.get(cancelled, "default", runtime.Bare, 1, nil); !errors.Is(err, context.Canceled) {
+	if _, err := second.get(cancelled, "default", runtime.Bare, 1, 0, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelled wait ends with %v", err)
 	}
 	close(m.goOn)
@@ -138,14 +141,14 @@ func TestDamagedSnapshotIsMadeAgain(t *testing.T) {
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			ctx, cache, m := context.Background(), t.TempDir(), &fakeMaker{}
-			snap, err := testSnapshots(t, cache, m).get(ctx, "default", runtime.Bare, 1, nil)
+			snap, err := testSnapshots(t, cache, m).get(ctx, "default", runtime.Bare, 1, 0, nil)
 			must(t, err)
 			damage(t, snap.dir)
 			again := testSnapshots(t, cache, m) // a new process, which has checked nothing
-			if _, err := again.get(ctx, "default", runtime.Bare, 1, nil); err != nil {
+			if _, err := again.get(ctx, "default", runtime.Bare, 1, 0, nil); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := again.get(ctx, "default", runtime.Bare, 1, nil); err != nil {
+			if _, err := again.get(ctx, "default", runtime.Bare, 1, 0, nil); err != nil {
 				t.Fatal(err)
 			}
 			if m.made.Load() != 2 {
@@ -158,7 +161,7 @@ func TestDamagedSnapshotIsMadeAgain(t *testing.T) {
 func TestReplaceHappensOnce(t *testing.T) {
 	ctx, m := context.Background(), &fakeMaker{}
 	s := testSnapshots(t, t.TempDir(), m)
-	old, err := s.get(ctx, "default", runtime.Bare, 1, nil)
+	old, err := s.get(ctx, "default", runtime.Bare, 1, 0, nil)
 	must(t, err)
 	// Two starts found the same snapshot wanting.
 	first, err := s.replace(ctx, "default", old)
@@ -174,17 +177,17 @@ func TestFailedMakingLeavesNothing(t *testing.T) {
 	cache := t.TempDir()
 	m := &fakeMaker{fail: errors.New("no")}
 	s := testSnapshots(t, cache, m)
-	if _, err := s.get(context.Background(), "default", runtime.Bare, 1, nil); !errors.Is(err, m.fail) {
+	if _, err := s.get(context.Background(), "default", runtime.Bare, 1, 0, nil); !errors.Is(err, m.fail) {
 		t.Fatalf("got %v", err)
 	}
 	// Nor does one that was interrupted, once the next is made.
 	dir := s.imageDir("sha256:default")
 	m.fail = nil
-	snap, err := s.get(context.Background(), "default", runtime.Bare, 1, nil)
+	snap, err := s.get(context.Background(), "default", runtime.Bare, 1, 0, nil)
 	must(t, err)
 	must(t, os.RemoveAll(snap.dir))
 	must(t, os.MkdirAll(filepath.Join(dir, buildPrefix+snap.key+"-123", "x"), 0o700))
-	if _, err := s.get(context.Background(), "default", runtime.Bare, 1, nil); err != nil {
+	if _, err := s.get(context.Background(), "default", runtime.Bare, 1, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, buildPrefix+"*"))

@@ -111,6 +111,11 @@ func mounts(s *specs.Spec, _ specParams) {
 		{Destination: "/tmp/.keep", Type: "tmpfs", Options: []string{
 			"nosuid", "noexec", "nodev", "ro", "mode=0555", "size=4096",
 		}},
+		// The code of runs has room of its own: a run that tidies up can still be
+		// started when the file system is full.
+		{Destination: guest.ScriptDir, Type: "tmpfs", Options: []string{
+			"nosuid", "nodev", "mode=0755", "size=" + strconv.Itoa(2*guest.MaxCode),
+		}},
 	}
 }
 

@@ -31,7 +31,7 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	if !validID(spec.ID) {
 		return nil, fmt.Errorf("sandbox id: %q must be 1 to %d letters, digits, \"_\" and \"-\"", spec.ID, maxIDLength)
 	}
-	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), nil)
+	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), spec.Limits.DiskBytes, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 		return nil, startError(ctx, fmt.Errorf("sandbox %s: its identity could not be set: %w", spec.ID, err))
 	}
 	undo.release()
-	return newSandbox(r, m, client), nil
+	return newSandbox(r, m, client, spec.Limits), nil
 }
 
 // startError puts the reason why ctx ended in place of what broke because of it.
@@ -158,7 +158,7 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	if err := group.Create(); err != nil {
 		return nil, err
 	}
-	if err := group.SetLimits(l.limits); err != nil {
+	if err := group.SetLimits(walled(l.limits)); err != nil {
 		return nil, err
 	}
 	spec, err := l.bundle.spec()

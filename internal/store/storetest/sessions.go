@@ -15,6 +15,7 @@ func sessionRoundTrip(t *testing.T, s engine.Store) {
 	full.Env = map[string]string{"TOKEN": "sécret \"quoted\"\n<&>", "EMPTY": "", "": "nameless"}
 	full.Metadata = map[string]string{"user": "ünïcode \U0001f600 \u2028"}
 	full.TimeoutMS, full.MemoryMB, full.CPUs = 100_000, 1<<40, 1.5
+	full.Processes, full.OpenFiles, full.OutputBytes, full.DiskMB, full.Inodes = 64, 128, 1<<40, 256, 100_000
 	gone := newSession(ours, at(2))
 	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(3)
 

@@ -1,0 +1,115 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// judge turns a result into the one terminal state of the record, and returns
+// the last line of its standard error; empty if the code ended by itself.
+//
+// What ended the run comes first, then what it said itself; that a limit was
+// reached counts only if the run failed.
+func judge(rec *agentsandbox.Execution, r *runtime.Result, b bounds) (note string) {
+	rec.CPUMS = r.CPU.Milliseconds()
+	rec.MemoryPeakBytes = r.MemoryPeakBytes
+	rec.ReturnCode = r.ExitCode
+	if r.Signal != 0 {
+		rec.ReturnCode = signalBase + r.Signal
+		rec.Signal = signalName(r.Signal)
+	}
+	switch {
+	case r.TimedOut:
+		rec.Status, rec.ReturnCode = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut
+		return timedOutNote(b.timeout)
+	case r.Limit == runtime.LimitCPUTime:
+		rec.Status, rec.ReturnCode = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut
+		return fmt.Sprintf("ended after %s of CPU time: the CPU time limit", inSeconds(b.run.CPUTime))
+	case r.Limit == runtime.LimitMemory:
+		rec.Status = agentsandbox.StatusMemoryExceeded
+		return "ended: the memory limit of the sandbox, which its files count against too"
+	case r.Limit == runtime.LimitStream:
+		rec.Status = agentsandbox.StatusOutputLimit
+		return fmt.Sprintf("ended: more than %d bytes of output on one stream", b.run.StreamBytes)
+	case r.Limit == runtime.LimitInodes:
+		rec.Status = agentsandbox.StatusDiskFull
+		return fmt.Sprintf("ended: more than %d files, directories and links in the sandbox", b.run.Inodes)
+	case r.Killed:
+		rec.Status = agentsandbox.StatusCancelled
+	case rec.ReturnCode == 0:
+		rec.Status = agentsandbox.StatusSucceeded
+	case r.DiskFull:
+		rec.Status = agentsandbox.StatusDiskFull
+		return "failed while the disk of the sandbox was full"
+	case r.ProcessesFull:
+		rec.Status = agentsandbox.StatusProcessLimit
+		return fmt.Sprintf("failed after reaching the limit of %d processes", b.run.Processes)
+	default:
+		rec.Status = agentsandbox.StatusFailed
+	}
+	return ""
+}
+
+func timedOutNote(limit time.Duration) string {
+	return fmt.Sprintf("ended after %s: the time limit", inSeconds(limit))
+}
+
+// inSeconds says a time as a person would, such as "0.5 s".
+func inSeconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + " s"
+}
+
+func cancelled(rec *agentsandbox.Execution, cause error) {
+	rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusCancelled, returnCodeKilled, "SIGKILL"
+	switch {
+	case errors.Is(cause, errSessionDeleted):
+		rec.Error = "The session was deleted while this ran."
+	case errors.Is(cause, errShutdown):
+		rec.Error = "The server shut down while this ran."
+	default:
+		rec.Error = "The client disconnected while this ran."
+	}
+}
+
+// lost tells a sandbox that the memory limit killed from one that died, and
+// returns the last line of standard error.
+func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) (note string) {
+	rec.ReturnCode, rec.Signal = returnCodeKilled, "SIGKILL"
+	rec.Status, rec.Error = agentsandbox.StatusSandboxLost, "The sandbox died. It is safe to run this again."
+	usage, err := sb.Usage()
+	switch {
+	case err != nil:
+		e.log.Warn("the counters of a lost sandbox could not be read", "sandbox", sb.ID(), "error", err)
+	case usage.OOMKills > 0:
+		rec.Status, rec.Error = agentsandbox.StatusMemoryExceeded, "The sandbox used more memory than its limit and was killed."
+		rec.MemoryPeakBytes = usage.MemoryPeakBytes
+	}
+	return rec.Error
+}
+
+// appendNote adds a last line to standard error, on a line of its own. It is not
+// part of what the code wrote, and counts neither in StderrBytes nor as
+// truncation.
+func appendNote(stderr []byte, note string) []byte {
+	if note == "" {
+		return stderr
+	}
+	if n := len(stderr); n > 0 && stderr[n-1] != '\n' {
+		stderr = append(stderr, '\n')
+	}
+	return append(stderr, "agentsandbox: "+note+"\n"...)
+}
+
+func signalName(n int) string {
+	if name := unix.SignalName(unix.Signal(n)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("SIG%d", n)
+}

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstMark is the first of the group ids that mark the processes of a run. No
+// account of an image has one as high.
+const firstMark = 1 << 20
+
+// mark is a supplementary group that the agent gives to one process alone. All
+// that it starts inherit it, through any number of forks, sessions and changes
+// of program, and a process without capabilities cannot put it off. So it tells
+// which run a process belongs to when its parents are long gone.
+type mark uint32
+
+// member is a process of the user.
+type member struct {
+	pid     int
+	threads int
+	// mark is 0 if the process has none: it has entered a user namespace of its
+	// own, where it may give up its groups.
+	mark mark
+}
+
+// members lists the processes of the user, as /proc has them.
+func (a *Agent) members() []member {
+	if a.opts.User == nil {
+		return nil
+	}
+	var found []member
+	for _, pid := range processes() {
+		status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+		if err != nil {
+			continue // it has ended
+		}
+		if m, ok := memberOf(string(status), a.opts.User.UID); ok {
+			m.pid = pid
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// memberOf reads the status of a process, and tells whether it is the user's and
+// has not ended.
+func memberOf(status string, uid int) (m member, ok bool) {
+	for line := range strings.Lines(status) {
+		name, value, _ := strings.Cut(line, ":")
+		fields := strings.Fields(value)
+		switch name {
+		case "State":
+			if len(fields) > 0 && (fields[0] == "Z" || fields[0] == "X") {
+				return m, false
+			}
+		case "Uid":
+			if len(fields) == 0 || fields[0] != strconv.Itoa(uid) {
+				return m, false
+			}
+			ok = true
+		case "Threads":
+			if len(fields) > 0 {
+				m.threads, _ = strconv.Atoi(fields[0])
+			}
+		case "Groups":
+			for _, field := range fields {
+				if id, err := strconv.ParseUint(field, 10, 32); err == nil && id >= firstMark {
+					m.mark = mark(id)
+				}
+			}
+		}
+	}
+	return m, ok
+}
+
+// processes lists every process of the sandbox.
+func processes() []int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	pids := make([]int, 0, len(names))
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// killRounds bounds how often killRun looks for processes that were born while
+// it looked.
+const killRounds = 16
+
+// killRun ends the child, all its descendants, and whatever else bears its
+// mark, orphans in sessions of their own included. One system call stops every
+// process of the user first, because a look at each takes as long as a fork bomb
+// wants; those of other runs go on right after.
+func (a *Agent) killRun(ch *child) {
+	if !a.opts.Init || ch.mark == 0 {
+		ch.killTree()
+		return
+	}
+	ch.set.mu.Lock() // keeps ids from being reaped and used again
+	defer ch.set.mu.Unlock()
+	var others []int
+	for range killRounds {
+		_ = a.threads.do(func() error { return unix.Kill(-1, unix.SIGSTOP) })
+		others = others[:0]
+		found := false
+		for _, m := range a.members() {
+			if m.mark != ch.mark && m.mark != 0 {
+				others = append(others, m.pid)
+				continue
+			}
+			_ = unix.Kill(m.pid, unix.SIGKILL)
+			found = true
+		}
+		if !found {
+			break
+		}
+	}
+	for _, pid := range others {
+		_ = unix.Kill(pid, unix.SIGCONT)
+	}
+}
+
+// cpuOf adds up the CPU time of the processes of a run: of those that live, and
+// of those that these have waited for.
+func (a *Agent) cpuOf(ch *child) time.Duration {
+	pids := []int{ch.pid}
+	if ch.mark == 0 {
+		pids = append(pids, descendants(ch.pid)...)
+	} else {
+		for _, m := range a.members() {
+			if m.mark == ch.mark && m.pid != ch.pid {
+				pids = append(pids, m.pid)
+			}
+		}
+	}
+	var total time.Duration
+	for _, pid := range pids {
+		total += cpuTime(pid) + waitedCPU(pid)
+	}
+	return total
+}
+
+// clockTicks is how many a second has in /proc, on every machine that Linux
+// programs were built for since 2.4.
+const clockTicks = 100
+
+// waitedCPU reads how much CPU the children used that a process has waited for.
+// On failure it is 0.
+func waitedCPU(pid int) time.Duration {
+	fields := statFields(pid)
+	const userTicks, systemTicks = 16 - 3, 17 - 3 // fields 16 and 17 of proc(5), counted from the third
+	if len(fields) <= systemTicks {
+		return 0
+	}
+	user, err1 := strconv.ParseInt(fields[userTicks], 10, 64)
+	system, err2 := strconv.ParseInt(fields[systemTicks], 10, 64)
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return time.Duration(user+system) * time.Second / clockTicks
+}
