@@ -75,7 +75,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	sb, err := e.sandboxes.Claim(ctx, e.template, runtime.VariantFor(req.Language, req.Code), e.sandboxLimits(req.MemoryMB, req.CPUs))
+	sb, err := e.sandboxes.Claim(ctx, p.KeyID, e.template, runtime.VariantFor(req.Language, req.Code), e.sandboxLimits(req.MemoryMB, req.CPUs))
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +128,9 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
+	case errors.Is(context.Cause(ctx), runtime.ErrSandboxLost):
+		e.lost(x.sandbox, rec) // its session has noticed already
+		err = nil
 	case ctx.Err() != nil:
 		cancelled(rec, context.Cause(ctx))
 		err = nil
@@ -161,7 +164,12 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, err er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	if _, ferr := e.store.FinishExecution(ctx, *rec); ferr != nil {
+	settle, ferr := e.keepWithinQuota(ctx, rec)
+	if ferr == nil {
+		_, ferr = e.store.FinishExecution(ctx, *rec)
+		settle()
+	}
+	if ferr != nil {
 		for _, f := range rec.Files {
 			e.removeBlob(f.ID) // no row names it
 		}
@@ -296,6 +304,10 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) {
 	rec.ReturnCode, rec.Signal = returnCodeKilled, "SIGKILL"
 	rec.Status, rec.Error = agentsandbox.StatusSandboxLost, "The sandbox died. It is safe to run this again."
+	if why := evicted(sb); why != "" {
+		rec.Status, rec.Error = agentsandbox.StatusMemoryExceeded, why
+		return
+	}
 	usage, err := sb.Usage()
 	switch {
 	case err != nil:

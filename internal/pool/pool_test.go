@@ -107,15 +107,15 @@ func TestFillsAndRefills(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+		a, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // of the bubble's clock
-		if got := p.Stats(); got != (pool.Stats{Ready: 3}) {
+		if got := p.Stats(); got.Ready != 3 || got.Building != 0 {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
-		b, err := p.Claim(t.Context(), "default", runtime.Bare, limits)
+		b, err := p.Claim(t.Context(), "key", "default", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if m.alive() != 2 {
 			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
@@ -144,7 +144,7 @@ func TestClaimsAreServedInOrder(t *testing.T) {
 		order := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); err == nil {
+				if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); err == nil {
 					order <- i
 				}
 			}()
@@ -168,7 +168,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := p.Claim(ctx, "", runtime.Bare, limits)
+			_, err := p.Claim(ctx, "key", "", runtime.Bare, limits)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -178,7 +178,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		}
 		m.gate <- struct{}{} // the sandbox that it waited for arrives now
 		synctest.Wait()
-		if got := p.Stats(); got != (pool.Stats{}) || m.alive() != 0 {
+		if got := p.Stats(); got.Ready+got.Building+got.Waiting != 0 || m.alive() != 0 {
 			t.Errorf("%+v, %d alive; want the late sandbox destroyed", got, m.alive())
 		}
 		p.Close()
@@ -197,7 +197,7 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		if p.Ready() == nil {
 			t.Error("ready although no sandbox can be made")
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim: %v", err)
 		}
 		m.fail.Store(false)
@@ -218,7 +218,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			sb.die()
 		}
 		for range 2 { // the dead one, and those of other limits, are not handed out
-			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +229,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			}
 			_ = sb.Destroy(t.Context())
 		}
-		sb, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
+		sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,10 +241,10 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
 		}
-		if _, err := p.Claim(t.Context(), "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+		if _, err := p.Claim(t.Context(), "key", "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 			t.Errorf("unknown template: %v", err)
 		}
 		_ = sb.Destroy(t.Context())
@@ -261,13 +261,13 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		p.Start()
 		var held []runtime.Sandbox
 		for range 5 {
-			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			held = append(held, sb)
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("a sixth sandbox of five: %v", err)
 		}
 		if m.alive() != 5 || p.Live() != 5 {
@@ -275,7 +275,7 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		}
 		got := make(chan error)
 		go func() {
-			_, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			_, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			got <- err
 		}()
 		synctest.Wait()
@@ -307,12 +307,12 @@ func TestVariants(t *testing.T) {
 		})
 		p.Start()
 		synctest.Wait()
-		if got := p.Stats(); got != (pool.Stats{Ready: 2}) {
+		if got := p.Stats(); got.Ready != 2 || got.Building != 0 {
 			t.Errorf("the stock: %+v", got)
 		}
 		claim := func(variant runtime.Variant, limits runtime.Limits, want runtime.Variant) {
 			t.Helper()
-			sb, err := p.Claim(t.Context(), "", variant, limits)
+			sb, err := p.Claim(t.Context(), "key", "", variant, limits)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -41,6 +41,10 @@ type version interface {
 	prepare(parent map[string]string) error
 	setLimits(group map[string]string, l runtime.Limits) error
 	usage(group map[string]string) (runtime.Usage, error)
+	// memory is the directory with the files of memory.
+	memory(group map[string]string) memoryFiles
+	// setWall limits the memory of the groups below a parent together.
+	setWall(parent map[string]string, limit int64) error
 	// tasks is the directory with the files of the limit of tasks.
 	tasks(group map[string]string) string
 	// joinFile is the name of the file that moves its writer into a group.
