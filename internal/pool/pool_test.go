@@ -24,6 +24,7 @@ type maker struct {
 	fail atomic.Bool
 	// failData fails what is not bare.
 	failData atomic.Bool
+	onStart  func() // if set, called by each Start
 	started  atomic.Int64
 	most     atomic.Int64 // the most builds at once
 	now      atomic.Int64
@@ -40,6 +41,7 @@ type member struct {
 	done   chan struct{}
 	limits runtime.Limits
 	spec   runtime.Spec
+	usage  runtime.Usage // guarded by the maker's lock
 }
 
 func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
@@ -58,6 +60,9 @@ func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 		return nil, errors.New("no room")
 	}
 	m.started.Add(1)
+	if m.onStart != nil {
+		m.onStart()
+	}
 	sb := &member{id: spec.ID, owner: m, done: make(chan struct{}), limits: spec.Limits, spec: spec}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -69,6 +74,28 @@ func (m *maker) alive() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.live)
+}
+
+// use is how much memory all members use together.
+func (m *maker) use() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var sum int64
+	for _, sb := range m.live {
+		sum += sb.usage.MemoryBytes
+	}
+	return sum
+}
+
+func (s *member) Usage() (runtime.Usage, error) {
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	return s.usage, nil
+}
+
+func (s *member) WorkingSet() (int64, error) {
+	u, err := s.Usage()
+	return u.MemoryBytes, err
 }
 
 func (s *member) ID() string            { return s.id }
