@@ -19,7 +19,7 @@ func admissionSettings() []Setting {
 		{Name: "reserve_min_mb", Group: GroupAdmission, Default: "32", Example: "MB",
 			Help: "Least that a sandbox reserves, in MiB: about what an idle one takes. With the data libraries loaded it is at least 128.",
 			bind: func(c *Config) value { return number[int64]{&c.ReserveMinMB, 1, maxMemoryMB} }},
-		{Name: "pool_memory_percent", Group: GroupAdmission, Default: "10", Example: "N",
+		{Name: "pool_memory_percent", Group: GroupAdmission, Default: "20", Example: "N",
 			Help: "Part of host_memory_mb that warm sandboxes beyond pool_size and pool_data_size may reserve, kept of what is asked for lately, in percent. 0, or a pool_size of 0, keeps none.",
 			bind: func(c *Config) value { return number[int]{&c.PoolMemoryPercent, 0, 100} }},
 		{Name: "max_queue", Group: GroupAdmission, Default: "1000", Example: "N",
