@@ -288,8 +288,10 @@ func TestTheStockFollowsDemand(t *testing.T) {
 		if use(odd) {
 			t.Error("the first claim of a kind was warm")
 		}
-		if !use(odd) || !use(odd) {
-			t.Error("a later one was not")
+		for range 2 {
+			if !use(odd) {
+				t.Error("a later one was not")
+			}
 		}
 		if got := p.Stats(); got.Goal != 3 || got.Ready != 3 {
 			t.Errorf("%+v; want one more than the two of the default kind", got)

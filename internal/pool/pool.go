@@ -88,7 +88,7 @@ const (
 	retryAfter = 2
 )
 
-var errBusy = errors.New("the server has as many sandboxes as its memory and max_sandboxes allow")
+var errBusy = errors.New("none came free in time, and the server has as many as it can have or make now")
 
 // ErrClosed says that the pool does not hand out sandboxes any more.
 var ErrClosed = errors.New("the pool is closed")

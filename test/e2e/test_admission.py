@@ -42,7 +42,7 @@ def within_budget(s: Server) -> bool:
 
 def test_sessions_near_the_limit(serve):
     """A sandbox of 2048 MiB reserves 204: three fit in 700, and those that wait do so within bounds."""
-    s = serve("--host-memory-mb", "700", "--queue-timeout-ms", "2000", "--max-queue", "3", "--pool-size", "2")
+    s = serve("--host-memory-mb", "700", "--queue-timeout-ms", "5000", "--max-queue", "3", "--pool-size", "2")
     with s.http() as http, concurrent.futures.ThreadPoolExecutor(8) as pool:
         sessions = [new_session(http, memory_mb=2048) for _ in range(3)]
         assert within_budget(s)
@@ -51,7 +51,7 @@ def test_sessions_near_the_limit(serve):
             refused(r, 503, "unavailable")
             wants_retry(r)
         # Five of them at once, because three may wait.
-        assert sorted(r.elapsed.total_seconds() >= 2 for r in answers) == [False] * 5 + [True] * 3
+        assert sorted(r.elapsed.total_seconds() >= 5 for r in answers) == [False] * 5 + [True] * 3
         assert within_budget(s)
         assert s.metric("agentsandbox_claims_refused_total") == 8
         # The live ones work, and the room of one that ends is given to who waits.
@@ -154,7 +154,7 @@ time.sleep(4)
 
 def test_memory_runs_out(serve):
     """Sandboxes that are within their own limits use more than there is: one ends, the true verdict is given, the rest live."""
-    s = serve("--host-memory-mb", "700", "--pool-size", "1", "--pool-data-size", "0", "--queue-timeout-ms", "1000")
+    s = serve("--host-memory-mb", "700", "--pool-size", "1", "--pool-data-size", "0")
     with s.http() as http, concurrent.futures.ThreadPoolExecutor(4) as pool:
         sessions = [new_session(http, memory_mb=1024) for _ in range(2)]
         runs = [pool.submit(run, http, FILL.format(mb=mb), session_id=session) for session, mb in zip(sessions, (300, 600))]
