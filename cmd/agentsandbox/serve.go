@@ -31,8 +31,6 @@ import (
 const (
 	// sandboxPrefix starts the ids of sandboxes on the host.
 	sandboxPrefix = "sbx_"
-	// claimWait bounds how long a request waits for a sandbox.
-	claimWait = 60 * time.Second
 	// answerGrace is how long answers may take to leave once nothing runs.
 	answerGrace = 5 * time.Second
 )
@@ -92,7 +90,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.onClose(d.images.close)
 	if d.runtime, err = gvisor.New(gvisor.Options{
 		StateDir: filepath.Join(d.cfg.DataDir, sandboxesDir), CacheDir: d.cfg.CacheDir, Images: d.images.find,
-		DiskBytes: d.cfg.DiskMB << 20, Platform: d.cfg.Platform, Logger: d.log,
+		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Logger: d.log,
 	}); err != nil {
 		return err
 	}
@@ -108,10 +106,11 @@ func (d *daemon) open(ctx context.Context) error {
 	d.pool = pool.New(pool.Options{
 		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
 		Template: template.DefaultName, Templates: []string{template.DefaultName},
-		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
+		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
+		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.runtime.MemoryUse,
 		Limits: limits.Default(), Logger: d.log,
 	})
-	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Logger: d.log})
+	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Quotas: quotas(d.cfg), Logger: d.log})
 	if err := d.engine.Recover(ctx); err != nil {
 		return err
 	}
@@ -119,7 +118,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.handler, err = httpapi.New(httpapi.Options{
-		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, d.cfg),
+		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, admissionMetrics(d.pool, d.runtime, d.cfg)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,
 	})
@@ -289,16 +288,8 @@ func engineLimits(cfg config.Config) engine.Limits {
 // the data libraries loaded.
 const preloadData = "data"
 
-// warmStock is how many sandboxes the pool tries to keep.
-func warmStock(cfg config.Config) int {
-	if cfg.Preload != preloadData {
-		return cfg.PoolSize
-	}
-	return cfg.PoolSize + cfg.PoolDataSize
-}
-
-// registry has the counters of the process and of the pool.
-func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
+// registry has the counters of the process and of the pool, and more.
+func registry(p *pool.Pool, more ...prometheus.Collector) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "agentsandbox", Name: name, Help: help}, value)
@@ -306,11 +297,12 @@ func registry(p *pool.Pool, cfg config.Config) *prometheus.Registry {
 	r.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(warmStock(cfg)) }),
+		gauge("pool_size", "Warm sandboxes that the pool tries to keep.", func() float64 { return float64(p.Stats().Goal) }),
 		gauge("sandboxes_ready", "Warm sandboxes that can be claimed now.", func() float64 { return float64(p.Stats().Ready) }),
 		gauge("sandboxes_building", "Sandboxes that are being made.", func() float64 { return float64(p.Stats().Building) }),
 		gauge("sandboxes_live", "Sandboxes that exist or are being made.", func() float64 { return float64(p.Live()) }),
 		gauge("claims_waiting", "Requests that wait for a sandbox.", func() float64 { return float64(p.Stats().Waiting) }),
 	)
+	r.MustRegister(more...)
 	return r
 }

@@ -33,6 +33,20 @@ type Config struct {
 	Preload      string // data, none
 	MaxSandboxes int
 
+	// Admission.
+	HostMemoryMB        int64 // for all sandboxes together
+	ReservePercent      int
+	ReserveMinMB        int64
+	PoolMemoryPercent   int
+	MaxQueue            int
+	QueueTimeoutMS      int64
+	RatePerSecond       int // of requests of one key; 0: no limit
+	RateBurst           int
+	MaxExecutionsPerKey int
+	TenantMaxSessions   int64 // 0: no limit, as the next two
+	TenantMaxFiles      int64
+	TenantMaxBytes      int64
+
 	// Limits of one sandbox or execution.
 	DefaultTimeoutMS, MaxTimeoutMS int64
 	DefaultMemoryMB, MaxMemoryMB   int64

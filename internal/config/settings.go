@@ -41,6 +41,7 @@ func (s Setting) Values() string { return s.bind(new(Config)).allowed() }
 const (
 	GroupServer    = "Server"
 	GroupSandboxes = "Sandboxes"
+	GroupAdmission = "Admission of work"
 	GroupLimits    = "Limits of a sandbox and an execution"
 	GroupRequests  = "Limits of requests and answers"
 )
@@ -59,7 +60,9 @@ const (
 // Settings returns the table, in the order of help texts and the reference.
 func Settings() []Setting {
 	var all []Setting
-	for _, rows := range [][]Setting{serverSettings(), sandboxSettings(), limitSettings(), gentleLimitSettings(), requestSettings(), runawaySettings()} {
+	for _, rows := range [][]Setting{
+		serverSettings(), sandboxSettings(), admissionSettings(), limitSettings(), gentleLimitSettings(), requestSettings(), runawaySettings(),
+	} {
 		all = append(all, rows...)
 	}
 	return all
@@ -182,6 +185,8 @@ func machineDefault(name string, env func(string) string, uid int) (string, erro
 		return DefaultDataDir(env, uid)
 	case "cache_dir":
 		return defaultCacheDir(env, uid)
+	case "host_memory_mb":
+		return defaultHostMemory("/")
 	case "max_cpus":
 		return strconv.Itoa(runtime.NumCPU()), nil
 	}

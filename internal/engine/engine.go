@@ -45,6 +45,7 @@ type Options struct {
 	// Template is the name of the default one.
 	Template string
 	Limits   Limits
+	Quotas   Quotas
 	Logger   *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
@@ -58,6 +59,8 @@ type Engine struct {
 	sandboxes Sandboxes
 	template  string
 	limits    Limits
+	quotas    Quotas
+	counting  chan struct{} // holds a token while somebody counts and adds
 	log       *slog.Logger
 	clock     func() time.Time
 
@@ -86,7 +89,7 @@ func New(opts Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
-		template: opts.Template, limits: opts.Limits, log: opts.Logger, clock: opts.Now,
+		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		sessions: map[string]*session{},

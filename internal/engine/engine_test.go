@@ -62,6 +62,16 @@ var limits = engine.Limits{
 
 func newFixture(t *testing.T, dir string) *fixture {
 	t.Helper()
+	return newFixtureWithin(t, dir, engine.Quotas{})
+}
+
+func newFixtureWithin(t *testing.T, dir string, quotas engine.Quotas) *fixture {
+	t.Helper()
+	return newFixtureOn(t, dir, quotas, func(s engine.Sandboxes) engine.Sandboxes { return s })
+}
+
+func newFixtureOn(t *testing.T, dir string, quotas engine.Quotas, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
 	if err != nil {
@@ -77,7 +87,7 @@ func newFixture(t *testing.T, dir string) *fixture {
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
+	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: supply(f.pool), Template: "default", Limits: limits, Quotas: quotas, Logger: log})
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}

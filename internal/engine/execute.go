@@ -83,7 +83,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
 		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
 	}
-	sb, err := e.sandboxes.Claim(ctx, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB))
+	sb, err := e.sandboxes.Claim(ctx, p.KeyID, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB))
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +138,9 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
+	case errors.Is(context.Cause(ctx), runtime.ErrSandboxLost):
+		e.lost(x.sandbox, rec) // its session has noticed already
+		err = nil
 	case ctx.Err() != nil:
 		cancelled(rec, context.Cause(ctx))
 		err = nil
@@ -184,7 +187,12 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, err er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	if _, ferr := e.store.FinishExecution(ctx, *rec); ferr != nil {
+	settle, ferr := e.keepWithinQuota(ctx, rec)
+	if ferr == nil {
+		_, ferr = e.store.FinishExecution(ctx, *rec)
+		settle()
+	}
+	if ferr != nil {
 		for _, f := range rec.Files {
 			e.removeBlob(f.ID) // no row names it
 		}

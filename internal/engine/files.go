@@ -45,14 +45,21 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 		ID: agentsandbox.NewID(agentsandbox.FilePrefix), Tenant: p.Tenant, Filename: name,
 		MediaType: mediaType(upload.MediaType, name), SessionID: upload.SessionID, CreatedAt: e.now(),
 	}
-	if err := e.putBlob(ctx, &f, body, e.limits.UploadBytes); err != nil {
+	limit, full, err := e.uploadRoom(ctx, p.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.putBlob(ctx, &f, body, limit); err != nil {
+		if full != nil && agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge {
+			err = full
+		}
 		return nil, err
 	}
 	if target != nil {
 		err = e.injectOne(ctx, target.sandbox, f)
 	}
 	if err == nil {
-		err = e.store.InsertFile(ctx, f)
+		err = e.insertFile(ctx, f)
 	}
 	if err != nil {
 		e.removeBlob(f.ID)

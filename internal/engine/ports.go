@@ -17,6 +17,7 @@ type Store interface {
 	SessionStore
 	ExecutionStore
 	FileStore
+	AdmissionStore
 }
 
 // KeyStore keeps keys by the SHA-256 of their values.
@@ -97,10 +98,12 @@ type Blob = struct {
 type Sandboxes interface {
 	// Claim returns a sandbox of a template's variant with those limits in force; the
 	// caller destroys it. Where the variant cannot be had, it is the bare one,
-	// in which the same code runs. It waits for one, in the order of the callers. An
-	// unknown template is an *agentsandbox.Error of code invalid_request; a
-	// server that cannot make sandboxes, of code unavailable.
-	Claim(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	// in which the same code runs. It waits for one, in turn with other owners and
+	// in order within one; owner is the id of the key. An unknown template, and
+	// limits that the server has no room for at all, are *agentsandbox.Errors of
+	// code invalid_request; a server that cannot make sandboxes, or has too many
+	// who wait, of code unavailable.
+	Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
 	// Ready tells whether a sandbox of the default template can be claimed now;
 	// nil if so, otherwise why not.
 	Ready() error

@@ -67,10 +67,10 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		CreatedAt: e.now(),
 	}
 	info.RunLimits, info.DiskLimits = e.sessionLimits(req.RunLimits, req.DiskLimits)
-	if err := e.store.InsertSession(ctx, info); err != nil {
+	if err := e.insertSession(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := e.bringUp(ctx, &info, files); err != nil {
+	if err := e.bringUp(ctx, p.KeyID, &info, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
@@ -83,8 +83,8 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
-func (e *Engine) bringUp(ctx context.Context, info *agentsandbox.Session, files []agentsandbox.File) error {
-	sb, err := e.sandboxes.Claim(ctx, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB))
+func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.Session, files []agentsandbox.File) error {
+	sb, err := e.sandboxes.Claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB))
 	if err != nil {
 		return err
 	}
@@ -125,6 +125,7 @@ func (e *Engine) watch(s *session) {
 		return // deleted, not lost
 	}
 	e.log.Warn("the sandbox of a session died", "session", s.info.ID, "sandbox", s.sandbox.ID())
+	e.noteEviction(s)
 	e.finishSession(s, runtime.ErrSandboxLost, agentsandbox.SessionLost)
 }
 
@@ -179,7 +180,7 @@ func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
 	case err != nil:
 		return err
 	case row.Status == agentsandbox.SessionLost:
-		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was lost: its sandbox died. Create a new one.", id)
+		return e.whyLost(ctx, id)
 	case row.Status == agentsandbox.SessionCreating:
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s is still being created. Try again in a moment.", id)
 	}

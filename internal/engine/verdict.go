@@ -83,6 +83,10 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) (note string) {
 	rec.ReturnCode, rec.Signal = returnCodeKilled, "SIGKILL"
 	rec.Status, rec.Error = agentsandbox.StatusSandboxLost, "The sandbox died. It is safe to run this again."
+	if why := evicted(sb); why != "" {
+		rec.Status, rec.Error = agentsandbox.StatusMemoryExceeded, why
+		return why
+	}
 	usage, err := sb.Usage()
 	switch {
 	case err != nil:

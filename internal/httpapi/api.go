@@ -45,6 +45,8 @@ type Options struct {
 	// it. Nil: one of its own.
 	Registry *prometheus.Registry
 	Limits   Limits
+	// Rates bound what one key may ask for.
+	Rates Rates
 	// Logger takes the access log. Needed.
 	Logger *slog.Logger
 	// Version is the program's, shown by /healthz.
@@ -91,6 +93,7 @@ type api struct {
 	authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
 	ready        func() error
 	limits       Limits
+	limiter      *limiter
 	log          *slog.Logger
 	version      string
 	metrics      *metrics
@@ -128,11 +131,16 @@ func build(o Options) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
+	rates, err := newLimiter(o.Rates)
+	if err != nil {
+		return nil, err
+	}
 	a := &api{
 		service:      o.Service,
 		authenticate: o.Authenticate,
 		ready:        o.Ready,
 		limits:       o.Limits,
+		limiter:      rates,
 		log:          o.Logger,
 		version:      o.Version,
 		metrics:      m,

@@ -174,6 +174,9 @@ func (c *call) admit(scope agentsandbox.Scope) error {
 		return err
 	}
 	c.keyID = p.KeyID
+	if err := c.api.limiter.request(p.KeyID, c.w.Header()); err != nil {
+		return err
+	}
 	if !p.Has(scope) {
 		return agentsandbox.Errorf(agentsandbox.CodeForbidden,
 			"This key lacks the scope %q; use a key that has it.", scope)

@@ -181,6 +181,11 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	if err := req.Validate(a.limits.CodeBytes); err != nil {
 		return nil, err
 	}
+	done, err := a.limiter.execution(c.keyID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	e, err := a.service.Execute(c.Context(), req)
 	if err != nil {
 		return nil, err

@@ -126,7 +126,8 @@ func (c *call) finish() {
 		}
 		attrs = append(attrs, slog.String("error", c.cause.Error()))
 	}
-	if slices.Contains(quietRoutes, c.route) && level < slog.LevelError {
+	// A flood of requests must not become a flood of lines: the metric counts them.
+	if (slices.Contains(quietRoutes, c.route) || c.code == agentsandbox.CodeRateLimited) && level < slog.LevelError {
 		level = slog.LevelDebug
 	}
 	c.api.log.LogAttrs(c.Context(), level, "request", attrs...)

@@ -118,6 +118,9 @@ func success(rt route, answer reflect.Type, registry huma.Registry) *huma.Respon
 		r.Headers[name] = textHeader(meaning)
 	}
 	r.Headers["X-Request-Id"] = textHeader("Names this request in the server's log.")
+	if rt.scope != "" {
+		rateHeaders(r.Headers)
+	}
 	switch {
 	case answer != nil:
 		r.Content = map[string]*huma.MediaType{jsonType: {Schema: registry.Schema(answer, true, "")}}
@@ -134,6 +137,18 @@ func success(rt route, answer reflect.Type, registry huma.Registry) *huma.Respon
 
 func textHeader(meaning string) *huma.Header {
 	return &huma.Header{Description: meaning, Schema: &huma.Schema{Type: huma.TypeString}}
+}
+
+// rateHeaders are on every answer to a request with a key, if the server limits
+// how many there may be.
+func rateHeaders(headers map[string]*huma.Header) {
+	for name, meaning := range map[string]string{
+		"RateLimit-Limit":     "How many requests the key may send at once.",
+		"RateLimit-Remaining": "How many of them are left.",
+		"RateLimit-Reset":     "Seconds until all of them are there again.",
+	} {
+		headers[name] = &huma.Header{Description: meaning, Schema: &huma.Schema{Type: huma.TypeInteger}}
+	}
 }
 
 // describeFailures lists the statuses that a route can answer with, each with
@@ -172,6 +187,9 @@ func describeFailures(op *huma.Operation, rt route, hasInput, hasBody bool) {
 			r.Headers = map[string]*huma.Header{"Retry-After": {
 				Description: "Seconds to wait before another try.", Schema: &huma.Schema{Type: huma.TypeInteger},
 			}}
+			if status == http.StatusTooManyRequests {
+				rateHeaders(r.Headers)
+			}
 		case http.StatusUnauthorized:
 			r.Headers = map[string]*huma.Header{"WWW-Authenticate": textHeader("Bearer.")}
 		}

@@ -1,15 +1,22 @@
-// Package pool keeps warm sandboxes, ready to be claimed, one queue per template,
-// variant and limits. A sandbox is handed out once and never comes back: whoever claims
-// it destroys it. What a sandbox shows of its limits, such as its number of
-// processors, is settled when it is made, so a claim with other limits than the
-// warm ones have waits for a sandbox of its own.
+// Package pool decides which sandboxes exist. It keeps warm ones, ready to be
+// claimed, one stock per template, variant and limits. A sandbox is handed out
+// once and never comes back: whoever claims it destroys it. What a sandbox shows
+// of its limits, such as its number of processors, is settled when it is made, so
+// a claim with other limits than the warm ones have waits for a sandbox of its
+// own, and the stock follows what is claimed (demand.go).
+//
+// Every sandbox holds a reservation of memory, smaller than its limit, and the
+// reservations never exceed the budget. Claims beyond it wait in a bounded line
+// that is fair between owners (line.go) and then are refused. Should the
+// sandboxes use more than they reserved, the pool stops admitting, and then ends
+// the one furthest over its reservation (pressure.go).
 //
 // Building happens in a bounded number of goroutines that the pool owns and that
-// hold no lock while they build. Claims are served in the order in which they
-// came. A build that fails backs off, and the caller that has waited longest gets
-// the failure, so that nobody waits for a host that cannot make sandboxes.
+// hold no lock while they build (build.go). A build that fails backs off, and a
+// caller that waited for it gets the failure, so that nobody waits for a host
+// that cannot make sandboxes.
 //
-// The package knows no gVisor, no sessions and no tenants.
+// The package knows no gVisor, no sessions and no tenants: an owner is a name.
 package pool
 
 import (
@@ -48,8 +55,24 @@ type Options struct {
 	Max int
 	// Wait bounds how long a claim waits before it is refused; 0: no bound.
 	Wait time.Duration
+	// Waiting bounds how many claims wait at once; 0: no bound.
+	Waiting int
 	// Limits are what the warm sandboxes are built with.
 	Limits runtime.Limits
+
+	// Budget bounds the sum of the reservations of all sandboxes, in bytes; 0: no
+	// bound. A sandbox reserves ReservePercent of its memory limit, at least
+	// ReserveMin bytes.
+	Budget         int64
+	ReservePercent int
+	ReserveMin     int64
+	// StockMemory bounds what warm sandboxes beyond Size and DataSize may reserve,
+	// in bytes. With 0 there are none: the stock does not follow demand.
+	StockMemory int64
+	// MemoryUse reads how much memory all sandboxes use that the kernel cannot
+	// take back. Below enough, it may be more than that. Nil: nobody looks.
+	MemoryUse func(enough int64) (int64, error)
+
 	Logger *slog.Logger
 }
 
@@ -61,9 +84,11 @@ const (
 	refillDelay = 30 * time.Millisecond
 	// destroyTimeout bounds the destruction of a sandbox that nobody used.
 	destroyTimeout = 30 * time.Second
+	// retryAfter is how many seconds a refused caller should wait.
+	retryAfter = 2
 )
 
-var errBusy = errors.New("the server has as many sandboxes as it may")
+var errBusy = errors.New("none came free in time, and the server has as many as it can have or make now")
 
 // ErrClosed says that the pool does not hand out sandboxes any more.
 var ErrClosed = errors.New("the pool is closed")
@@ -75,11 +100,22 @@ type Pool struct {
 	cancel context.CancelFunc
 	owned  sync.WaitGroup // builders
 
-	mu     sync.Mutex
-	queues map[kind]*queue
-	live   int           // sandboxes that exist or are being built
-	wake   chan struct{} // closed and replaced when there may be work for a builder
-	closed bool
+	mu      sync.Mutex
+	queues  map[kind]*queue
+	line    line
+	members map[*member]struct{}
+	live    int // sandboxes that exist or are being built
+	// reserved is what they reserve, in bytes. Of them, leavingCount with leaving
+	// bytes are idle ones that are being destroyed.
+	reserved     int64
+	leaving      int64
+	leavingCount int
+	pressed      bool      // the sandboxes use more than the budget: nothing is admitted
+	cooled       time.Time // when the stock was last looked over
+	evictions    int64
+	refusals     int64
+	wake         chan struct{} // closed and replaced when there may be work for a builder
+	closed       bool
 }
 
 // dataMemory is the least memory limit with which a sandbox is made with the
@@ -93,22 +129,32 @@ type kind struct {
 	limits   runtime.Limits
 }
 
-// queue is the warm sandboxes of one kind and those who wait for one.
+// queue is the warm sandboxes of one kind, and what is known of those who want one.
 type queue struct {
 	kind
-	size     int
-	ready    []runtime.Sandbox
-	waiting  []*waiter
-	building int
+	reserve  int64 // of one sandbox, in bytes
+	size     int   // kept warm whatever is claimed
+	extra    int   // what demand adds to that, if there is memory
+	goal     int   // kept warm now
+	ready    []*member
+	least    int // fewest that were ready since the stock was last looked over
+	waiting  int // claims in the line
+	granted  []*waiter
+	building int       // for those granted, and beyond them for the stock
 	failures int       // builds that failed since the last that succeeded
 	lastErr  error     // of the last failure; nil after a success
 	retryAt  time.Time // no build for the warm stock before then
+	claimed  time.Time // when one was last asked for
 	served   bool      // a sandbox was built at least once
 }
 
+// waiter is a claim that waits: in the line, or granted, for a build.
 type waiter struct {
+	owner  string
 	queue  *queue       // in which it waits now
 	result chan outcome // buffered: a delivery never blocks
+	seq    uint64       // its place in the line
+	passed int          // how many others passed it in the line
 }
 
 type outcome struct {
@@ -120,13 +166,14 @@ type outcome struct {
 func New(opts Options) *Pool {
 	opts.Builders = max(opts.Builders, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, wake: make(chan struct{})}
+	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, line: newLine(opts.Waiting), members: map[*member]struct{}{}, cooled: time.Now(), wake: make(chan struct{})}
 	warm := p.warm()
-	p.queues[warm] = &queue{kind: warm, size: opts.Size}
+	p.queueLocked(warm).size = opts.Size
 	if data := warm; opts.Data {
 		data.variant = runtime.DataLibraries
-		p.queues[data] = &queue{kind: data, size: opts.DataSize}
+		p.queueLocked(data).size = opts.DataSize
 	}
+	p.planLocked()
 	return p
 }
 
@@ -138,11 +185,15 @@ func (p *Pool) Start() {
 	for range p.opts.Builders {
 		p.owned.Go(p.build)
 	}
+	if p.opts.MemoryUse != nil && p.opts.Budget > 0 {
+		p.owned.Go(p.watch)
+	}
 }
 
 // Claim returns a sandbox that nobody used before, of that variant of a template
-// and with those limits in force. The caller destroys it.
-func (p *Pool) Claim(ctx context.Context, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
+// and with those limits in force. The caller destroys it. Claims that wait are
+// served in turn between owners, and in order within one.
+func (p *Pool) Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
 	if template == "" {
 		template = p.opts.Template
 	}
@@ -152,14 +203,15 @@ func (p *Pool) Claim(ctx context.Context, template string, variant runtime.Varia
 		waitCtx, cancel = context.WithTimeoutCause(ctx, p.opts.Wait, errBusy)
 		defer cancel()
 	}
-	sb, err := p.take(waitCtx, kind{template, variant, limits})
+	sb, err := p.take(waitCtx, owner, kind{template, variant, limits})
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
+		p.countRefusal()
 		err = unavailable(errBusy.Error(), nil)
 	}
 	return sb, err
 }
 
-func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
+func (p *Pool) take(ctx context.Context, owner string, k kind) (runtime.Sandbox, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -170,35 +222,62 @@ func (p *Pool) take(ctx context.Context, k kind) (runtime.Sandbox, error) {
 		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", k.template)
 	}
 	k = p.settle(k)
-	q := p.queueLocked(k)
-	var dead []runtime.Sandbox
-	var found runtime.Sandbox
-	for found == nil && len(q.ready) > 0 {
-		found, q.ready = q.ready[0], q.ready[1:]
-		select {
-		case <-found.Done():
-			dead = append(dead, found)
-			found = nil
-		default:
-		}
+	if r := p.reserve(k); p.opts.Budget > 0 && r > p.opts.Budget {
+		p.mu.Unlock()
+		return nil, agentsandbox.Invalid("memory_mb", "needs %d MiB set aside, and this server has %d MiB for all sandboxes (host_memory_mb); ask for less.", r>>20, p.opts.Budget>>20)
 	}
-	if now := time.Now(); found != nil && now.After(q.retryAt) {
-		q.retryAt = now.Add(refillDelay)
-	}
-	w := &waiter{queue: q, result: make(chan outcome, 1)}
-	if found == nil {
-		q.waiting = append(q.waiting, w)
-	}
+	found, dead, w := p.askLocked(owner, k, time.Now())
 	p.wakeLocked()
 	p.mu.Unlock()
-	for _, sb := range dead {
-		p.opts.Logger.Warn("a warm sandbox died before it was used", "sandbox", sb.ID())
-		p.discard(sb)
+	for _, m := range dead {
+		p.opts.Logger.Warn("a warm sandbox died before it was used", "sandbox", m.ID())
+		p.discard(m)
 	}
 	if found != nil {
 		return found, nil
 	}
 	return p.await(ctx, w)
+}
+
+// askLocked takes a warm sandbox of a kind, or a place in the line. It returns
+// those that died on the stock, too.
+func (p *Pool) askLocked(owner string, k kind, now time.Time) (found *member, dead []*member, w *waiter) {
+	q := p.queueLocked(k)
+	q.claimed = now
+	w = &waiter{owner: owner, queue: q, result: make(chan outcome, 1)}
+	if !p.pressed && q.waiting == 0 {
+		found, dead = q.pop()
+	}
+	q.least = min(q.least, len(q.ready))
+	if found != nil {
+		found.claimed = true
+		if now.After(q.retryAt) {
+			q.retryAt = now.Add(refillDelay)
+		}
+		return found, dead, nil
+	}
+	p.missedLocked(q)
+	if refused := p.line.add(w); refused != nil {
+		p.refusals++
+		refused.result <- outcome{err: unavailable("as many requests wait for one as may", nil)}
+		p.dropLocked(refused.queue)
+	}
+	return nil, dead, w
+}
+
+// pop takes the oldest warm sandbox that lives, and those before it that do not.
+func (q *queue) pop() (found *member, dead []*member) {
+	for found == nil && len(q.ready) > 0 {
+		m := q.ready[0]
+		q.ready = q.ready[1:]
+		select {
+		case <-m.Done():
+			dead = append(dead, m)
+		default:
+			found = m
+		}
+	}
+	return found, dead
 }
 
 // settle replaces a variant that is not made: one that is switched off, that
@@ -215,7 +294,7 @@ func (p *Pool) settle(k kind) kind {
 func (p *Pool) queueLocked(k kind) *queue {
 	q := p.queues[k]
 	if q == nil {
-		q = &queue{kind: k}
+		q = &queue{kind: k, reserve: p.reserve(k)}
 		p.queues[k] = q
 	}
 	return q
@@ -228,14 +307,11 @@ func (p *Pool) await(ctx context.Context, w *waiter) (runtime.Sandbox, error) {
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
-	q := w.queue
-	for i, other := range q.waiting {
-		if other == w {
-			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
-			break
-		}
+	if !p.line.remove(w) {
+		w.queue.granted = slices.DeleteFunc(w.queue.granted, func(other *waiter) bool { return other == w })
 	}
-	p.dropLocked(q)
+	p.dropLocked(w.queue)
+	p.wakeLocked() // it may have blocked others
 	p.mu.Unlock()
 	// A builder may have delivered in the meantime.
 	select {
@@ -274,23 +350,37 @@ func (p *Pool) Live() int {
 	return p.live
 }
 
-// Stats is a look at the pool: warm sandboxes that can be claimed, sandboxes
-// that are being built, and claims that wait.
+// Stats is a look at the pool. Memory is in bytes.
 type Stats struct {
-	Ready, Building, Waiting int
+	Ready    int // warm sandboxes that can be claimed
+	Building int
+	Waiting  int // claims
+	Goal     int // warm sandboxes that the pool tries to keep
+	Reserved int64
+	Budget   int64
+	// Evictions are sandboxes that the pool ended because memory ran out, and
+	// Refusals claims that were answered with unavailable, since the start.
+	Evictions, Refusals int64
 }
 
 // Stats adds up all queues.
 func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all Stats
+	all := Stats{Reserved: p.reserved, Budget: p.opts.Budget, Evictions: p.evictions, Refusals: p.refusals}
 	for _, q := range p.queues {
 		all.Ready += len(q.ready)
 		all.Building += q.building
-		all.Waiting += len(q.waiting)
+		all.Waiting += q.waiting + len(q.granted)
+		all.Goal += q.goal
 	}
 	return all
+}
+
+func (p *Pool) countRefusal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refusals++
 }
 
 // Close stops building, fails those who wait, and destroys the warm sandboxes.
@@ -298,14 +388,15 @@ func (p *Pool) Stats() Stats {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
-	var idle []runtime.Sandbox
+	var idle []*member
+	waiting := p.line.drain()
 	for _, q := range p.queues {
 		idle = append(idle, q.ready...)
-		q.ready = nil
-		for _, w := range q.waiting {
-			w.result <- outcome{err: unavailable("the server is shutting down", ErrClosed)}
-		}
-		q.waiting = nil
+		waiting = append(waiting, q.granted...)
+		q.ready, q.granted = nil, nil
+	}
+	for _, w := range waiting {
+		w.result <- outcome{err: unavailable("the server is shutting down", ErrClosed)}
 	}
 	p.mu.Unlock()
 	p.cancel()
@@ -317,154 +408,6 @@ func (p *Pool) Close() {
 	destroying.Wait()
 }
 
-// build is the life of one builder.
-func (p *Pool) build() {
-	for {
-		q, wake, wait := p.next()
-		if q != nil {
-			p.buildOne(q)
-			continue
-		}
-		var retry <-chan time.Time
-		if wait > 0 {
-			retry = time.After(wait)
-		}
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-wake:
-		case <-retry:
-		}
-	}
-}
-
-// next picks a queue that needs a sandbox and counts the build. Those who wait
-// come before the warm stock, and do not wait for a back-off to end. Without a
-// queue it returns what to wait for.
-func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed || (p.opts.Max > 0 && p.live >= p.opts.Max) {
-		return nil, p.wake, 0
-	}
-	for _, q := range p.queues {
-		if len(q.waiting) > q.building {
-			q.building++
-			p.live++
-			return q, nil, 0
-		}
-	}
-	for _, q := range p.queues {
-		if len(q.ready)+q.building >= q.size+len(q.waiting) {
-			continue
-		}
-		if d := time.Until(q.retryAt); d > 0 {
-			if wait == 0 || d < wait {
-				wait = d
-			}
-			continue
-		}
-		q.building++
-		p.live++
-		return q, nil, 0
-	}
-	return nil, p.wake, wait
-}
-
-func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits})
-	var sb runtime.Sandbox
-	if err == nil {
-		sb = &counted{Sandbox: made, gone: sync.OnceFunc(p.gone)}
-	}
-	p.mu.Lock()
-	q.building--
-	var surplus runtime.Sandbox
-	switch {
-	case err != nil:
-		p.live--
-		q.failures++
-		q.lastErr = err
-		q.retryAt = time.Now().Add(backoff(q.failures))
-		p.refuseLocked(q, err)
-	case p.closed:
-		surplus = sb
-	default:
-		q.failures, q.lastErr, q.retryAt, q.served = 0, nil, time.Time{}, true
-		if len(q.waiting) > 0 {
-			q.waiting[0].result <- outcome{sandbox: sb}
-			q.waiting = q.waiting[1:]
-		} else if len(q.ready) < q.size {
-			q.ready = append(q.ready, sb)
-		} else {
-			surplus = sb // whoever waited for it has gone
-		}
-	}
-	failures, closed := q.failures, p.closed
-	p.dropLocked(q)
-	p.mu.Unlock()
-	if err != nil && !closed {
-		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "variant", q.variant, "failures", failures, "error", err)
-	}
-	if surplus != nil {
-		p.discard(surplus)
-	}
-}
-
-// refuseLocked answers who has waited longest, after a build that failed. Who
-// waits for more than the bare variant waits for that one instead.
-func (p *Pool) refuseLocked(q *queue, err error) {
-	if len(q.waiting) == 0 {
-		return
-	}
-	w := q.waiting[0]
-	q.waiting = q.waiting[1:]
-	if q.variant == runtime.Bare || p.closed {
-		w.result <- outcome{err: unavailable("a sandbox could not be made", err)}
-		return
-	}
-	k := q.kind
-	k.variant = runtime.Bare
-	w.queue = p.queueLocked(k)
-	w.queue.waiting = append(w.queue.waiting, w)
-	p.wakeLocked()
-}
-
-// dropLocked forgets a queue that nobody needs.
-func (p *Pool) dropLocked(q *queue) {
-	if q.size == 0 && q.building == 0 && len(q.waiting) == 0 && q.kind != p.warm() {
-		delete(p.queues, q.kind)
-	}
-}
-
-// counted is a sandbox that says when it is gone.
-type counted struct {
-	runtime.Sandbox
-	gone func()
-}
-
-func (c *counted) Destroy(ctx context.Context) error {
-	err := c.Sandbox.Destroy(ctx)
-	if err == nil {
-		c.gone()
-	}
-	return err
-}
-
-// gone makes room for another sandbox.
-func (p *Pool) gone() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.live--
-	p.wakeLocked()
-}
-
-// wakeLocked tells the builders that there may be work.
-func (p *Pool) wakeLocked() {
-	close(p.wake)
-	p.wake = make(chan struct{})
-}
-
 func (p *Pool) discard(sb runtime.Sandbox) {
 	ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
 	defer cancel()
@@ -473,19 +416,11 @@ func (p *Pool) discard(sb runtime.Sandbox) {
 	}
 }
 
-func backoff(failures int) time.Duration {
-	d := firstBackoff
-	for i := 1; i < failures && d < lastBackoff; i++ {
-		d *= 2
-	}
-	return min(d, lastBackoff)
-}
-
 func unavailable(why string, err error) error {
 	return &agentsandbox.Error{
 		Code:              agentsandbox.CodeUnavailable,
 		Message:           "No sandbox can be had now: " + why + ". Try again in a moment.",
-		RetryAfterSeconds: 1,
+		RetryAfterSeconds: retryAfter,
 		Err:               err,
 	}
 }

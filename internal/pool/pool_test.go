@@ -24,6 +24,7 @@ type maker struct {
 	fail atomic.Bool
 	// failData fails what is not bare.
 	failData atomic.Bool
+	onStart  func() // if set, called by each Start
 	started  atomic.Int64
 	most     atomic.Int64 // the most builds at once
 	now      atomic.Int64
@@ -40,6 +41,7 @@ type member struct {
 	done   chan struct{}
 	limits runtime.Limits
 	spec   runtime.Spec
+	usage  runtime.Usage // guarded by the maker's lock
 }
 
 func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
@@ -58,6 +60,9 @@ func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 		return nil, errors.New("no room")
 	}
 	m.started.Add(1)
+	if m.onStart != nil {
+		m.onStart()
+	}
 	sb := &member{id: spec.ID, owner: m, done: make(chan struct{}), limits: spec.Limits, spec: spec}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -69,6 +74,28 @@ func (m *maker) alive() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.live)
+}
+
+// use is how much memory all members use together.
+func (m *maker) use() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var sum int64
+	for _, sb := range m.live {
+		sum += sb.usage.MemoryBytes
+	}
+	return sum
+}
+
+func (s *member) Usage() (runtime.Usage, error) {
+	s.owner.mu.Lock()
+	defer s.owner.mu.Unlock()
+	return s.usage, nil
+}
+
+func (s *member) WorkingSet() (int64, error) {
+	u, err := s.Usage()
+	return u.MemoryBytes, err
 }
 
 func (s *member) ID() string            { return s.id }
@@ -107,15 +134,15 @@ func TestFillsAndRefills(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+		a, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second) // of the bubble's clock
-		if got := p.Stats(); got != (pool.Stats{Ready: 3}) {
+		if got := p.Stats(); got.Ready != 3 || got.Building != 0 {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
-		b, err := p.Claim(t.Context(), "default", runtime.Bare, limits)
+		b, err := p.Claim(t.Context(), "key", "default", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +157,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if m.alive() != 2 {
 			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
@@ -144,7 +171,7 @@ func TestClaimsAreServedInOrder(t *testing.T) {
 		order := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); err == nil {
+				if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); err == nil {
 					order <- i
 				}
 			}()
@@ -168,7 +195,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := p.Claim(ctx, "", runtime.Bare, limits)
+			_, err := p.Claim(ctx, "key", "", runtime.Bare, limits)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -178,7 +205,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		}
 		m.gate <- struct{}{} // the sandbox that it waited for arrives now
 		synctest.Wait()
-		if got := p.Stats(); got != (pool.Stats{}) || m.alive() != 0 {
+		if got := p.Stats(); got.Ready+got.Building+got.Waiting != 0 || m.alive() != 0 {
 			t.Errorf("%+v, %d alive; want the late sandbox destroyed", got, m.alive())
 		}
 		p.Close()
@@ -197,7 +224,7 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		if p.Ready() == nil {
 			t.Error("ready although no sandbox can be made")
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim: %v", err)
 		}
 		m.fail.Store(false)
@@ -218,7 +245,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			sb.die()
 		}
 		for range 2 { // the dead one, and those of other limits, are not handed out
-			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +256,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			}
 			_ = sb.Destroy(t.Context())
 		}
-		sb, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
+		sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,10 +268,10 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
 		}
-		if _, err := p.Claim(t.Context(), "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+		if _, err := p.Claim(t.Context(), "key", "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 			t.Errorf("unknown template: %v", err)
 		}
 		_ = sb.Destroy(t.Context())
@@ -261,13 +288,13 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		p.Start()
 		var held []runtime.Sandbox
 		for range 5 {
-			sb, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			held = append(held, sb)
 		}
-		if _, err := p.Claim(t.Context(), "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("a sixth sandbox of five: %v", err)
 		}
 		if m.alive() != 5 || p.Live() != 5 {
@@ -275,7 +302,7 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		}
 		got := make(chan error)
 		go func() {
-			_, err := p.Claim(t.Context(), "", runtime.Bare, limits)
+			_, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
 			got <- err
 		}()
 		synctest.Wait()
@@ -307,12 +334,12 @@ func TestVariants(t *testing.T) {
 		})
 		p.Start()
 		synctest.Wait()
-		if got := p.Stats(); got != (pool.Stats{Ready: 2}) {
+		if got := p.Stats(); got.Ready != 2 || got.Building != 0 {
 			t.Errorf("the stock: %+v", got)
 		}
 		claim := func(variant runtime.Variant, limits runtime.Limits, want runtime.Variant) {
 			t.Helper()
-			sb, err := p.Claim(t.Context(), "", variant, limits)
+			sb, err := p.Claim(t.Context(), "key", "", variant, limits)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -95,6 +95,10 @@ type Sandbox interface {
 	// Usage reads the sandbox's counters on the host.
 	Usage() (Usage, error)
 
+	// WorkingSet reads how much memory the sandbox uses now that the host cannot
+	// take back, in bytes: without what is cached of files.
+	WorkingSet() (int64, error)
+
 	// Done is closed when the sandbox has died or was destroyed.
 	Done() <-chan struct{}
 

@@ -13,7 +13,8 @@ from server import BIN, Server, eventually, refused, run
 
 
 def test_200_executions_leave_nothing(tmp_path):
-    s = Server(tmp_path / "data").start()
+    # A stock that follows demand would be another one after the load than before it.
+    s = Server(tmp_path / "data", "--pool-memory-percent", "0").start()
     with s.http(limits=httpx.Limits(max_connections=8)) as http, concurrent.futures.ThreadPoolExecutor(8) as pool:
         # The server opens its connections to the database when it first needs them.
         list(pool.map(lambda _: run(http, "open('out.txt', 'w').write('warm up')"), range(16)))

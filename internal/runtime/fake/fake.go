@@ -283,6 +283,12 @@ func (s *Sandbox) Usage() (runtime.Usage, error) {
 	return s.usage, nil
 }
 
+// WorkingSet is the memory of Usage.
+func (s *Sandbox) WorkingSet() (int64, error) {
+	u, err := s.Usage()
+	return u.MemoryBytes, err
+}
+
 // Done is closed when the sandbox has died or was destroyed.
 func (s *Sandbox) Done() <-chan struct{} { return s.done }
 

@@ -65,6 +65,9 @@ type Options struct {
 	Images func(ctx context.Context, template string) (Image, error)
 	// DiskBytes bounds what a sandbox can write; 0: DefaultDiskBytes.
 	DiskBytes int64
+	// MemoryWallBytes limits what all sandboxes use together; 0: no limit. New
+	// fails if it cannot be installed.
+	MemoryWallBytes int64
 	// Platform is how gVisor intercepts system calls; "": PlatformSystrap.
 	Platform string
 	// StartTimeout bounds one Start, the making of a snapshot excluded; 0:
@@ -152,6 +155,9 @@ func New(opts Options) (*Runtime, error) {
 	if r.parent, err = cgroup.Open(GroupName(opts.StateDir)); err != nil {
 		return nil, err
 	}
+	if err = r.parent.SetWall(opts.MemoryWallBytes); err != nil {
+		return nil, err
+	}
 	if r.snapshots, err = newSnapshots(opts, r); err != nil {
 		return nil, err
 	}
@@ -198,6 +204,10 @@ func (o *Options) check() error {
 	}
 	return nil
 }
+
+// MemoryUse reads how much memory all sandboxes use together that the kernel
+// cannot take back, in bytes. Below enough, it may be more than that.
+func (r *Runtime) MemoryUse(enough int64) (int64, error) { return r.parent.MemoryUse(enough) }
 
 // gvisorDir is where gVisor keeps its files of the sandboxes of a state
 // directory.

@@ -84,6 +84,18 @@ func (s *sandbox) Usage() (runtime.Usage, error) {
 	return u, nil
 }
 
+// WorkingSet implements [runtime.Sandbox].
+func (s *sandbox) WorkingSet() (int64, error) {
+	n, err := s.m.group.MemoryInUse(0)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = runtime.ErrSandboxLost
+	}
+	if err != nil {
+		return 0, fmt.Errorf("sandbox %s: %w", s.m.id, err)
+	}
+	return n, nil
+}
+
 // Destroy implements [runtime.Sandbox]. The work goes on when ctx ends; only the
 // waiting stops. After a failure the next call tries again.
 func (s *sandbox) Destroy(ctx context.Context) error {

@@ -50,6 +50,8 @@ func Suite(t *testing.T, open func(t *testing.T) engine.Store) {
 		{"files/deleting", fileDeleting},
 		{"files/one deleter wins", fileOneDeleter},
 		{"files/another tenant's", fileTenants},
+		{"admission/usage of a tenant", tenantUsage},
+		{"admission/why a session ended", sessionEnds},
 		{"lists/equal times keep one order", listOrder},
 		{"lists/bounds of a page", listBounds},
 		{"lists/total agrees while rows come and go", listWhileChanging},

@@ -41,8 +41,10 @@ type version interface {
 	prepare(parent map[string]string) error
 	setLimits(group map[string]string, l runtime.Limits) error
 	usage(group map[string]string) (runtime.Usage, error)
-	// memory is the directory and the file with the memory in use.
-	memory(group map[string]string) (dir, file string)
+	// memory is the directory with the files of memory.
+	memory(group map[string]string) memoryFiles
+	// setWall limits the memory of the groups below a parent together.
+	setWall(parent map[string]string, limit int64) error
 	// tasks is the directory with the files of the limit of tasks.
 	tasks(group map[string]string) string
 	// joinFile is the name of the file that moves its writer into a group.
@@ -170,25 +172,6 @@ func (g *Group) SetLimits(l runtime.Limits) error {
 
 // Usage reads the counters.
 func (g *Group) Usage() (runtime.Usage, error) { return g.version.usage(g.dirs) }
-
-// MemoryInUse is the memory that the kernel cannot take back from the group, in
-// bytes. Files of the host that the group has read, and that are dropped when
-// room is needed, are looked for only if there may be more in use than enough.
-func (g *Group) MemoryInUse(enough int64) (int64, error) {
-	dir, file := g.version.memory(g.dirs)
-	used, err := readInt(dir, file)
-	if err != nil || used <= enough {
-		return used, err
-	}
-	for _, key := range []string{"active_file", "inactive_file"} {
-		cached, err := readKey(dir, "memory.stat", key)
-		if err != nil {
-			return 0, err
-		}
-		used -= cached
-	}
-	return max(used, 0), nil
-}
 
 // Refused counts how often the limit of tasks kept a process or thread from being
 // made.

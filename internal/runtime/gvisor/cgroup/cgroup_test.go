@@ -66,6 +66,12 @@ func TestDetect(t *testing.T) {
 // kernel's, with files that keep what is written to them.
 func fakeGroup(t *testing.T, version int, files map[string]string) (*Group, string) {
 	t.Helper()
+	_, g, top := fakeParent(t, version, files)
+	return g, top
+}
+
+func fakeParent(t *testing.T, version int, files map[string]string) (*Parent, *Group, string) {
+	t.Helper()
 	top := t.TempDir()
 	host := Host{Version: version, Dirs: map[string]string{}}
 	switch version {
@@ -105,7 +111,7 @@ func fakeGroup(t *testing.T, version int, files map[string]string) (*Group, stri
 		}
 		writeFile(t, dir, path, content)
 	}
-	return g, top
+	return parent, g, top
 }
 
 var (

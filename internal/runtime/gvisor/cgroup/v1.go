@@ -24,10 +24,6 @@ func (v1) kill(map[string]string) error { return nil }
 // itself does not need that.
 func (v1) joinFile() string { return "tasks" }
 
-func (v1) memory(group map[string]string) (dir, file string) {
-	return controllerDir(group, "memory"), "memory.usage_in_bytes"
-}
-
 func (v1) tasks(group map[string]string) string { return controllerDir(group, "pids") }
 
 // v1NoLimit is what version 1 takes for "no limit".

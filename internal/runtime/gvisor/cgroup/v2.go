@@ -77,10 +77,6 @@ func (v2) kill(group map[string]string) error {
 	return nil
 }
 
-func (v2) memory(group map[string]string) (dir, file string) {
-	return group[Unified], "memory.current"
-}
-
 func (v2) tasks(group map[string]string) string { return group[Unified] }
 
 func (v2) setLimits(group map[string]string, l runtime.Limits) error {
