@@ -57,6 +57,8 @@ type ExecuteRequest struct {
 	// MemoryMB and CPUs are limits of a run without a session; 0: the default.
 	MemoryMB int64
 	CPUs     float64
+	// Metadata is kept and shown with the record.
+	Metadata map[string]string
 
 	// What the record shows of the request; set by the HTTP layer.
 	Endpoint, Method string
@@ -94,6 +96,7 @@ type Execution struct {
 	Endpoint, Method string
 	HTTPStatus       int
 	Meta             map[string]string
+	Metadata         map[string]string // as given with the request
 	CreatedAt        time.Time
 	EndedAt          time.Time // zero while running
 }
@@ -103,6 +106,8 @@ type ExecutionFilter struct {
 	Page
 	SessionID string
 	Status    Status
+	// Metadata must all be among that of the execution.
+	Metadata map[string]string
 }
 
 // ExecutionPage is one page of records. Lists leave Code, Stdout and Stderr out.
@@ -160,6 +165,9 @@ func (r *ExecuteRequest) Validate(maxCodeBytes int64) error {
 		return err
 	}
 	if err := ValidateEnv(r.Env); err != nil {
+		return err
+	}
+	if err := ValidateMetadata(r.Metadata); err != nil {
 		return err
 	}
 	return ValidateFileIDs(r.FileIDs)

@@ -347,7 +347,7 @@ func TestSession(t *testing.T) {
 	if x := f.bash(ctx, s.ID, "cat kept; echo $A$B"); string(x.Stdout) != "kept\n11\n" || len(x.Files) != 0 {
 		t.Errorf("%s, %+v", x.Stdout, x.Files)
 	}
-	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	list, err := f.Sessions(ctx, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}})
 	if err != nil || list.Total != 1 || list.Sessions[0].ID != s.ID || list.Sessions[0].Template != "default" {
 		t.Errorf("%+v, %v", list, err)
 	}
@@ -407,7 +407,7 @@ func TestASessionWhoseSandboxDiesIsLost(t *testing.T) {
 		_, err := f.Session(ctx, s.ID)
 		return err != nil && strings.Contains(err.Error(), "lost")
 	})
-	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	list, err := f.Sessions(ctx, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}})
 	if err != nil || list.Total != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}

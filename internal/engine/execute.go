@@ -43,6 +43,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		return nil, err
 	}
 	defer done()
+	defer e.pins.pin(req.FileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteReq
 	return agentsandbox.Execution{
 		ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: p.Tenant, SessionID: sessionID,
 		Language: req.Language, Code: req.Code, Status: agentsandbox.StatusRunning,
-		Endpoint: req.Endpoint, Method: req.Method, Meta: req.Meta, CreatedAt: e.now(),
+		Endpoint: req.Endpoint, Method: req.Method, Meta: req.Meta, Metadata: req.Metadata, CreatedAt: e.now(),
 	}
 }
 
@@ -285,6 +286,8 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 	switch {
 	case errors.Is(cause, errSessionDeleted):
 		rec.Error = "The session was deleted while this ran."
+	case errors.Is(cause, errSessionExpired):
+		rec.Error = "The session expired while this ran."
 	case errors.Is(cause, errShutdown):
 		rec.Error = "The server shut down while this ran."
 	default:

@@ -24,6 +24,7 @@ type session struct {
 	// ended is done, with the reason as its cause, when the session must end.
 	ended context.Context
 	end   context.CancelCauseFunc
+	use   sessionUse
 	users sync.WaitGroup // requests under way in it
 }
 
@@ -49,11 +50,15 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.checkLimits(req.TimeoutMS, req.MemoryMB, req.CPUs); err != nil {
 		return nil, err
 	}
+	if err := e.checkLifetimes(req.IdleTimeoutMS, req.MaxLifetimeMS); err != nil {
+		return nil, err
+	}
 	ctx, done, err := e.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	defer e.pins.pin(req.FileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err
@@ -66,6 +71,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),
 		CreatedAt: e.now(),
 	}
+	e.setLifetimes(&info, req)
 	if err := e.store.InsertSession(ctx, info); err != nil {
 		return nil, err
 	}
@@ -104,7 +110,7 @@ func (e *Engine) bringUp(ctx context.Context, info *agentsandbox.Session, files 
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
 	}
 	info.Status = agentsandbox.SessionLive
-	s := &session{info: *info, sandbox: sb}
+	s := &session{info: *info, sandbox: sb, use: useOf(*info)}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	e.mu.Lock()
 	e.sessions[info.ID] = s
@@ -161,8 +167,9 @@ func (e *Engine) acquire(ctx context.Context, tenant, id string) (s *session, re
 	s = e.sessions[id]
 	if s != nil && s.info.Tenant == tenant {
 		s.users.Add(1)
+		s.use.busy++
 		e.mu.Unlock()
-		return s, s.users.Done, nil
+		return s, func() { e.release(s) }, nil
 	}
 	e.mu.Unlock()
 	return nil, nil, e.whyGone(ctx, tenant, id)
@@ -177,6 +184,8 @@ func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
 		return sessionNotFound(id)
 	case err != nil:
 		return err
+	case row.Status == agentsandbox.SessionExpired:
+		return whyExpired(row)
 	case row.Status == agentsandbox.SessionLost:
 		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was lost: its sandbox died. Create a new one.", id)
 	case row.Status == agentsandbox.SessionCreating:
@@ -195,25 +204,35 @@ func (e *Engine) Session(ctx context.Context, id string) (*agentsandbox.Session,
 	if err != nil {
 		return nil, err
 	}
-	s, release, err := e.acquire(ctx, p.Tenant, id)
-	if err != nil {
-		return nil, err
+	// Looking at a session is no use of it: it may expire all the same.
+	e.mu.Lock()
+	s := e.sessions[id]
+	if s != nil && s.info.Tenant == p.Tenant {
+		info := s.view()
+		e.mu.Unlock()
+		return &info, nil
 	}
-	defer release()
-	info := s.info
-	return &info, nil
+	e.mu.Unlock()
+	return nil, e.whyGone(ctx, p.Tenant, id)
 }
 
 // Sessions implements agentsandbox.Service.
-func (e *Engine) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+func (e *Engine) Sessions(ctx context.Context, filter agentsandbox.SessionFilter) (*agentsandbox.SessionPage, error) {
 	p, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := page.Validate(); err != nil {
+	if err := filter.Validate(); err != nil {
 		return nil, err
 	}
-	list, err := e.store.Sessions(ctx, p.Tenant, page)
+	list, err := e.store.Sessions(ctx, p.Tenant, filter)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, row := range list.Sessions {
+		if s := e.sessions[row.ID]; s != nil {
+			list.Sessions[i] = s.view() // the store is behind in its times of last use
+		}
+	}
 	return &list, err
 }
 
@@ -268,6 +287,7 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 		return err
 	}
 	defer release()
+	defer e.pins.pin(fileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
 	if err != nil {
 		return err
