@@ -21,6 +21,7 @@ type executeBody struct {
 	TimeoutMS int64                 `json:"timeout_ms,omitempty"`
 	MemoryMB  int64                 `json:"memory_mb,omitempty"`
 	CPUs      float64               `json:"cpus,omitempty"`
+	Metadata  map[string]string     `json:"metadata,omitempty"`
 }
 
 // executionAnswer is what the answer of a run and its record have in common.
@@ -40,6 +41,7 @@ type executionAnswer struct {
 	Files        []fileAnswer        `json:"files"`
 	FilesOmitted int                 `json:"files_omitted"`
 	Error        string              `json:"error"`
+	Metadata     map[string]string   `json:"metadata"`
 }
 
 // execution fails if what every answer has is not there.
@@ -62,6 +64,9 @@ func (a executionAnswer) execution(id string) (*agentsandbox.Execution, error) {
 		CPUMS:        a.CPUMS,
 		FilesOmitted: a.FilesOmitted,
 		Error:        a.Error,
+	}
+	if len(a.Metadata) > 0 {
+		e.Metadata = a.Metadata
 	}
 	if a.ReturnCode != nil {
 		e.ReturnCode = *a.ReturnCode
@@ -111,6 +116,9 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := validTexts("env_vars", req.Env); err != nil {
 		return nil, err
 	}
+	if err := validTexts("metadata", req.Metadata); err != nil {
+		return nil, err
+	}
 	call := call{method: http.MethodPost, path: segments("execute"), json: executeBody{
 		Code:      req.Code,
 		Language:  req.Language,
@@ -120,6 +128,7 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		TimeoutMS: req.TimeoutMS,
 		MemoryMB:  req.MemoryMB,
 		CPUs:      req.CPUs,
+		Metadata:  req.Metadata,
 	}}
 	var answer struct {
 		executionAnswer
@@ -185,6 +194,7 @@ func (c *Client) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if filter.Status != "" {
 		query.Set("status", string(filter.Status))
 	}
+	metadataQuery(query, filter.Metadata)
 	call := call{method: http.MethodGet, path: segments("executions"), query: query}
 	var answer struct {
 		Executions []recordAnswer `json:"executions"`

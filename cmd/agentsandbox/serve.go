@@ -111,7 +111,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
 		Limits: limits.Default(), Logger: d.log,
 	})
-	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Logger: d.log})
+	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Lifetimes: lifetimes(d.cfg), Logger: d.log})
 	if err := d.engine.Recover(ctx); err != nil {
 		return err
 	}
@@ -119,6 +119,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.handler, err = httpapi.New(httpapi.Options{
+		Idempotency: d.engine, Audit: d.engine.Audit,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,
@@ -151,6 +152,7 @@ func (d *daemon) run(ctx context.Context) error {
 			stop(err)
 		}
 	}()
+	d.engine.Start()
 	d.log.Info("listening", "address", d.listener.Addr().String())
 	prepared := make(chan struct{})
 	go func() {
@@ -274,6 +276,17 @@ func engineLimits(cfg config.Config) engine.Limits {
 		DefaultCPUs: cfg.DefaultCPUs, MaxCPUs: cfg.MaxCPUs,
 		Tasks: cfg.MaxTasks, OutputBytes: cfg.MaxOutputBytes, CodeBytes: cfg.MaxCodeBytes, UploadBytes: cfg.MaxUploadBytes,
 		Collect: runtime.CollectLimits{Files: cfg.MaxCollectFiles, Bytes: cfg.MaxCollectBytes, Depth: cfg.MaxCollectDepth},
+	}
+}
+
+func lifetimes(cfg config.Config) engine.Lifetimes {
+	return engine.Lifetimes{
+		IdleTimeout:        time.Duration(cfg.SessionIdleMS) * time.Millisecond,
+		MaxIdleTimeout:     time.Duration(cfg.MaxSessionIdleMS) * time.Millisecond,
+		SessionLifetime:    time.Duration(cfg.SessionLifetimeMS) * time.Millisecond,
+		MaxSessionLifetime: time.Duration(cfg.MaxSessionLifetimeMS) * time.Millisecond,
+		Files:              time.Duration(cfg.FileRetentionMS) * time.Millisecond,
+		Records:            time.Duration(cfg.RecordRetentionMS) * time.Millisecond,
 	}
 }
 

@@ -40,6 +40,11 @@ type Config struct {
 	MaxTasks                       int64
 	DiskMB                         int64
 
+	// How long things are kept; 0 for ever where it is allowed.
+	SessionIdleMS, MaxSessionIdleMS         int64
+	SessionLifetimeMS, MaxSessionLifetimeMS int64
+	FileRetentionMS, RecordRetentionMS      int64
+
 	// Limits of one request or answer.
 	MaxOutputBytes  int64 // of each of stdout and stderr
 	MaxCodeBytes    int64

@@ -84,6 +84,8 @@ func (r Resolved) checkDefaults() error {
 		{"default_timeout_ms", "max_timeout_ms", r.DefaultTimeoutMS > r.MaxTimeoutMS},
 		{"default_memory_mb", "max_memory_mb", r.DefaultMemoryMB > r.MaxMemoryMB},
 		{"default_cpus", "max_cpus", r.DefaultCPUs > r.MaxCPUs},
+		{"session_idle_ms", "max_session_idle_ms", r.SessionIdleMS > r.MaxSessionIdleMS},
+		{"session_lifetime_ms", "max_session_lifetime_ms", r.SessionLifetimeMS > r.MaxSessionLifetimeMS},
 		{"max_code_bytes", "max_body_bytes", r.MaxCodeBytes > r.MaxBodyBytes},
 		{"pool_size", "max_sandboxes", r.PoolSize > r.MaxSandboxes},
 		{"pool_data_size", "max_sandboxes", r.PoolDataSize > r.MaxSandboxes},

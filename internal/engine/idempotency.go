@@ -111,6 +111,11 @@ func (e *Engine) KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, d
 	return e.store.KeepAnswer(ctx, c.Seq, digest, a)
 }
 
+// ReleaseRequest leaves a claimed request as it is, for the next one.
+func (e *Engine) ReleaseRequest(c *agentsandbox.RequestClaim) {
+	e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})
+}
+
 // DropRequest forgets a claimed request, so that repeating it tries again.
 func (e *Engine) DropRequest(ctx context.Context, c *agentsandbox.RequestClaim) error {
 	defer e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -19,6 +20,7 @@ type executeRequest struct {
 	TimeoutMS int64                 `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of the run, in milliseconds. 0 or left out: the session's limit, or the server's default."`
 	MemoryMB  int64                 `json:"memory_mb,omitempty" minimum:"0" doc:"Memory limit, in MiB, of a run without a session. 0 or left out: the server's default."`
 	CPUs      float64               `json:"cpus,omitempty" minimum:"0" doc:"CPU limit, in cores, of a run without a session. 0 or left out: the server's default."`
+	Metadata  stringMap             `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the record; names and values of at most 1024 bytes."`
 }
 
 type executionFile struct {
@@ -53,9 +55,11 @@ type executeAnswer struct {
 	ReturnCode  int    `json:"return_code" doc:"The exit code; 128 + n after signal n, 124 after the time limit."`
 	Error       string `json:"error,omitempty" doc:"Why the service could not finish the run; left out when it could."`
 	Outcome
+	Metadata map[string]string `json:"metadata" doc:"As given with the request."`
 }
 
 func (a executeAnswer) setHeaders(h http.Header) { h.Set("X-Execution-Id", a.ExecutionID) }
+func (a executeAnswer) objectID() string         { return a.ExecutionID }
 
 // ExecutionSummary is a record without what may be large.
 type ExecutionSummary struct {
@@ -73,6 +77,7 @@ type ExecutionSummary struct {
 	CreatedAt   time.Time             `json:"created_at" doc:"When the run was asked for (RFC 3339, UTC)."`
 	EndedAt     *time.Time            `json:"ended_at" doc:"When the run ended (RFC 3339, UTC); null while running."`
 	Outcome
+	Metadata map[string]string `json:"metadata" doc:"As given with the request."`
 }
 
 type executionRecord struct {
@@ -101,18 +106,20 @@ func (a *api) executionRoutes() {
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeFileNotFound, agentsandbox.CodeConflict,
 			agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
 		headers: map[string]string{"X-Execution-Id": "The execution's id, as in the body."},
+		resume:  a.resumeExecution,
 	}, func(c *call, in *input) (*executeAnswer, error) { return a.execute(c, &in.Body) })
 
 	type listInput struct {
 		pageInput
 		SessionID string `query:"session_id" doc:"Show only runs in this session."`
 		Status    string `query:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"Show only runs in this state."`
+		metadataInput
 	}
 	answer(a, route{
 		method: "GET", path: "/v1/executions", id: "listExecutions", tag: "executions", scope: agentsandbox.ScopeRead,
 		summary: "List runs", description: "Lists the records of runs, newest first.",
 	}, func(c *call, in *listInput) (*executionList, error) {
-		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status))
+		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status), in.Metadata)
 	})
 
 	answer(a, route{
@@ -153,7 +160,7 @@ func (a *api) executionRoutes() {
 func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	req := agentsandbox.ExecuteRequest{
 		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
-		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
+		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
 		Endpoint: c.route, Method: c.r.Method, Meta: c.meta(),
 	}
 	if err := req.Validate(a.limits.CodeBytes); err != nil {
@@ -163,10 +170,43 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return executeAnswerOf(e), nil
+}
+
+func executeAnswerOf(e *agentsandbox.Execution) *executeAnswer {
 	return &executeAnswer{
 		ExecutionID: e.ID, SessionID: e.SessionID, Stdout: text(e.Stdout), Stderr: text(e.Stderr),
-		ReturnCode: e.ReturnCode, Error: e.Error, Outcome: outcomeOf(e),
-	}, nil
+		ReturnCode: e.ReturnCode, Error: e.Error, Outcome: outcomeOf(e), Metadata: orEmpty(e.Metadata),
+	}
+}
+
+// resumeExecution is the answer to a request whose run another process began: its
+// outcome, once it has one.
+func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		e, err := a.service.Execution(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if e.Status.Terminal() {
+			return executeAnswerOf(e), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, agentsandbox.Errorf(agentsandbox.CodeConflict, "The run %s of the earlier request with this Idempotency-Key still goes on. Ask again for its answer.", id)
+		case <-ticker.C:
+		}
+	}
+}
+
+// orEmpty is a map that is shown as an object in any case.
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
 }
 
 // maxMetaBytes bounds what a record keeps of a client's header.
@@ -181,7 +221,7 @@ func (c *call) meta() map[string]string {
 	return m
 }
 
-func (a *api) listExecutions(c *call, in pageInput, session string, status agentsandbox.Status) (*executionList, error) {
+func (a *api) listExecutions(c *call, in pageInput, session string, status agentsandbox.Status, metadata map[string]string) (*executionList, error) {
 	page, err := in.page()
 	if err != nil {
 		return nil, err
@@ -189,7 +229,7 @@ func (a *api) listExecutions(c *call, in pageInput, session string, status agent
 	if status != "" && !knownStatus(status) {
 		return nil, agentsandbox.Invalid("status", "must be a state of an execution, such as succeeded, not %q.", clip(string(status)))
 	}
-	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status})
+	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status, Metadata: metadata})
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +265,7 @@ func summaryOf(e *agentsandbox.Execution) ExecutionSummary {
 	s := ExecutionSummary{
 		ID: e.ID, Endpoint: e.Endpoint, Method: e.Method, SessionID: e.SessionID, Ephemeral: e.Ephemeral,
 		Language: e.Language, FilesCount: len(e.Files), Error: orNull(e.Error), RequestMeta: e.Meta,
-		CreatedAt: wireTime(e.CreatedAt), EndedAt: timeOrNull(e.EndedAt), Outcome: outcomeOf(e),
+		CreatedAt: wireTime(e.CreatedAt), EndedAt: timeOrNull(e.EndedAt), Outcome: outcomeOf(e), Metadata: orEmpty(e.Metadata),
 	}
 	if s.RequestMeta == nil {
 		s.RequestMeta = map[string]string{}

@@ -29,6 +29,7 @@ type executionView struct {
 	Files        []fileView            `json:"files"`
 	FilesOmitted int                   `json:"files_omitted"`
 	Error        string                `json:"error,omitempty"`
+	Metadata     map[string]string     `json:"metadata,omitempty"`
 	CreatedAt    *time.Time            `json:"created_at,omitempty"`
 	EndedAt      *time.Time            `json:"ended_at,omitempty"`
 }
@@ -52,6 +53,7 @@ func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
 		Files:        []fileView{},
 		FilesOmitted: e.FilesOmitted,
 		Error:        e.Error,
+		Metadata:     e.Metadata,
 		CreatedAt:    timeOrNil(e.CreatedAt),
 		EndedAt:      timeOrNil(e.EndedAt),
 	}
@@ -98,6 +100,11 @@ type sessionView struct {
 	CPUs      float64                    `json:"cpus"`
 	Metadata  map[string]string          `json:"metadata,omitempty"`
 	CreatedAt *time.Time                 `json:"created_at,omitempty"`
+
+	IdleTimeoutMS int64      `json:"idle_timeout_ms"`
+	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
+	LastUsedAt    *time.Time `json:"last_used_at,omitempty"`
+	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
 }
 
 func viewOfSession(s agentsandbox.Session) sessionView {
@@ -110,6 +117,11 @@ func viewOfSession(s agentsandbox.Session) sessionView {
 		CPUs:      s.CPUs,
 		Metadata:  s.Metadata,
 		CreatedAt: timeOrNil(s.CreatedAt),
+
+		IdleTimeoutMS: s.IdleTimeoutMS,
+		MaxLifetimeMS: s.MaxLifetimeMS,
+		LastUsedAt:    timeOrNil(s.LastUsedAt),
+		ExpiresAt:     timeOrNil(s.ExpiresAt()),
 	}
 }
 
