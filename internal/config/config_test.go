@@ -70,7 +70,9 @@ func sample(t *testing.T) map[string]string {
 		"shutdown_grace_ms": "11", "log_level": "debug", "log_format": "json", "platform": "kvm",
 		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",
-		"max_cpus": "1.5", "max_tasks": "200", "disk_mb": "21", "max_output_bytes": "2200",
+		"max_cpus": "1.5", "max_tasks": "200", "disk_mb": "21",
+		"session_idle_ms": "300", "max_session_idle_ms": "310", "session_lifetime_ms": "320", "max_session_lifetime_ms": "330",
+		"file_retention_ms": "34", "record_retention_ms": "35", "max_output_bytes": "2200",
 		"max_code_bytes": "23", "max_body_bytes": "2400", "max_upload_bytes": "25",
 		"max_collect_files": "26", "max_collect_bytes": "27", "max_collect_depth": "28",
 	}

@@ -29,8 +29,10 @@ import (
 // directories of this machine.
 type fixture struct {
 	*engine.Engine
-	t    *testing.T
-	pool *pool.Pool
+	t     *testing.T
+	pool  *pool.Pool
+	Store *store.DB
+	dir   string
 	// sandboxes are those that are alive.
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
@@ -62,6 +64,12 @@ var limits = engine.Limits{
 
 func newFixture(t *testing.T, dir string) *fixture {
 	t.Helper()
+	return newFixtureWith(t, dir, engine.Options{})
+}
+
+// newFixtureWith takes the lifetimes and the clock of opts.
+func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
 	if err != nil {
@@ -71,13 +79,14 @@ func newFixture(t *testing.T, dir string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, sandboxes: map[string]runtime.Sandbox{}}
+	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, f.pool, "default", limits, log
+	f.Engine = engine.New(opts)
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +148,18 @@ func (f *fixture) alive() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.sandboxes)
+}
+
+// blobs is how many files have contents.
+func (f *fixture) blobs() int {
+	n := 0
+	_ = filepath.WalkDir(filepath.Join(f.dir, "blobs"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return nil
+	})
+	return n
 }
 
 // killAll makes every sandbox die, as a crash would.
