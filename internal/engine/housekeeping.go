@@ -113,12 +113,13 @@ func (e *Engine) Sweep(ctx context.Context) {
 	}
 }
 
-// inBatches removes old rows until a batch is not full.
+// inBatches removes old rows until there are none. A batch need not be full: its
+// rows may be large.
 func inBatches(ctx context.Context, before time.Time, remove func(context.Context, time.Time, int) (int, error)) (int, error) {
 	for total := 0; ; {
 		n, err := remove(ctx, before, sweepBatch)
 		total += n
-		if err != nil || n < sweepBatch {
+		if err != nil || n == 0 {
 			return total, err
 		}
 	}

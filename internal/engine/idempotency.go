@@ -81,7 +81,9 @@ func (e *Engine) enterRequest(ctx context.Context, key requestKey, r agentsandbo
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-e.ctx.Done():
-			return context.Cause(e.ctx)
+			return &agentsandbox.Error{
+				Code: agentsandbox.CodeUnavailable, Message: "The server is shutting down. Try again in a moment.", RetryAfterSeconds: 5,
+			}
 		case <-timeout.C:
 			return agentsandbox.Errorf(agentsandbox.CodeConflict,
 				"The first request with this Idempotency-Key is still being served. Ask again for its answer.")

@@ -68,7 +68,7 @@ type ExecutionStore interface {
 	// RunningExecutions lists the ids of every tenant's runs that have not ended.
 	RunningExecutions(ctx context.Context) ([]string, error)
 	// DeleteExecutions forgets at most limit records of runs that ended before a
-	// time. Their files stay.
+	// time, and returns how many; 0 when there are none left. Their files stay.
 	DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error)
 }
 

@@ -13,7 +13,13 @@ const (
 	oldFiles    = "SELECT id FROM files WHERE created_at < ? ORDER BY created_at, seq LIMIT ?"
 	deleteFiles = "DELETE FROM files WHERE id IN (SELECT value FROM json_each(?))"
 
-	oldExecutions = "SELECT id FROM executions WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
+	// As many as have the given bytes of output, at least one: their pages are
+	// freed one by one, while others wait for their turn to write.
+	oldExecutions = `SELECT id FROM (
+			SELECT id, sum(size) OVER (ORDER BY ended_at, seq ROWS UNBOUNDED PRECEDING) - size AS before FROM (
+				SELECT id, ended_at, seq, length(stdout) + length(stderr) AS size
+				FROM executions WHERE ended_at < ? ORDER BY ended_at, seq LIMIT ?))
+		WHERE before < ?`
 	// A file may be kept for longer than the record of the run that made it.
 	orphanFiles      = "UPDATE files SET execution_id = NULL WHERE execution_id IN (SELECT value FROM json_each(?))"
 	deleteMetadata   = "DELETE FROM execution_metadata WHERE execution_id IN (SELECT value FROM json_each(?))"
@@ -23,6 +29,10 @@ const (
 	touchSession = "UPDATE sessions SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?"
 	keepSession  = "UPDATE sessions SET last_used_at = ?, idle_timeout_ms = ? WHERE id = ? AND ended_at IS NULL"
 )
+
+// deletedOutputBytes is how much output one call of DeleteExecutions removes, a
+// little more when the last record is large.
+const deletedOutputBytes = 16 << 20
 
 // OldFiles lists the ids of at most limit files of every tenant from before a
 // time, oldest first.
@@ -47,12 +57,13 @@ func (db *DB) DeleteFiles(ctx context.Context, ids []string) error {
 }
 
 // DeleteExecutions forgets at most limit records of runs that ended before a
-// time, and returns how many. Files of theirs stay, as files of no run.
+// time, fewer when they have much output, and returns how many; 0 when there are
+// none. Files of theirs stay, as files of no run.
 func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error) {
 	var removed int64
 	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
-			ids, err := rows(ctx, c, scanValue[string], oldExecutions, micros(before), limit)
+			ids, err := rows(ctx, c, scanValue[string], oldExecutions, micros(before), limit, deletedOutputBytes)
 			if err != nil || len(ids) == 0 {
 				return err
 			}

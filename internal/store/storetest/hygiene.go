@@ -185,6 +185,18 @@ func retention(t *testing.T, s engine.Store) {
 	wantEqual(t, "total", must[agentsandbox.ExecutionPage](t)(s.Executions(ctx, ours, agentsandbox.ExecutionFilter{Page: page})).Total, 1)
 	wantEqual(t, "run of the file", must[agentsandbox.File](t)(s.File(ctx, ours, made.ID)).ExecutionID, "")
 
+	// Much output is removed in parts.
+	for n := range 3 {
+		large := outcome(newExecution(theirs, at(0)))
+		ok(t, s.InsertExecution(ctx, agentsandbox.Execution{ID: large.ID, Tenant: theirs, Status: agentsandbox.StatusRunning, CreatedAt: at(n)}))
+		large.Stdout = make([]byte, 9<<20)
+		_, err := s.FinishExecution(ctx, large)
+		ok(t, err)
+	}
+	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 2)
+	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 1)
+	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 0)
+
 	wantSame(t, must[[]string](t)(s.OldFiles(ctx, at(3), 10)), []string{made.ID, uploaded.ID})
 	wantSame(t, must[[]string](t)(s.OldFiles(ctx, at(3), 1)), []string{made.ID})
 	ok(t, s.DeleteFiles(ctx, []string{made.ID, uploaded.ID, "fil_gone"}))
