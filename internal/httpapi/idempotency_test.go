@@ -83,6 +83,18 @@ func (f *fake) audit(_ context.Context, e agentsandbox.AuditEntry) {
 
 func (s *server) memory() *memory { return s.idempotency.(*memory) }
 
+// requestOf is the POST to a path that the table of all routes has.
+func requestOf(t *testing.T, target string) routeRequest {
+	t.Helper()
+	for _, r := range requestsOfAllRoutes {
+		if r.method == "POST" && r.target == target {
+			return r
+		}
+	}
+	t.Fatalf("no POST %s", target)
+	return routeRequest{}
+}
+
 func TestRepeatedRequestHasOneEffectAndOneAnswer(t *testing.T) {
 	for _, r := range requestsOfAllRoutes {
 		if r.method != "POST" || r.target == "/v1/api-keys" {
@@ -136,10 +148,7 @@ func TestIdempotencyKeyOfAnotherRequest(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	upload := requestsOfAllRoutes[11]
-	if upload.target != "/v1/files" {
-		t.Fatalf("the upload is %s", upload.target)
-	}
+	upload := requestOf(t, "/v1/files")
 	if w := upload.send(t, s, "sandbox", keyHeader, "u"); w.Code != 201 {
 		t.Fatal(w.Body)
 	}
@@ -192,14 +201,14 @@ func TestPanicDropsTheRequest(t *testing.T) {
 func TestAnswerAfterDeath(t *testing.T) {
 	s := newTestServer(t, Limits{})
 	for _, c := range []struct {
-		n      int
+		target string
 		object func() string
 	}{
-		{0, func() string { return s.fake.executions[0].ID }},
-		{5, func() string { return s.fake.sessions[0].ID }},
-		{11, func() string { return s.fake.files[0].ID }},
+		{"/v1/execute", func() string { return s.fake.executions[0].ID }},
+		{"/v1/sessions", func() string { return s.fake.sessions[0].ID }},
+		{"/v1/files", func() string { return s.fake.files[0].ID }},
 	} {
-		r := requestsOfAllRoutes[c.n]
+		r := requestOf(t, c.target)
 		clear(s.memory().claims)
 		first := r.send(t, s, "sandbox", keyHeader, "k")
 		s.memory().die(c.object())
@@ -218,7 +227,7 @@ func TestAnswerAfterDeath(t *testing.T) {
 		failureOf(t, r.send(t, s, "sandbox", keyHeader, "k"), 422)
 	}
 	// Nothing is left of what the request made: it is made anew.
-	r := requestsOfAllRoutes[5]
+	r := requestOf(t, "/v1/sessions")
 	clear(s.memory().claims)
 	first := decodeAnswer[sessionInfo](t, r.send(t, s, "sandbox", keyHeader, "k"), 201)
 	s.memory().die(first.SessionID)
