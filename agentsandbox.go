@@ -33,6 +33,7 @@ type Service interface {
 	FileService
 	WorkspaceService
 	KeyService
+	AuditService
 }
 
 // ExecutionService runs code and keeps the records of the runs.
@@ -56,14 +57,19 @@ type ExecutionService interface {
 // SessionService keeps sandboxes between executions.
 type SessionService interface {
 	// CreateSession claims a sandbox, injects the files named, and keeps it
-	// until it is deleted. Codes: invalid_request, file_not_found, unavailable.
+	// until it is deleted or expires. Codes: invalid_request, file_not_found, unavailable.
 	CreateSession(ctx context.Context, req SessionRequest) (*Session, error)
 
 	// Session returns a live session. Codes: session_not_found.
 	Session(ctx context.Context, id string) (*Session, error)
 
 	// Sessions lists the live sessions, newest first. Codes: invalid_request.
-	Sessions(ctx context.Context, page Page) (*SessionPage, error)
+	Sessions(ctx context.Context, filter SessionFilter) (*SessionPage, error)
+
+	// KeepSession counts as a use of a live session, and puts off its expiry.
+	// idleTimeoutMS, if not 0, is how long it may be idle from now on. Codes:
+	// invalid_request, session_not_found.
+	KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*Session, error)
 
 	// DeleteSession ends what runs in the session and destroys its sandbox.
 	// Of several callers at once, one wins; the others get session_not_found.

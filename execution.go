@@ -117,6 +117,8 @@ type ExecutionFilter struct {
 	Page
 	SessionID string
 	Status    Status
+	// Metadata must all be among that of the execution.
+	Metadata map[string]string
 }
 
 // ExecutionPage is one page of records. Lists leave Code, Stdout and Stderr out.

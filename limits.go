@@ -56,16 +56,3 @@ func (l DiskLimits) Validate() error {
 	}
 	return nil
 }
-
-// ValidateMetadata checks the number and the sizes of what a client wants kept.
-func ValidateMetadata(metadata map[string]string) error {
-	if len(metadata) > MaxMetadata {
-		return Invalid("metadata", "must have at most %d entries, not %d.", MaxMetadata, len(metadata))
-	}
-	for name, value := range metadata {
-		if name == "" || len(name) > MaxMetadataBytes || len(value) > MaxMetadataBytes {
-			return Invalid("metadata", "names and values must be at most %d bytes, and names not empty.", MaxMetadataBytes)
-		}
-	}
-	return nil
-}

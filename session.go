@@ -23,6 +23,9 @@ type SessionRequest struct {
 	DiskLimits
 	// Metadata is kept and shown with the session.
 	Metadata map[string]string
+	// IdleTimeoutMS ends the session when nothing uses it for so long, and
+	// MaxLifetimeMS in any case; 0: the server's default.
+	IdleTimeoutMS, MaxLifetimeMS int64
 }
 
 // Validate checks the request.
@@ -42,7 +45,26 @@ func (r *SessionRequest) Validate() error {
 	if err := ValidateFileIDs(r.FileIDs); err != nil {
 		return err
 	}
+	if r.IdleTimeoutMS < 0 {
+		return Invalid("idle_timeout_ms", "must not be negative.")
+	}
+	if r.MaxLifetimeMS < 0 {
+		return Invalid("max_lifetime_ms", "must not be negative.")
+	}
 	return ValidateMetadata(r.Metadata)
+}
+
+// ValidateMetadata checks the bounds of metadata.
+func ValidateMetadata(metadata map[string]string) error {
+	if len(metadata) > MaxMetadata {
+		return Invalid("metadata", "must have at most %d entries, not %d.", MaxMetadata, len(metadata))
+	}
+	for name, value := range metadata {
+		if name == "" || len(name) > MaxMetadataBytes || len(value) > MaxMetadataBytes {
+			return Invalid("metadata", "names and values must be at most %d bytes, and names not empty.", MaxMetadataBytes)
+		}
+	}
+	return nil
 }
 
 // Bounds of the metadata of a session or an execution.
@@ -59,7 +81,8 @@ const (
 	SessionLive     SessionStatus = "live"
 	SessionDeleting SessionStatus = "deleting"
 	SessionDeleted  SessionStatus = "deleted"
-	SessionLost     SessionStatus = "lost" // its sandbox died, or its daemon did
+	SessionLost     SessionStatus = "lost"    // its sandbox died, or its daemon did
+	SessionExpired  SessionStatus = "expired" // it was idle for too long, or too old
 )
 
 // Session is a sandbox that a client keeps, with its workspace.
@@ -77,6 +100,41 @@ type Session struct {
 	DiskLimits
 	CreatedAt time.Time
 	EndedAt   time.Time // zero while live
+	// IdleTimeoutMS and MaxLifetimeMS are how long it may be unused and how old
+	// it may become; 0: for ever.
+	IdleTimeoutMS, MaxLifetimeMS int64
+	// LastUsedAt is when something in it was last done; zero: never.
+	LastUsedAt time.Time
+	// Busy says that something is being done in it now.
+	Busy bool
+}
+
+// ExpiresAt is when the session ends if nothing uses it until then; zero: never.
+// While it is busy, only its age ends it.
+func (s Session) ExpiresAt() time.Time {
+	var end time.Time
+	if s.MaxLifetimeMS > 0 {
+		end = s.CreatedAt.Add(time.Duration(s.MaxLifetimeMS) * time.Millisecond)
+	}
+	if s.IdleTimeoutMS == 0 || s.Busy {
+		return end
+	}
+	used := s.CreatedAt
+	if s.LastUsedAt.After(used) {
+		used = s.LastUsedAt
+	}
+	idle := used.Add(time.Duration(s.IdleTimeoutMS) * time.Millisecond)
+	if end.IsZero() || idle.Before(end) {
+		return idle
+	}
+	return end
+}
+
+// SessionFilter narrows a list of sessions.
+type SessionFilter struct {
+	Page
+	// Metadata must all be among that of the session.
+	Metadata map[string]string
 }
 
 // SessionPage is one page of sessions.

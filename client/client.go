@@ -10,7 +10,8 @@
 // end of the caller's context is the context's own error.
 //
 // Connecting, and calls that only read, are tried again after a failure that
-// may pass. Nothing that runs or changes something is sent twice.
+// may pass. What runs or changes something is sent twice only with an
+// Idempotency-Key, which a caller gives with [WithIdempotencyKey].
 package client
 
 import (
@@ -154,7 +155,7 @@ func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
 			return resp, nil
 		}
 		failure := c.failure(ctx, call, resp, err)
-		if attempt >= c.attempts || ctx.Err() != nil || !mayRepeat(call.method, resp, err) {
+		if attempt >= c.attempts || ctx.Err() != nil || !mayRepeat(ctx, call, resp, err) {
 			return nil, failure
 		}
 		if c.pause(ctx, attempt, retryAfter(failure)) != nil {
@@ -178,6 +179,9 @@ func (c *Client) once(ctx context.Context, call call, body io.Reader) (*http.Res
 		req.Header.Set("Content-Type", call.contentType)
 	}
 	req.Header.Set("User-Agent", c.userAgent)
+	if key, ok := ctx.Value(idempotencyKey{}).(string); ok && call.method == http.MethodPost {
+		req.Header.Set("Idempotency-Key", key)
+	}
 	if call.body != nil {
 		// A refusal then arrives before gigabytes were sent for nothing.
 		req.Header.Set("Expect", "100-continue")
@@ -218,6 +222,24 @@ func (o *onceReader) Read(p []byte) (int, error) {
 		return 0, errors.New("the request is over")
 	}
 	return o.r.Read(p)
+}
+
+type idempotencyKey struct{}
+
+// WithIdempotencyKey returns a context for one call that runs or makes something.
+// However often the call is made with that key within 24 hours, by this process
+// or another, it has one effect and one answer; the client then repeats it after
+// a failure that may pass, as it does with calls that only read. The key is 1 to
+// 255 printable ASCII characters, such as a UUID, and a new one for each call.
+func WithIdempotencyKey(ctx context.Context, key string) context.Context {
+	return context.WithValue(ctx, idempotencyKey{}, key)
+}
+
+// metadataQuery adds the pairs that a list is narrowed to.
+func metadataQuery(query url.Values, metadata map[string]string) {
+	for name, value := range metadata {
+		query.Set("metadata["+name+"]", value)
+	}
 }
 
 func pageQuery(p agentsandbox.Page) url.Values {

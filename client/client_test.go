@@ -127,9 +127,19 @@ func TestOnlyReadsAreRepeated(t *testing.T) {
 	}
 	calls := map[string]func(c *Client) error{
 		"read": func(c *Client) error { _, err := c.Session(context.Background(), "ses_1"); return err },
-		"head": func(c *Client) error { _, err := c.File(context.Background(), "fil_1"); return err },
+		"file": func(c *Client) error { _, err := c.File(context.Background(), "fil_1"); return err },
 		"run": func(c *Client) error {
 			_, err := c.Execute(context.Background(), agentsandbox.ExecuteRequest{Code: "x"})
+			return err
+		},
+		"keyed run": func(c *Client) error {
+			ctx := WithIdempotencyKey(context.Background(), "k")
+			_, err := c.Execute(ctx, agentsandbox.ExecuteRequest{Code: "x"})
+			return err
+		},
+		"keyed upload": func(c *Client) error {
+			ctx := WithIdempotencyKey(context.Background(), "k")
+			_, err := c.UploadFile(ctx, agentsandbox.FileUpload{Filename: "a"}, strings.NewReader("a"))
 			return err
 		},
 		"delete": func(c *Client) error { return c.DeleteSession(context.Background(), "ses_1") },
@@ -142,12 +152,18 @@ func TestOnlyReadsAreRepeated(t *testing.T) {
 		for name, call := range calls {
 			t.Run(failure+" "+name, func(t *testing.T) {
 				var n atomic.Int32
-				c := against(t, func(w http.ResponseWriter, r *http.Request) { n.Add(1); handler(w, r) })
+				c := against(t, func(w http.ResponseWriter, r *http.Request) {
+					if key := r.Header.Get("Idempotency-Key"); (key == "k") != strings.HasPrefix(name, "keyed") {
+						t.Errorf("Idempotency-Key: %q", key)
+					}
+					n.Add(1)
+					handler(w, r)
+				})
 				if call(c) == nil {
 					t.Error("no error")
 				}
 				want := int32(1)
-				if (name == "read" || name == "head") && failure != "500" {
+				if (name == "read" || name == "file" || name == "keyed run") && failure != "500" {
 					want = 3
 				}
 				if n.Load() != want {

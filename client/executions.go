@@ -220,6 +220,7 @@ func (c *Client) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if filter.Status != "" {
 		query.Set("status", string(filter.Status))
 	}
+	metadataQuery(query, filter.Metadata)
 	call := call{method: http.MethodGet, path: segments("executions"), query: query}
 	var answer struct {
 		Executions []recordAnswer `json:"executions"`

@@ -44,8 +44,12 @@ func pause(ctx context.Context, attempt int, hint time.Duration) error {
 
 // mayRepeat tells whether a failed request can be sent again without doing
 // anything twice.
-func mayRepeat(method string, resp *http.Response, err error) bool {
-	reads := method == http.MethodGet || method == http.MethodHead
+func mayRepeat(ctx context.Context, call call, resp *http.Response, err error) bool {
+	reads := call.method == http.MethodGet || call.method == http.MethodHead
+	if _, keyed := ctx.Value(idempotencyKey{}).(string); keyed && call.method == http.MethodPost {
+		// A body that was read is gone.
+		reads = call.body == nil
+	}
 	if err != nil {
 		return reads || neverConnected(err)
 	}

@@ -112,23 +112,23 @@ func extension(name string) string {
 	return ""
 }
 
-// File returns what the server tells of a single file without sending it: not
-// its Path, nor what produced it, and of Filename the last part.
+// File returns what is known of a file.
 func (c *Client) File(ctx context.Context, id string) (*agentsandbox.File, error) {
-	resp, err := c.send(ctx, call{method: http.MethodHead, path: segments("files", id)})
-	if err != nil {
-		// An answer to HEAD has no body that could say what was not found.
-		if agentsandbox.CodeOf(err) == agentsandbox.CodeRouteNotFound {
-			return nil, agentsandbox.Errorf(agentsandbox.CodeFileNotFound, "No file %s exists.", id)
-		}
+	call := call{method: http.MethodGet, path: segments("files", id, "metadata")}
+	var answer fileAnswer
+	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	return fileOfHeader(id, resp), nil
+	if answer.ID == "" {
+		return nil, c.incomplete(call, errMissing("file_id"))
+	}
+	file := answer.file()
+	return &file, nil
 }
 
-// OpenFile opens the contents of a file, which the caller closes, and tells as
-// much as File. They are read as they arrive; contents that break off end with an
+// OpenFile opens the contents of a file, which the caller closes, and tells what
+// the answer says of them: not its Path, nor what produced it, and of Filename
+// the last part. They are read as they arrive; contents that break off end with an
 // error, never with io.EOF.
 func (c *Client) OpenFile(ctx context.Context, id string) (*agentsandbox.File, io.ReadCloser, error) {
 	resp, err := c.send(ctx, call{method: http.MethodGet, path: segments("files", id)})

@@ -133,7 +133,7 @@ func TestSessionsTravel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := c.Sessions(ctx, agentsandbox.Page{Limit: 3})
+	page, err := c.Sessions(ctx, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 3}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +186,8 @@ func TestFilesTravel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "File and OpenFile", known, opened)
+	equal(t, "what is known of the file", known, want)
+	known = opened
 	if known.Filename != name || known.SizeBytes != int64(len(data)) || known.MediaType != want.MediaType || !known.CreatedAt.Equal(want.CreatedAt) {
 		t.Errorf("known: %+v", known)
 	}
@@ -302,7 +303,7 @@ func TestRefusalsTravel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := wrong.Sessions(t.Context(), agentsandbox.Page{}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnauthorized {
+	if _, err := wrong.Sessions(t.Context(), agentsandbox.SessionFilter{}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnauthorized {
 		t.Errorf("a wrong key: %v", err)
 	}
 }

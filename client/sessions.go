@@ -17,6 +17,9 @@ type sessionBody struct {
 	CPUs      float64           `json:"cpus,omitempty"`
 	limitsBody
 	Metadata map[string]string `json:"metadata,omitempty"`
+
+	IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty"`
+	MaxLifetimeMS int64 `json:"max_lifetime_ms,omitempty"`
 }
 
 type sessionAnswer struct {
@@ -30,6 +33,18 @@ type sessionAnswer struct {
 	limitsBody
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at"`
+
+	IdleTimeoutMS int64      `json:"idle_timeout_ms"`
+	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
+	LastUsedAt    *time.Time `json:"last_used_at"`
+	ExpiresAt     *time.Time `json:"expires_at"`
+}
+
+// busy tells whether something was being done in the session: then it expires
+// later than its idle time says.
+func (a sessionAnswer) busy() bool {
+	idle := timeOrZero(a.LastUsedAt).Add(time.Duration(a.IdleTimeoutMS) * time.Millisecond)
+	return a.IdleTimeoutMS > 0 && a.LastUsedAt != nil && (a.ExpiresAt == nil || a.ExpiresAt.After(idle))
 }
 
 func (a sessionAnswer) session() (*agentsandbox.Session, error) {
@@ -48,6 +63,11 @@ func (a sessionAnswer) session() (*agentsandbox.Session, error) {
 		CPUs:      a.CPUs,
 		CreatedAt: a.CreatedAt,
 		EndedAt:   timeOrZero(a.EndedAt),
+
+		IdleTimeoutMS: a.IdleTimeoutMS,
+		MaxLifetimeMS: a.MaxLifetimeMS,
+		LastUsedAt:    timeOrZero(a.LastUsedAt),
+		Busy:          a.busy(),
 	}, nil
 }
 
@@ -84,9 +104,19 @@ func (c *Client) session(ctx context.Context, call call) (*agentsandbox.Session,
 	return s, nil
 }
 
+// KeepSession counts as a use of a session, and puts off its expiry.
+// idleTimeoutMS, if not 0, is how long it may be idle from now on.
+func (c *Client) KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
+	body := struct {
+		IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty"`
+	}{idleTimeoutMS}
+	return c.session(ctx, call{method: http.MethodPost, path: segments("sessions", id, "keepalive"), json: body})
+}
+
 // Sessions lists the live sessions, newest first.
-func (c *Client) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
-	call := call{method: http.MethodGet, path: segments("sessions"), query: pageQuery(page)}
+func (c *Client) Sessions(ctx context.Context, filter agentsandbox.SessionFilter) (*agentsandbox.SessionPage, error) {
+	call := call{method: http.MethodGet, path: segments("sessions"), query: pageQuery(filter.Page)}
+	metadataQuery(call.query, filter.Metadata)
 	var answer struct {
 		Items []sessionAnswer `json:"items"`
 		pageAnswer

@@ -34,6 +34,8 @@ type Service struct {
 	// Hold is sent the id of an execution of code "hang" once it has begun; it
 	// then runs until its context ends.
 	Hold chan<- string
+	// Audit is the audit log, newest first.
+	Audit []agentsandbox.AuditEntry
 
 	mu         sync.Mutex
 	requests   []any
@@ -93,7 +95,7 @@ func (s *Service) finish(req agentsandbox.ExecuteRequest, p Program) *agentsandb
 	if e.Ephemeral = req.SessionID == ""; e.Ephemeral {
 		e.SessionID = agentsandbox.NewID(agentsandbox.SessionPrefix)
 	}
-	e.Endpoint, e.Method, e.Meta = req.Endpoint, req.Method, req.Meta
+	e.Endpoint, e.Method, e.Meta, e.Metadata = req.Endpoint, req.Method, req.Meta, req.Metadata
 	e.CreatedAt, e.EndedAt = Epoch, Epoch.Add(time.Duration(e.DurationMS)*time.Millisecond)
 	e.StdoutBytes = max(e.StdoutBytes, int64(len(e.Stdout)))
 	e.StderrBytes = max(e.StderrBytes, int64(len(e.Stderr)))
@@ -138,7 +140,7 @@ func (s *Service) Executions(_ context.Context, filter agentsandbox.ExecutionFil
 	s.requests = append(s.requests, filter)
 	var matching []agentsandbox.Execution
 	for _, e := range s.executions {
-		if (filter.SessionID == "" || e.SessionID == filter.SessionID) && (filter.Status == "" || e.Status == filter.Status) {
+		if (filter.SessionID == "" || e.SessionID == filter.SessionID) && (filter.Status == "" || e.Status == filter.Status) && hasAll(e.Metadata, filter.Metadata) {
 			e.Code, e.Stdout, e.Stderr = "", nil, nil
 			matching = append(matching, e)
 		}
@@ -163,6 +165,7 @@ func (s *Service) CreateSession(_ context.Context, req agentsandbox.SessionReque
 		ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Status: agentsandbox.SessionLive, Template: cmp.Or(req.Template, "default"),
 		Env: req.Env, Metadata: req.Metadata, TimeoutMS: cmp.Or(req.TimeoutMS, 100_000), MemoryMB: cmp.Or(req.MemoryMB, 2048),
 		CPUs: cmp.Or(req.CPUs, 1), CreatedAt: Epoch,
+		IdleTimeoutMS: cmp.Or(req.IdleTimeoutMS, 3_600_000), MaxLifetimeMS: cmp.Or(req.MaxLifetimeMS, 86_400_000), LastUsedAt: Epoch,
 	}
 	s.sessions = append([]agentsandbox.Session{session}, s.sessions...)
 	if s.paths == nil {
@@ -194,10 +197,44 @@ func (s *Service) Session(_ context.Context, id string) (*agentsandbox.Session, 
 }
 
 // Sessions lists sessions.
-func (s *Service) Sessions(_ context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+func (s *Service) Sessions(_ context.Context, filter agentsandbox.SessionFilter) (*agentsandbox.SessionPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &agentsandbox.SessionPage{Sessions: part(s.sessions, page), Total: len(s.sessions), Page: page}, nil
+	s.requests = append(s.requests, filter)
+	var matching []agentsandbox.Session
+	for _, session := range s.sessions {
+		if hasAll(session.Metadata, filter.Metadata) {
+			matching = append(matching, session)
+		}
+	}
+	return &agentsandbox.SessionPage{Sessions: part(matching, filter.Page), Total: len(matching), Page: filter.Page}, nil
+}
+
+func hasAll(metadata, wanted map[string]string) bool {
+	for name, value := range wanted {
+		if got, ok := metadata[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+// KeepSession remembers the idle time.
+func (s *Service) KeepSession(_ context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session, err := s.session(id)
+	if err != nil {
+		return nil, err
+	}
+	session.IdleTimeoutMS = cmp.Or(idleTimeoutMS, session.IdleTimeoutMS)
+	shown := *session
+	return &shown, nil
+}
+
+// AuditLog lists Audit.
+func (s *Service) AuditLog(_ context.Context, page agentsandbox.Page) (*agentsandbox.AuditPage, error) {
+	return &agentsandbox.AuditPage{Entries: part(s.Audit, page), Total: len(s.Audit), Page: page}, nil
 }
 
 // DeleteSession forgets a session.

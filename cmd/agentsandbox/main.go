@@ -12,8 +12,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
+	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
 // version is set by the linker.
@@ -41,5 +44,8 @@ func run() int {
 		Serve:     serve,
 		Templates: templates,
 		Check:     check,
+		AuditVerify: func(ctx context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error) {
+			return store.VerifyAudit(ctx, cfg.DataDir, head)
+		},
 	})
 }

@@ -110,7 +110,10 @@ func (d *daemon) open(ctx context.Context) error {
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.runtime.MemoryUse,
 		Limits: limits.Default(), Logger: d.log,
 	})
-	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Quotas: quotas(d.cfg), Logger: d.log})
+	d.engine = engine.New(engine.Options{
+		Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName,
+		Limits: limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
+	})
 	if err := d.engine.Recover(ctx); err != nil {
 		return err
 	}
@@ -118,6 +121,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.handler, err = httpapi.New(httpapi.Options{
+		Idempotency: d.engine, Audit: d.engine.Audit,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, admissionMetrics(d.pool, d.runtime, d.cfg)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,
@@ -150,6 +154,7 @@ func (d *daemon) run(ctx context.Context) error {
 			stop(err)
 		}
 	}()
+	d.engine.Start()
 	d.log.Info("listening", "address", d.listener.Addr().String())
 	prepared := make(chan struct{})
 	go func() {
@@ -281,6 +286,17 @@ func engineLimits(cfg config.Config) engine.Limits {
 			DefaultCPUTime: time.Duration(cfg.DefaultCPUTimeMS) * time.Millisecond,
 		},
 		StreamBytes: cfg.MaxStreamBytes,
+	}
+}
+
+func lifetimes(cfg config.Config) engine.Lifetimes {
+	return engine.Lifetimes{
+		IdleTimeout:        time.Duration(cfg.SessionIdleMS) * time.Millisecond,
+		MaxIdleTimeout:     time.Duration(cfg.MaxSessionIdleMS) * time.Millisecond,
+		SessionLifetime:    time.Duration(cfg.SessionLifetimeMS) * time.Millisecond,
+		MaxSessionLifetime: time.Duration(cfg.MaxSessionLifetimeMS) * time.Millisecond,
+		Files:              time.Duration(cfg.FileRetentionMS) * time.Millisecond,
+		Records:            time.Duration(cfg.RecordRetentionMS) * time.Millisecond,
 	}
 }
 

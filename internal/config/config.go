@@ -58,6 +58,11 @@ type Config struct {
 	DefaultOpenFiles, MaxOpenFiles int64
 	DefaultCPUTimeMS               int64 // 0: none
 
+	// How long things are kept; 0 for ever where it is allowed.
+	SessionIdleMS, MaxSessionIdleMS         int64
+	SessionLifetimeMS, MaxSessionLifetimeMS int64
+	FileRetentionMS, RecordRetentionMS      int64
+
 	// Limits of one request or answer.
 	MaxOutputBytes  int64 // of each of stdout and stderr
 	MaxCodeBytes    int64

@@ -61,7 +61,7 @@ const (
 func Settings() []Setting {
 	var all []Setting
 	for _, rows := range [][]Setting{
-		serverSettings(), sandboxSettings(), admissionSettings(), limitSettings(), gentleLimitSettings(), requestSettings(), runawaySettings(),
+		serverSettings(), sandboxSettings(), admissionSettings(), limitSettings(), gentleLimitSettings(), lifetimeSettings(), requestSettings(), runawaySettings(),
 	} {
 		all = append(all, rows...)
 	}

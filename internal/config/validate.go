@@ -89,6 +89,8 @@ func (r Resolved) checkDefaults() error {
 		{"default_processes", "max_processes", r.DefaultProcesses > r.MaxProcesses},
 		{"default_open_files", "max_open_files", r.DefaultOpenFiles > r.MaxOpenFiles},
 		{"max_output_bytes", "max_stream_bytes", r.MaxOutputBytes > r.MaxStreamBytes},
+		{"session_idle_ms", "max_session_idle_ms", r.SessionIdleMS > r.MaxSessionIdleMS},
+		{"session_lifetime_ms", "max_session_lifetime_ms", r.SessionLifetimeMS > r.MaxSessionLifetimeMS},
 		{"max_code_bytes", "max_body_bytes", r.MaxCodeBytes > r.MaxBodyBytes},
 		{"pool_size", "max_sandboxes", r.PoolSize > r.MaxSandboxes},
 		{"pool_data_size", "max_sandboxes", r.PoolDataSize > r.MaxSandboxes},

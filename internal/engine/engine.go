@@ -46,13 +46,15 @@ type Options struct {
 	Template string
 	Limits   Limits
 	Quotas   Quotas
-	Logger   *slog.Logger
+	// Lifetimes say what expires and when; the zero value: nothing does.
+	Lifetimes Lifetimes
+	Logger    *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
 
 // Engine implements agentsandbox.Service. Make one with New, call Recover before
-// the first request, and Close at the end.
+// the first request, Start for what happens by itself, and Close at the end.
 type Engine struct {
 	store     Store
 	blobs     Blobs
@@ -61,11 +63,19 @@ type Engine struct {
 	limits    Limits
 	quotas    Quotas
 	counting  chan struct{} // holds a token while somebody counts and adds
+	lifetimes Lifetimes
 	log       *slog.Logger
 	clock     func() time.Time
 
-	touched touches
-	known   knownKeys
+	touched  touches
+	known    knownKeys
+	requests requests
+	pins     filePins
+	// keeping is the housekeeping that Start begins, and the ends of sessions
+	// that have expired.
+	keeping        sync.WaitGroup
+	keepingCtx     context.Context
+	stopKeepingNow context.CancelFunc
 
 	mu       sync.Mutex
 	closing  bool
@@ -87,11 +97,15 @@ func New(opts Options) *Engine {
 		opts.Now = time.Now
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
+	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	return &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
 		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
+		requests: requests{serving: map[requestKey]*servedRequest{}},
+		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
+		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
 		sessions: map[string]*session{},
 		ctx:      ctx, cancel: cancel,
 	}
@@ -194,6 +208,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	e.closing = true
 	e.mu.Unlock()
+	e.stopKeeping()
 
 	idle := make(chan struct{})
 	go func() {
@@ -207,6 +222,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		<-idle
 	}
 	e.cancel(errShutdown)
+	e.saveUses(context.Background(), true)
 	e.closeSessions()
 	return e.flushTouches()
 }

@@ -29,8 +29,10 @@ import (
 // directories of this machine.
 type fixture struct {
 	*engine.Engine
-	t    *testing.T
-	pool *pool.Pool
+	t     *testing.T
+	pool  *pool.Pool
+	Store *store.DB
+	dir   string
 	// sandboxes are those that are alive.
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
@@ -62,15 +64,21 @@ var limits = engine.Limits{
 
 func newFixture(t *testing.T, dir string) *fixture {
 	t.Helper()
-	return newFixtureWithin(t, dir, engine.Quotas{})
+	return newFixtureWith(t, dir, engine.Options{})
 }
 
 func newFixtureWithin(t *testing.T, dir string, quotas engine.Quotas) *fixture {
 	t.Helper()
-	return newFixtureOn(t, dir, quotas, func(s engine.Sandboxes) engine.Sandboxes { return s })
+	return newFixtureWith(t, dir, engine.Options{Quotas: quotas})
 }
 
-func newFixtureOn(t *testing.T, dir string, quotas engine.Quotas, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
+// newFixtureWith takes the lifetimes, the quotas and the clock of opts.
+func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
+	t.Helper()
+	return newFixtureOn(t, dir, opts, func(s engine.Sandboxes) engine.Sandboxes { return s })
+}
+
+func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
@@ -81,13 +89,14 @@ func newFixtureOn(t *testing.T, dir string, quotas engine.Quotas, supply func(en
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{t: t, sandboxes: map[string]runtime.Sandbox{}}
+	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: supply(f.pool), Template: "default", Limits: limits, Quotas: quotas, Logger: log})
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), "default", limits, log
+	f.Engine = engine.New(opts)
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +158,18 @@ func (f *fixture) alive() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.sandboxes)
+}
+
+// blobs is how many files have contents.
+func (f *fixture) blobs() int {
+	n := 0
+	_ = filepath.WalkDir(filepath.Join(f.dir, "blobs"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return nil
+	})
+	return n
 }
 
 // killAll makes every sandbox die, as a crash would.
@@ -357,7 +378,7 @@ func TestSession(t *testing.T) {
 	if x := f.bash(ctx, s.ID, "cat kept; echo $A$B"); string(x.Stdout) != "kept\n11\n" || len(x.Files) != 0 {
 		t.Errorf("%s, %+v", x.Stdout, x.Files)
 	}
-	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	list, err := f.Sessions(ctx, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}})
 	if err != nil || list.Total != 1 || list.Sessions[0].ID != s.ID || list.Sessions[0].Template != "default" {
 		t.Errorf("%+v, %v", list, err)
 	}
@@ -417,7 +438,7 @@ func TestASessionWhoseSandboxDiesIsLost(t *testing.T) {
 		_, err := f.Session(ctx, s.ID)
 		return err != nil && strings.Contains(err.Error(), "lost")
 	})
-	list, err := f.Sessions(ctx, agentsandbox.Page{Limit: 10})
+	list, err := f.Sessions(ctx, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}})
 	if err != nil || list.Total != 0 {
 		t.Errorf("%+v, %v", list, err)
 	}

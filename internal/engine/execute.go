@@ -41,6 +41,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		return nil, err
 	}
 	defer done()
+	defer e.pins.pin(req.FileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err

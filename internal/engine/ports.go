@@ -18,6 +18,8 @@ type Store interface {
 	ExecutionStore
 	FileStore
 	AdmissionStore
+	RequestStore
+	AuditStore
 }
 
 // KeyStore keeps keys by the SHA-256 of their values.
@@ -39,13 +41,20 @@ type SessionStore interface {
 	// Session finds a session in any state.
 	Session(ctx context.Context, tenant, id string) (agentsandbox.Session, error)
 	// Sessions lists live sessions, newest first.
-	Sessions(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.SessionPage, error)
+	Sessions(ctx context.Context, tenant string, filter agentsandbox.SessionFilter) (agentsandbox.SessionPage, error)
 	// MoveSession changes the status if it is one of from, and tells whether it
 	// did: the only way in which a status changes. A terminal status sets EndedAt.
 	MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error)
 	// UnfinishedSessions lists the ids of every tenant's sessions that are
 	// creating, live or deleting.
 	UnfinishedSessions(ctx context.Context) ([]string, error)
+	// TouchSessions records when sessions were last used.
+	TouchSessions(ctx context.Context, used map[string]time.Time) error
+	// KeepSession records a use, and how long the session may be idle from then
+	// on, if it has not ended.
+	KeepSession(ctx context.Context, id string, used time.Time, idleTimeoutMS int64) error
+	// DeleteSessions forgets at most limit sessions that ended before a time.
+	DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
 // ExecutionStore keeps the records of runs.
@@ -59,6 +68,9 @@ type ExecutionStore interface {
 	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
 	// RunningExecutions lists the ids of every tenant's runs that have not ended.
 	RunningExecutions(ctx context.Context) ([]string, error)
+	// DeleteExecutions forgets at most limit records of runs that ended before a
+	// time, and returns how many; 0 when there are none left. Their files stay.
+	DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
 // FileStore keeps what is known of files; their contents are in Blobs.
@@ -70,6 +82,31 @@ type FileStore interface {
 	DeleteFile(ctx context.Context, tenant, id string) error
 	// HasFile tells whether any tenant has a file of that id.
 	HasFile(ctx context.Context, id string) (bool, error)
+	// OldFiles lists at most limit files from before a time, oldest first, and
+	// DeleteFiles forgets files; both whose ever they are.
+	OldFiles(ctx context.Context, before time.Time, limit int) ([]string, error)
+	DeleteFiles(ctx context.Context, ids []string) error
+}
+
+// RequestStore keeps requests with an Idempotency-Key. Inserting an object with
+// a context that has a claim (agentsandbox.WithClaim) notes in the same
+// transaction that the request made it.
+type RequestStore interface {
+	// ClaimRequest stores a request, or returns the one with the same key that
+	// is stored already, unless that is from before oldest.
+	ClaimRequest(ctx context.Context, r agentsandbox.RequestClaim, oldest time.Time) (agentsandbox.RequestClaim, bool, error)
+	KeepAnswer(ctx context.Context, seq int64, digest string, answer agentsandbox.KeptAnswer) error
+	DropRequest(ctx context.Context, seq int64) error
+	// DropRequests forgets at most limit requests from before a time.
+	DropRequests(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// AuditStore keeps the audit log, to which rows are only added.
+type AuditStore interface {
+	// AppendAudit numbers and chains the row.
+	AppendAudit(ctx context.Context, e agentsandbox.AuditEntry) error
+	// AuditLog lists newest first.
+	AuditLog(ctx context.Context, page agentsandbox.Page) (agentsandbox.AuditPage, error)
 }
 
 // Blobs keeps the contents of files, by file id.

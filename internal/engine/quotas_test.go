@@ -46,7 +46,7 @@ func TestSessionQuota(t *testing.T) {
 	if made.Load() != 3 || refused.Load() != 5 {
 		t.Errorf("%d sessions were made and %d refused; the quota is 3", made.Load(), refused.Load())
 	}
-	list, err := f.Sessions(as(t, "a"), agentsandbox.Page{Limit: 10})
+	list, err := f.Sessions(as(t, "a"), agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}})
 	if err != nil || list.Total != 3 {
 		t.Fatalf("%+v, %v", list, err)
 	}
@@ -162,7 +162,7 @@ func (d *doomed) evict(why string) {
 
 func TestAnEvictionIsTold(t *testing.T) {
 	d := &doomed{}
-	f := newFixtureOn(t, t.TempDir(), engine.Quotas{}, func(s engine.Sandboxes) engine.Sandboxes {
+	f := newFixtureOn(t, t.TempDir(), engine.Options{}, func(s engine.Sandboxes) engine.Sandboxes {
 		d.Sandboxes = s
 		return d
 	})

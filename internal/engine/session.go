@@ -24,6 +24,7 @@ type session struct {
 	// ended is done, with the reason as its cause, when the session must end.
 	ended context.Context
 	end   context.CancelCauseFunc
+	use   sessionUse
 	users sync.WaitGroup // requests under way in it
 }
 
@@ -49,11 +50,15 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.checkLimits(asked{req.TimeoutMS, req.MemoryMB, req.CPUs, req.RunLimits, req.DiskLimits}); err != nil {
 		return nil, err
 	}
+	if err := e.checkLifetimes(req.IdleTimeoutMS, req.MaxLifetimeMS); err != nil {
+		return nil, err
+	}
 	ctx, done, err := e.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	defer e.pins.pin(req.FileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err
@@ -67,6 +72,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		CreatedAt: e.now(),
 	}
 	info.RunLimits, info.DiskLimits = e.sessionLimits(req.RunLimits, req.DiskLimits)
+	e.setLifetimes(&info, req)
 	if err := e.insertSession(ctx, info); err != nil {
 		return nil, err
 	}
@@ -105,7 +111,7 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
 	}
 	info.Status = agentsandbox.SessionLive
-	s := &session{info: *info, sandbox: sb}
+	s := &session{info: *info, sandbox: sb, use: useOf(*info)}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	e.mu.Lock()
 	e.sessions[info.ID] = s
@@ -163,8 +169,9 @@ func (e *Engine) acquire(ctx context.Context, tenant, id string) (s *session, re
 	s = e.sessions[id]
 	if s != nil && s.info.Tenant == tenant {
 		s.users.Add(1)
+		s.use.busy++
 		e.mu.Unlock()
-		return s, s.users.Done, nil
+		return s, func() { e.release(s) }, nil
 	}
 	e.mu.Unlock()
 	return nil, nil, e.whyGone(ctx, tenant, id)
@@ -179,6 +186,8 @@ func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
 		return sessionNotFound(id)
 	case err != nil:
 		return err
+	case row.Status == agentsandbox.SessionExpired:
+		return whyExpired(row)
 	case row.Status == agentsandbox.SessionLost:
 		return e.whyLost(ctx, id)
 	case row.Status == agentsandbox.SessionCreating:
@@ -197,25 +206,35 @@ func (e *Engine) Session(ctx context.Context, id string) (*agentsandbox.Session,
 	if err != nil {
 		return nil, err
 	}
-	s, release, err := e.acquire(ctx, p.Tenant, id)
-	if err != nil {
-		return nil, err
+	// Looking at a session is no use of it: it may expire all the same.
+	e.mu.Lock()
+	s := e.sessions[id]
+	if s != nil && s.info.Tenant == p.Tenant {
+		info := s.view()
+		e.mu.Unlock()
+		return &info, nil
 	}
-	defer release()
-	info := s.info
-	return &info, nil
+	e.mu.Unlock()
+	return nil, e.whyGone(ctx, p.Tenant, id)
 }
 
 // Sessions implements agentsandbox.Service.
-func (e *Engine) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+func (e *Engine) Sessions(ctx context.Context, filter agentsandbox.SessionFilter) (*agentsandbox.SessionPage, error) {
 	p, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := page.Validate(); err != nil {
+	if err := filter.Validate(); err != nil {
 		return nil, err
 	}
-	list, err := e.store.Sessions(ctx, p.Tenant, page)
+	list, err := e.store.Sessions(ctx, p.Tenant, filter)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, row := range list.Sessions {
+		if s := e.sessions[row.ID]; s != nil {
+			list.Sessions[i] = s.view() // the store is behind in its times of last use
+		}
+	}
 	return &list, err
 }
 
@@ -270,6 +289,7 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 		return err
 	}
 	defer release()
+	defer e.pins.pin(fileIDs)()
 	files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
 	if err != nil {
 		return err

@@ -71,6 +71,8 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 	switch {
 	case errors.Is(cause, errSessionDeleted):
 		rec.Error = "The session was deleted while this ran."
+	case errors.Is(cause, errSessionExpired):
+		rec.Error = "The session expired while this ran."
 	case errors.Is(cause, errShutdown):
 		rec.Error = "The server shut down while this ran."
 	default:

@@ -38,6 +38,11 @@ type Options struct {
 	// Authenticate says who a key value belongs to. A value that opens nothing
 	// is an *agentsandbox.Error of code unauthorized. Needed.
 	Authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
+	// Idempotency remembers requests with an Idempotency-Key; nil: they are refused.
+	Idempotency Idempotency
+	// Audit gets a row about each request that was to change something, before
+	// it is answered; nil: nobody does.
+	Audit func(ctx context.Context, entry agentsandbox.AuditEntry)
 	// Ready is nil when a sandbox can be claimed now, otherwise why not. The
 	// message of an *agentsandbox.Error is shown to everyone. Needed.
 	Ready func() error
@@ -92,6 +97,8 @@ type api struct {
 	service      agentsandbox.Service
 	authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
 	ready        func() error
+	idempotency  Idempotency
+	audit        func(ctx context.Context, entry agentsandbox.AuditEntry)
 	limits       Limits
 	limiter      *limiter
 	log          *slog.Logger
@@ -139,6 +146,8 @@ func build(o Options) (*api, error) {
 		service:      o.Service,
 		authenticate: o.Authenticate,
 		ready:        o.Ready,
+		idempotency:  o.Idempotency,
+		audit:        o.Audit,
 		limits:       o.Limits,
 		limiter:      rates,
 		log:          o.Logger,
@@ -152,6 +161,7 @@ func build(o Options) (*api, error) {
 	a.fileRoutes()
 	a.workspaceRoutes()
 	a.keyRoutes()
+	a.auditRoutes()
 	a.healthRoutes()
 	a.metricsRoute(o.Registry)
 	if err := a.documentRoutes(); err != nil {

@@ -56,6 +56,7 @@ func newTestServer(t testing.TB, limits Limits) *server {
 	s := &server{fake: newFake(), registry: prometheus.NewRegistry(), logged: &lockedBuffer{}}
 	a, err := build(Options{
 		Service: s.fake, Authenticate: authenticateScope, Ready: func() error { return nil }, Registry: s.registry,
+		Idempotency: newMemory(), Audit: s.fake.audit,
 		Limits: limits, Version: "test", Logger: slog.New(slog.NewJSONHandler(s.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	if err != nil {
@@ -156,10 +157,12 @@ var requestsOfAllRoutes = []routeRequest{
 	{"GET", "/v1/sessions", agentsandbox.ScopeRead, "", ""},
 	{"GET", "/v1/sessions/ses_x", agentsandbox.ScopeRead, "", ""},
 	{"DELETE", "/v1/sessions/ses_x", agentsandbox.ScopeSandbox, "", ""},
+	{"POST", "/v1/sessions/ses_x/keepalive", agentsandbox.ScopeSandbox, "", ""},
 	{"POST", "/v1/sessions/ses_x/files", agentsandbox.ScopeSandbox, `{"file_ids":["fil_x"]}`, ""},
 	{"POST", "/v1/files", agentsandbox.ScopeSandbox, uploadBody, uploadType},
 	{"GET", "/v1/files", agentsandbox.ScopeRead, "", ""},
 	{"GET", "/v1/files/fil_x", agentsandbox.ScopeRead, "", ""},
+	{"GET", "/v1/files/fil_x/metadata", agentsandbox.ScopeRead, "", ""},
 	{"DELETE", "/v1/files/fil_x", agentsandbox.ScopeSandbox, "", ""},
 	{"GET", "/v1/sessions/ses_x/fs?path=/a", agentsandbox.ScopeRead, "", ""},
 	{"PUT", "/v1/sessions/ses_x/fs?path=/a", agentsandbox.ScopeSandbox, "bytes", "application/octet-stream"},
@@ -169,6 +172,7 @@ var requestsOfAllRoutes = []routeRequest{
 	{"POST", "/v1/api-keys", agentsandbox.ScopeKeys, `{"name":"ci"}`, ""},
 	{"GET", "/v1/api-keys", agentsandbox.ScopeKeys, "", ""},
 	{"DELETE", "/v1/api-keys/key_x", agentsandbox.ScopeKeys, "", ""},
+	{"GET", "/v1/audit", agentsandbox.ScopeAdmin, "", ""},
 }
 
 func (r routeRequest) send(t testing.TB, s *server, scope string, headers ...string) *httptest.ResponseRecorder {

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"reflect"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -36,7 +37,7 @@ func paramsOf(t reflect.Type, registry huma.Registry) []param {
 		if kind == reflect.Pointer {
 			kind = f.Type.Elem().Kind()
 		}
-		if kind != reflect.String && kind != reflect.Int {
+		if kind != reflect.String && kind != reflect.Int && f.Type != reflect.TypeFor[stringMap]() {
 			panic("httpapi: parameter " + p.name + " has the type " + f.Type.String() + ", which bind does not know")
 		}
 		schema := huma.SchemaFromField(registry, f, p.name)
@@ -46,6 +47,10 @@ func paramsOf(t reflect.Type, registry huma.Registry) []param {
 			Required: p.in == "path" || f.Tag.Get("required") == "true",
 		}
 		schema.Description = ""
+		if kind == reflect.Map {
+			explode := true
+			p.doc.Style, p.doc.Explode = "deepObject", &explode
+		}
 		all = append(all, p)
 	}
 	return all
@@ -62,6 +67,14 @@ func bind(params []param, r *http.Request, in reflect.Value) error {
 		return agentsandbox.Invalid("query", "is not well-formed; percent-encode the values.")
 	}
 	for _, p := range params {
+		if field := in.FieldByIndex(p.index); field.Kind() == reflect.Map {
+			pairs, err := pairsOf(query, p.name)
+			if err != nil {
+				return err
+			}
+			field.Set(reflect.ValueOf(pairs))
+			continue
+		}
 		value := p.fallback
 		if p.in == "path" {
 			value = r.PathValue(p.name)
@@ -77,6 +90,33 @@ func bind(params []param, r *http.Request, in reflect.Value) error {
 		}
 	}
 	return nil
+}
+
+// pairsOf reads a parameter of the form name[key]=value.
+func pairsOf(query url.Values, name string) (stringMap, error) {
+	var pairs stringMap
+	for given, values := range query {
+		key, ok := strings.CutPrefix(given, name+"[")
+		if key, ok = cutLast(key, ok); !ok {
+			continue
+		}
+		if len(values) > 1 {
+			return nil, agentsandbox.Invalid(clip(given), "must be given once, not %d times.", len(values))
+		}
+		if pairs == nil {
+			pairs = stringMap{}
+		}
+		pairs[key] = values[0]
+	}
+	return pairs, agentsandbox.ValidateMetadata(pairs)
+}
+
+// cutLast takes the closing bracket away.
+func cutLast(key string, ok bool) (string, bool) {
+	if !ok {
+		return "", false
+	}
+	return strings.CutSuffix(key, "]")
 }
 
 func set(field reflect.Value, name, value string) error {
@@ -105,6 +145,11 @@ type pageInput struct {
 func (in pageInput) page() (agentsandbox.Page, error) {
 	p := agentsandbox.Page{Limit: in.Limit, Offset: in.Offset}
 	return p, p.Validate()
+}
+
+// metadataInput is the filter of lists whose items have metadata.
+type metadataInput struct {
+	Metadata stringMap `query:"metadata" doc:"Show only those with each of these pairs among their metadata, as metadata[name]=value."`
 }
 
 // PageInfo is what every paged answer says of itself.

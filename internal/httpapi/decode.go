@@ -17,21 +17,26 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 )
 
-// readJSON decodes the body into a struct. It is decoded straight into its
-// type: a generic tree first, to validate it, would cost thirty times the memory
-// of a hostile body. Fields that the type lacks are ignored.
-func (c *call) readJSON(into any, mayBeEmpty bool) error {
+// readBody reads a JSON body, whole.
+func (c *call) readBody() ([]byte, error) {
 	body, err := c.body("The body", c.api.limits.BodyBytes, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	body.until = time.Now().Add(c.api.limits.BodyTimeout)
 	// Not sized by the announced length, which costs the sender nothing.
 	var buf bytes.Buffer
 	if _, err := buf.ReadFrom(body); err != nil {
-		return err
+		return nil, err
 	}
-	data := bytes.TrimLeft(buf.Bytes(), " \t\r\n")
+	return buf.Bytes(), nil
+}
+
+// decodeJSON decodes a body into a struct. It is decoded straight into its type:
+// a generic tree first, to validate it, would cost thirty times the memory of a
+// hostile body. Fields that the type lacks are ignored.
+func decodeJSON(data []byte, into any, mayBeEmpty bool) error {
+	data = bytes.TrimLeft(data, " \t\r\n")
 	if len(data) == 0 && mayBeEmpty {
 		return nil
 	}

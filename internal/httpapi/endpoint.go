@@ -26,6 +26,14 @@ type call struct {
 	// For the log and the metrics.
 	route string
 	keyID string
+	// For the audit log.
+	tenant, action, object string
+	// For a request with an Idempotency-Key: the claim, while it is held, and
+	// what settle has to know.
+	claim                               *agentsandbox.RequestClaim
+	digest                              string
+	streamed, secret, replayed, settled bool
+
 	code  agentsandbox.Code // of an error answer
 	cause error             // of an internal one
 	gone  bool              // the client went away before its answer
@@ -65,7 +73,17 @@ type route struct {
 	emptyBody bool
 	// upload and download describe bodies that are not JSON.
 	upload, download *content
+	// secret says that a success holds what must not be kept anywhere.
+	secret bool
+	// resume makes the answer of a POST again from what it made, when the answer
+	// itself was not kept; nil where doing it again is the same.
+	resume func(ctx context.Context, object, digest string) (any, error)
+	// digest reads an upload, and says only which one it is.
+	digest func(c *call) (string, error)
 }
+
+// made is implemented by answers that tell of a new object.
+type made interface{ objectID() string }
 
 // content describes a body that is streamed.
 type content struct {
@@ -103,7 +121,11 @@ func answer[I, O any](a *api, rt route, serve func(c *call, in *I) (*O, error)) 
 		if h, ok := any(out).(withHeaders); ok {
 			h.setHeaders(c.w.Header())
 		}
+		if m, ok := any(out).(made); ok {
+			c.object = m.objectID()
+		}
 		if empty {
+			c.settle(rt.status, nil)
 			c.w.WriteHeader(rt.status)
 			return nil
 		}
@@ -131,6 +153,10 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 	a.mux.HandleFunc(rt.method+" "+rt.path, func(_ http.ResponseWriter, r *http.Request) {
 		c := callOf(r)
 		c.route = rt.path
+		c.streamed, c.secret = rt.upload != nil, rt.secret
+		if rt.changes() {
+			c.action = rt.id
+		}
 		var in I
 		if err := func() error {
 			if err := c.admit(rt.scope); err != nil {
@@ -140,8 +166,20 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 			if err := bind(params, c.r, v); err != nil {
 				return err
 			}
+			var body []byte
 			if hasBody {
-				if err := c.readJSON(v.FieldByIndex(bodyField.Index).Addr().Interface(), rt.emptyBody); err != nil {
+				var err error
+				if body, err = c.readBody(); err != nil {
+					return err
+				}
+			}
+			if rt.method == http.MethodPost {
+				if answered, err := c.claimKey(&rt, body); answered || err != nil {
+					return err
+				}
+			}
+			if hasBody {
+				if err := decodeJSON(body, v.FieldByIndex(bodyField.Index).Addr().Interface(), rt.emptyBody); err != nil {
 					return err
 				}
 			}
@@ -173,7 +211,7 @@ func (c *call) admit(scope agentsandbox.Scope) error {
 	if err != nil {
 		return err
 	}
-	c.keyID = p.KeyID
+	c.keyID, c.tenant = p.KeyID, p.Tenant
 	if err := c.api.limiter.request(p.KeyID, c.w.Header()); err != nil {
 		return err
 	}
@@ -229,11 +267,22 @@ func (c *call) writeJSON(status int, v any) error {
 	}
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(buf.Len()))
 	h.Set("Cache-Control", "no-store")
+	return c.writeEncoded(status, buf.Bytes())
+}
+
+// writeEncoded writes a whole answer whose header is set; an empty one has no
+// body.
+func (c *call) writeEncoded(status int, body []byte) error {
+	c.settle(status, body)
+	if len(body) == 0 {
+		c.w.WriteHeader(status)
+		return nil
+	}
+	c.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	c.w.WriteHeader(status)
 	// A failed write leaves nobody to be told; finish notes it, and the length
 	// that was announced makes net/http close the connection.
-	_, _ = c.w.Write(buf.Bytes())
+	_, _ = c.w.Write(body)
 	return nil
 }

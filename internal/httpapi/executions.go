@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -56,7 +57,7 @@ type Outcome struct {
 	DurationMS   int64               `json:"duration_ms" doc:"Wall-clock time of the run, in milliseconds."`
 	CPUMS        int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds: of its main process and those that it waited for."`
 	MemoryPeak   int64               `json:"memory_peak_bytes" doc:"The most memory that the sandbox held during the run, its files and its own kernel included, in bytes; 0 where it is not known."`
-	SessionLeft  *string             `json:"session_status" enum:"live,lost,deleted" doc:"What became of the session that the run was in: live, lost with its sandbox, or deleted meanwhile; null for a run without one, and while running."`
+	SessionLeft  *string             `json:"session_status" enum:"live,lost,deleted,expired" doc:"What became of the session that the run was in: live, lost with its sandbox, deleted or expired meanwhile; null for a run without one, and while running."`
 	Metadata     map[string]string   `json:"metadata" doc:"As given with the request."`
 	Truncated    bool                `json:"truncated" doc:"The code wrote more than was kept."`
 	StdoutBytes  int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
@@ -76,6 +77,7 @@ type executeAnswer struct {
 }
 
 func (a executeAnswer) setHeaders(h http.Header) { h.Set("X-Execution-Id", a.ExecutionID) }
+func (a executeAnswer) objectID() string         { return a.ExecutionID }
 
 // ExecutionSummary is a record without what may be large.
 type ExecutionSummary struct {
@@ -121,18 +123,20 @@ func (a *api) executionRoutes() {
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeFileNotFound, agentsandbox.CodeConflict,
 			agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
 		headers: map[string]string{"X-Execution-Id": "The execution's id, as in the body."},
+		resume:  a.resumeExecution,
 	}, func(c *call, in *input) (*executeAnswer, error) { return a.execute(c, &in.Body) })
 
 	type listInput struct {
 		pageInput
 		SessionID string `query:"session_id" doc:"Show only runs in this session."`
 		Status    string `query:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"Show only runs in this state."`
+		metadataInput
 	}
 	answer(a, route{
 		method: "GET", path: "/v1/executions", id: "listExecutions", tag: "executions", scope: agentsandbox.ScopeRead,
 		summary: "List runs", description: "Lists the records of runs, newest first.",
 	}, func(c *call, in *listInput) (*executionList, error) {
-		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status))
+		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status), in.Metadata)
 	})
 
 	answer(a, route{
@@ -190,10 +194,43 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
+	return executeAnswerOf(e), nil
+}
+
+func executeAnswerOf(e *agentsandbox.Execution) *executeAnswer {
 	return &executeAnswer{
 		ExecutionID: e.ID, SessionID: e.SessionID, Stdout: text(e.Stdout), Stderr: text(e.Stderr),
 		ReturnCode: e.ReturnCode, Error: e.Error, Outcome: outcomeOf(e),
-	}, nil
+	}
+}
+
+// resumeExecution is the answer to a request whose run another process began: its
+// outcome, once it has one.
+func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
+	ticker := time.NewTicker(pollEvery)
+	defer ticker.Stop()
+	for {
+		e, err := a.service.Execution(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if e.Status.Terminal() {
+			return executeAnswerOf(e), nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, agentsandbox.Errorf(agentsandbox.CodeConflict, "The run %s of the earlier request with this Idempotency-Key still goes on. Ask again for its answer.", id)
+		case <-ticker.C:
+		}
+	}
+}
+
+// orEmpty is a map that is shown as an object in any case.
+func orEmpty(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
 }
 
 // maxMetaBytes bounds what a record keeps of a client's header.
@@ -208,7 +245,7 @@ func (c *call) meta() map[string]string {
 	return m
 }
 
-func (a *api) listExecutions(c *call, in pageInput, session string, status agentsandbox.Status) (*executionList, error) {
+func (a *api) listExecutions(c *call, in pageInput, session string, status agentsandbox.Status, metadata map[string]string) (*executionList, error) {
 	page, err := in.page()
 	if err != nil {
 		return nil, err
@@ -216,7 +253,7 @@ func (a *api) listExecutions(c *call, in pageInput, session string, status agent
 	if status != "" && !knownStatus(status) {
 		return nil, agentsandbox.Invalid("status", "must be a state of an execution, such as succeeded, not %q.", clip(string(status)))
 	}
-	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status})
+	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status, Metadata: metadata})
 	if err != nil {
 		return nil, err
 	}
@@ -250,12 +287,8 @@ func outcomeOf(e *agentsandbox.Execution) Outcome {
 	for i, f := range e.Files {
 		files[i] = executionFile{f.ID, text([]byte(f.Filename)), text([]byte(f.Path)), f.MediaType, f.SizeBytes, f.SHA256}
 	}
-	metadata := e.Metadata
-	if metadata == nil {
-		metadata = map[string]string{}
-	}
 	return Outcome{
-		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: metadata,
+		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: orEmpty(e.Metadata),
 		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
 		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted,
 	}

@@ -26,6 +26,7 @@ type fake struct {
 	keys       []agentsandbox.Key
 	paths      map[string][]byte // by session id and path
 	counter    int
+	audited    []agentsandbox.AuditEntry
 
 	fail      error // what every method answers with, if set
 	onExecute func(ctx context.Context, req agentsandbox.ExecuteRequest) (*agentsandbox.Execution, error)
@@ -122,7 +123,7 @@ func (f *fake) Executions(ctx context.Context, filter agentsandbox.ExecutionFilt
 	defer unlock()
 	var all []agentsandbox.Execution
 	for _, e := range f.executions {
-		if (filter.SessionID == "" || e.SessionID == filter.SessionID) && (filter.Status == "" || e.Status == filter.Status) {
+		if (filter.SessionID == "" || e.SessionID == filter.SessionID) && (filter.Status == "" || e.Status == filter.Status) && hasAll(e.Metadata, filter.Metadata) {
 			all = append(all, e)
 		}
 	}
@@ -138,8 +139,9 @@ func (f *fake) CreateSession(ctx context.Context, req agentsandbox.SessionReques
 	s := agentsandbox.Session{
 		ID: f.id(agentsandbox.SessionPrefix), Status: agentsandbox.SessionLive, Template: "default", Env: req.Env,
 		Metadata: req.Metadata, TimeoutMS: max(req.TimeoutMS, 100_000), MemoryMB: 1024, CPUs: 1, CreatedAt: fakeTime,
-		RunLimits:  agentsandbox.RunLimits{Processes: max(req.Processes, 256), OpenFiles: max(req.OpenFiles, 16384), OutputBytes: max(req.OutputBytes, 10<<20)},
-		DiskLimits: agentsandbox.DiskLimits{DiskMB: max(req.DiskMB, 1024), Inodes: max(req.Inodes, 262_144)},
+		RunLimits:     agentsandbox.RunLimits{Processes: max(req.Processes, 256), OpenFiles: max(req.OpenFiles, 16384), OutputBytes: max(req.OutputBytes, 10<<20)},
+		DiskLimits:    agentsandbox.DiskLimits{DiskMB: max(req.DiskMB, 1024), Inodes: max(req.Inodes, 262_144)},
+		IdleTimeoutMS: max(req.IdleTimeoutMS, 3_600_000), MaxLifetimeMS: max(req.MaxLifetimeMS, 86_400_000), LastUsedAt: fakeTime,
 	}
 	f.sessions = append(f.sessions, s)
 	return &s, nil
@@ -163,7 +165,8 @@ func (f *fake) Session(ctx context.Context, id string) (*agentsandbox.Session, e
 	return f.session(id)
 }
 
-func (f *fake) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsandbox.SessionPage, error) {
+func (f *fake) Sessions(ctx context.Context, filter agentsandbox.SessionFilter) (*agentsandbox.SessionPage, error) {
+	page := filter.Page
 	if f.onPage != nil {
 		f.onPage(page)
 	}
@@ -172,7 +175,47 @@ func (f *fake) Sessions(ctx context.Context, page agentsandbox.Page) (*agentsand
 		return nil, err
 	}
 	defer unlock()
-	return &agentsandbox.SessionPage{Sessions: pageOf(f.sessions, page), Total: len(f.sessions), Page: page}, nil
+	var all []agentsandbox.Session
+	for _, s := range f.sessions {
+		if hasAll(s.Metadata, filter.Metadata) {
+			all = append(all, s)
+		}
+	}
+	return &agentsandbox.SessionPage{Sessions: pageOf(all, page), Total: len(all), Page: page}, nil
+}
+
+func hasAll(metadata, wanted map[string]string) bool {
+	for name, value := range wanted {
+		if got, ok := metadata[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *fake) KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
+	unlock, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	s, err := f.session(id)
+	if err != nil {
+		return nil, err
+	}
+	if idleTimeoutMS > 0 {
+		s.IdleTimeoutMS = idleTimeoutMS
+	}
+	return s, nil
+}
+
+func (f *fake) AuditLog(ctx context.Context, page agentsandbox.Page) (*agentsandbox.AuditPage, error) {
+	unlock, err := f.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return &agentsandbox.AuditPage{Entries: pageOf(f.audited, page), Total: len(f.audited), Page: page}, nil
 }
 
 func (f *fake) DeleteSession(ctx context.Context, id string) error {

@@ -1,6 +1,9 @@
 package httpapi
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"mime"
@@ -24,6 +27,8 @@ type fileInfo struct {
 	CreatedAt   time.Time `json:"created_at" doc:"When the file was stored (RFC 3339, UTC)."`
 }
 
+func (f fileInfo) objectID() string { return f.FileID }
+
 type fileList struct {
 	Files []fileInfo `json:"files" nullable:"false" doc:"One page of files, uploaded and produced ones alike, newest first."`
 	PageInfo
@@ -46,6 +51,7 @@ func (a *api) fileRoutes() {
 			mediaType: "multipart/form-data", form: "file",
 			description: "One part named file, with a file name (of a whole path the last part is kept) and a media type. Parts before it are skipped, those after it ignored.",
 		},
+		resume: a.resumeUpload, digest: a.digestUpload,
 	}, func(c *call, in *uploadInput) (*fileInfo, error) { return a.upload(c, in.SessionID) })
 
 	answer(a, route{
@@ -85,6 +91,19 @@ func (a *api) fileRoutes() {
 	})
 
 	answer(a, route{
+		method: "GET", path: "/v1/files/{file_id}/metadata", id: "getFile", tag: "files", scope: agentsandbox.ScopeRead,
+		summary: "Show a file", description: "Shows what is known of a file, without its contents.",
+		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound},
+	}, func(c *call, in *fileInput) (*fileInfo, error) {
+		f, err := a.service.File(c.Context(), in.ID)
+		if err != nil {
+			return nil, err
+		}
+		info := fileInfoOf(f)
+		return &info, nil
+	})
+
+	answer(a, route{
 		method: "DELETE", path: "/v1/files/{file_id}", id: "deleteFile", tag: "files", scope: agentsandbox.ScopeSandbox,
 		summary: "Delete a file", description: "Forgets a file and its contents. Copies that are already in a sandbox stay.",
 		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound},
@@ -114,6 +133,31 @@ const (
 
 // upload stores the part named file of a multipart body, as it arrives.
 func (a *api) upload(c *call, sessionID string) (*fileInfo, error) {
+	u, err := a.openUpload(c)
+	if err != nil {
+		return nil, err
+	}
+	f, err := a.service.UploadFile(c.Context(), agentsandbox.FileUpload{
+		Filename: u.name, MediaType: u.mediaType, SessionID: sessionID,
+	}, u.contents)
+	if failed := u.failure(); failed != nil {
+		return nil, failed
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.digest = uploadDigest(u.name, f.SHA256)
+	info := fileInfoOf(f)
+	return &info, nil
+}
+
+// upload is a file on its way in.
+type upload struct {
+	name, mediaType string
+	body, contents  *bodyReader
+}
+
+func (a *api) openUpload(c *call) (*upload, error) {
 	body, err := c.body("The file", a.limits.UploadBytes, maxFormBytes)
 	if err != nil {
 		return nil, err
@@ -128,17 +172,40 @@ func (a *api) upload(c *call, sessionID string) (*fileInfo, error) {
 	}
 	// The deadlines are those of the body below.
 	contents := &bodyReader{src: part, limit: a.limits.UploadBytes, what: "The file"}
-	f, err := a.service.UploadFile(c.Context(), agentsandbox.FileUpload{
-		Filename: name, MediaType: cleanMediaType(part.Header.Get("Content-Type")), SessionID: sessionID,
-	}, contents)
-	if failed := errors.Join(body.failure(), contents.failure()); failed != nil {
-		return nil, failed
+	return &upload{name, cleanMediaType(part.Header.Get("Content-Type")), body, contents}, nil
+}
+
+// failure is why the file did not arrive whole; nil if it did.
+func (u *upload) failure() error { return errors.Join(u.body.failure(), u.contents.failure()) }
+
+// digestUpload reads a file that was uploaded before, to tell whether it is the
+// same.
+func (a *api) digestUpload(c *call) (string, error) {
+	u, err := a.openUpload(c)
+	if err != nil {
+		return "", err
 	}
+	hash := sha256.New()
+	_, err = io.Copy(hash, u.contents)
+	if failed := u.failure(); failed != nil {
+		return "", failed
+	}
+	if err != nil {
+		return "", err
+	}
+	return uploadDigest(u.name, hex.EncodeToString(hash.Sum(nil))), nil
+}
+
+// resumeUpload is the answer to an upload that was stored and not answered.
+func (a *api) resumeUpload(ctx context.Context, id, digest string) (any, error) {
+	f, err := a.service.File(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	info := fileInfoOf(f)
-	return &info, nil
+	if uploadDigest(f.Filename, f.SHA256) != digest {
+		return nil, agentsandbox.Invalid(keyHeader, "was used for another file in the last 24 hours. Use a new one for each upload.")
+	}
+	return fileInfoOf(f), nil
 }
 
 // filePart finds the part named file. What comes before it is skipped, within

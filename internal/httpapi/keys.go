@@ -32,6 +32,8 @@ type newKey struct {
 	KeyInfo
 }
 
+func (k newKey) objectID() string { return k.ID }
+
 type keyList struct {
 	Keys []KeyInfo `json:"keys" nullable:"false" doc:"One page of keys, newest first, without their values."`
 	PageInfo
@@ -41,7 +43,8 @@ func (a *api) keyRoutes() {
 	type createInput struct{ Body keyRequest }
 	answer(a, route{
 		method: "POST", path: "/v1/api-keys", id: "createKey", tag: "keys", scope: agentsandbox.ScopeKeys,
-		status: http.StatusCreated, summary: "Make an API key", description: "Makes a key and shows its value, this once.",
+		status: http.StatusCreated, summary: "Make an API key", description: "Makes a key and shows its value, this once: a repeated request with the same Idempotency-Key is a conflict.",
+		secret: true,
 	}, func(c *call, in *createInput) (*newKey, error) {
 		req := agentsandbox.KeyRequest{Name: in.Body.Name, Tenant: in.Body.Tenant}
 		for _, s := range in.Body.Scopes {

@@ -93,6 +93,7 @@ func (c *call) recoverPanic() {
 // environment variables are in neither.
 func (c *call) finish() {
 	c.api.metrics.inFlight.Dec()
+	c.settle(statusGone, nil) // of a request that ended without an answer
 	status := c.w.status
 	if c.gone || c.w.broken {
 		status = statusGone

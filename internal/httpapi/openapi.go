@@ -58,6 +58,7 @@ func newDocument() *huma.OpenAPI {
 			{Name: "files", Description: "Bytes that were uploaded or that runs produced, kept under ids."},
 			{Name: "workspace", Description: "Files inside a live session, by path."},
 			{Name: "keys", Description: "API keys."},
+			{Name: "audit", Description: "Who did what."},
 			{Name: "server", Description: "The state of the server."},
 		},
 	}
@@ -76,6 +77,14 @@ func (a *api) describe(rt route, params []param, body, answer reflect.Type) {
 	}
 	for _, p := range params {
 		op.Parameters = append(op.Parameters, p.doc)
+	}
+	if rt.method == http.MethodPost {
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: keyHeader, In: "header",
+			Description: "Chosen by the client, a new one for each request, such as a UUID. The same request again with the same key, within 24 hours, has no second effect and gets the same answer.",
+			Schema:      &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(agentsandbox.MaxIdempotencyKeyBytes)},
+		})
+		rt.codes = append(slices.Clone(rt.codes), agentsandbox.CodeConflict, agentsandbox.CodeInvalidRequest)
 	}
 	switch {
 	case body != nil:
@@ -120,6 +129,9 @@ func success(rt route, answer reflect.Type, registry huma.Registry) *huma.Respon
 	r.Headers["X-Request-Id"] = textHeader("Names this request in the server's log.")
 	if rt.scope != "" {
 		rateHeaders(r.Headers)
+	}
+	if rt.method == http.MethodPost {
+		r.Headers[replayedHeader] = textHeader("true: this is the answer to an earlier request with the same Idempotency-Key.")
 	}
 	switch {
 	case answer != nil:
@@ -221,5 +233,7 @@ func (a *api) finishDocument() (asJSON, asYAML []byte, err error) {
 	}
 	return asJSON, asYAML, nil
 }
+
+func ptr[T any](v T) *T { return &v }
 
 func upperFirst(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

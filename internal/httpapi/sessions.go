@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"slices"
@@ -19,12 +20,15 @@ type sessionRequest struct {
 	RunLimitFields
 	DiskLimitFields
 	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
+
+	IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty" minimum:"0" doc:"The session expires when nothing uses it for so long, in milliseconds. 0 or left out: the server's default."`
+	MaxLifetimeMS int64 `json:"max_lifetime_ms,omitempty" minimum:"0" doc:"The session expires at this age in any case, in milliseconds. 0 or left out: the server's default."`
 }
 
 type sessionInfo struct {
 	SessionID   string                     `json:"session_id" doc:"The session's id."`
 	Created     bool                       `json:"created" doc:"True in the answer that made the session, false ever after."`
-	Status      agentsandbox.SessionStatus `json:"status" enum:"creating,live,deleting,deleted,lost" doc:"The state of the session."`
+	Status      agentsandbox.SessionStatus `json:"status" enum:"creating,live,deleting,deleted,lost,expired" doc:"The state of the session."`
 	Template    string                     `json:"template" doc:"The template that the sandbox started from."`
 	EnvVarNames []string                   `json:"env_var_names" nullable:"false" doc:"Names of the session's environment variables, sorted. Values are not shown: they may be secrets."`
 	Metadata    map[string]string          `json:"metadata" doc:"As given at creation."`
@@ -37,7 +41,14 @@ type sessionInfo struct {
 	DiskMB      int64                      `json:"disk_mb" doc:"Room for files, in MiB."`
 	Inodes      int64                      `json:"inodes" doc:"Files, directories and links that the sandbox may hold."`
 	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
+
+	IdleTimeoutMS int64      `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
+	MaxLifetimeMS int64      `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
+	LastUsedAt    *time.Time `json:"last_used_at" doc:"When something was last done in the session (RFC 3339, UTC); null: never."`
+	ExpiresAt     *time.Time `json:"expires_at" doc:"When the session expires if nothing uses it until then (RFC 3339, UTC); null: never. While something runs in it, only its age ends it."`
 }
+
+func (s sessionInfo) objectID() string { return s.SessionID }
 
 type sessionList struct {
 	Sessions []string      `json:"sessions" nullable:"false" doc:"Ids of live sessions, newest first."`
@@ -54,7 +65,14 @@ func (a *api) sessionRoutes() {
 	answer(a, route{
 		method: "POST", path: "/v1/sessions", id: "createSession", tag: "sessions", scope: agentsandbox.ScopeSandbox,
 		status: http.StatusCreated, emptyBody: true,
-		summary: "Make a session", description: "Claims a sandbox and keeps it, with its /workspace, until it is deleted.",
+		summary: "Make a session", description: "Claims a sandbox and keeps it, with its /workspace, until it is deleted or expires.",
+		resume: func(ctx context.Context, id, _ string) (any, error) {
+			s, err := a.service.Session(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			return sessionInfoOf(s, true), nil
+		},
 		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound, agentsandbox.CodeStorageFull},
 	}, func(c *call, in *createInput) (*sessionInfo, error) { return a.createSession(c, &in.Body) })
 
@@ -62,15 +80,16 @@ func (a *api) sessionRoutes() {
 	type listInput struct {
 		Limit  *int `query:"limit" minimum:"1" maximum:"100" doc:"How many sessions to show. Without limit and offset all are shown."`
 		Offset *int `query:"offset" minimum:"0" doc:"How many sessions to leave out, counted from the newest."`
+		metadataInput
 	}
 	answer(a, route{
 		method: "GET", path: "/v1/sessions", id: "listSessions", tag: "sessions", scope: agentsandbox.ScopeRead,
 		summary: "List live sessions", description: "Lists live sessions, newest first: all of them, unless limit or offset is given.",
 	}, func(c *call, in *listInput) (*sessionList, error) {
 		if in.Limit == nil && in.Offset == nil {
-			return a.allSessions(c)
+			return a.allSessions(c, in.Metadata)
 		}
-		return a.pageOfSessions(c, in.Limit, in.Offset)
+		return a.pageOfSessions(c, in.Limit, in.Offset, in.Metadata)
 	})
 
 	answer(a, route{
@@ -92,6 +111,26 @@ func (a *api) sessionRoutes() {
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound},
 	}, func(c *call, in *sessionInput) (*nothing, error) {
 		return &nothing{}, a.service.DeleteSession(c.Context(), in.ID)
+	})
+
+	type keepInput struct {
+		sessionInput
+		Body struct {
+			IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty" minimum:"0" doc:"How long nothing may use the session from now on, in milliseconds. 0 or left out: as before."`
+		} `nameHint:"KeepaliveRequest"`
+	}
+	answer(a, route{
+		method: "POST", path: "/v1/sessions/{session_id}/keepalive", id: "keepSession", tag: "sessions", scope: agentsandbox.ScopeSandbox,
+		emptyBody: true,
+		summary:   "Keep a session", description: "Counts as a use of the session, and so puts off its expiry, but not beyond its longest life.",
+		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeStorageFull},
+	}, func(c *call, in *keepInput) (*sessionInfo, error) {
+		s, err := a.service.KeepSession(c.Context(), in.ID, in.Body.IdleTimeoutMS)
+		if err != nil {
+			return nil, err
+		}
+		info := sessionInfoOf(s, false)
+		return &info, nil
 	})
 
 	type injectInput struct {
@@ -120,6 +159,7 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 		Env: in.EnvVars, FileIDs: in.FileIDs, Template: in.Template, TimeoutMS: in.TimeoutMS,
 		MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
 		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(),
+		IdleTimeoutMS: in.IdleTimeoutMS, MaxLifetimeMS: in.MaxLifetimeMS,
 	}
 	if err := req.Validate(); err != nil {
 		return nil, err
@@ -132,7 +172,7 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 	return &info, nil
 }
 
-func (a *api) pageOfSessions(c *call, limit, offset *int) (*sessionList, error) {
+func (a *api) pageOfSessions(c *call, limit, offset *int, metadata map[string]string) (*sessionList, error) {
 	p := agentsandbox.Page{Limit: agentsandbox.DefaultPageLimit}
 	if limit != nil {
 		p.Limit = *limit
@@ -143,7 +183,7 @@ func (a *api) pageOfSessions(c *call, limit, offset *int) (*sessionList, error) 
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	got, err := a.service.Sessions(c.Context(), p)
+	got, err := a.service.Sessions(c.Context(), agentsandbox.SessionFilter{Page: p, Metadata: metadata})
 	if err != nil {
 		return nil, err
 	}
@@ -158,14 +198,15 @@ const maxListings = 4
 // between them; a list that shows signs of it is read again. One that stays
 // unsteady is answered as it is: every session that lived all the while and was
 // seen is in it once.
-func (a *api) allSessions(c *call) (*sessionList, error) {
+func (a *api) allSessions(c *call, metadata map[string]string) (*sessionList, error) {
 	var all []agentsandbox.Session
 	for range maxListings {
 		all = all[:0]
 		seen := map[string]bool{}
 		steady, total := true, -1
 		for offset := 0; ; offset += agentsandbox.MaxPageLimit {
-			got, err := a.service.Sessions(c.Context(), agentsandbox.Page{Limit: agentsandbox.MaxPageLimit, Offset: offset})
+			page := agentsandbox.Page{Limit: agentsandbox.MaxPageLimit, Offset: offset}
+			got, err := a.service.Sessions(c.Context(), agentsandbox.SessionFilter{Page: page, Metadata: metadata})
 			if err != nil {
 				return nil, err
 			}
@@ -204,6 +245,8 @@ func sessionInfoOf(s *agentsandbox.Session, created bool) sessionInfo {
 		EnvVarNames: slices.Sorted(maps.Keys(s.Env)), Metadata: s.Metadata,
 		TimeoutMS: s.TimeoutMS, MemoryMB: s.MemoryMB, CPUs: s.CPUs,
 		Processes: s.Processes, OpenFiles: s.OpenFiles, OutputBytes: s.OutputBytes, DiskMB: s.DiskMB, Inodes: s.Inodes, CreatedAt: wireTime(s.CreatedAt),
+		IdleTimeoutMS: s.IdleTimeoutMS, MaxLifetimeMS: s.MaxLifetimeMS,
+		LastUsedAt: timeOrNull(s.LastUsedAt), ExpiresAt: timeOrNull(s.ExpiresAt()),
 	}
 	if info.EnvVarNames == nil {
 		info.EnvVarNames = []string{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/agentsandbox/agentsandbox"
 )
@@ -12,17 +14,21 @@ const (
 	// What a list shows, and what a single record has beyond it.
 	executionColumns = `id, tenant, session_id, ephemeral, language, status, return_code, signal,
 		stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, memory_peak_bytes, session_status, error,
-		endpoint, method, http_status, created_at, ended_at, meta, metadata`
+		endpoint, method, http_status, created_at, ended_at, meta`
 	outputColumns = "code, stdout, stderr"
 
 	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
 			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
 			duration_ms = ?, cpu_ms = ?, memory_peak_bytes = ?, session_status = ?, error = ?, http_status = ?, ended_at = ?,
 			stdout = ?, stderr = ?
 		WHERE id = ? AND ended_at IS NULL`
+
+	insertMetadata       = "INSERT INTO execution_metadata (execution_id, name, value) VALUES (?, ?, ?)"
+	metadataOfExecutions = "SELECT execution_id, name, value FROM execution_metadata WHERE execution_id IN (SELECT value FROM json_each(?))"
+	hasMetadata          = "EXISTS (SELECT 1 FROM execution_metadata m WHERE m.execution_id = executions.id AND m.name = ? AND m.value = ?)"
 
 	// The rows of files take their tenant from the run, so that one of another
 	// tenant cannot come about.
@@ -54,14 +60,24 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) err
 	if err != nil {
 		return err
 	}
-	metadata, err := object("metadata", e.Metadata)
-	if err != nil {
-		return err
+	if _, err := object("metadata", e.Metadata); err != nil {
+		return err // it is not UTF-8
 	}
-	return db.insert(ctx, e.ID, insertExecution,
+	addMetadata := func(ctx context.Context, c *conn) error {
+		for _, name := range slices.Sorted(maps.Keys(e.Metadata)) {
+			if _, err := c.exec(ctx, insertMetadata, e.ID, name, e.Metadata[name]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(e.Metadata) == 0 {
+		addMetadata = nil
+	}
+	return db.insertWith(ctx, e.ID, addMetadata, insertExecution,
 		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error,
-		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta, metadata,
+		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
 		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr))
 }
 
@@ -181,6 +197,9 @@ func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox
 	if filter.Status != "" {
 		where, args = where+" AND status = ?", append(args, string(filter.Status))
 	}
+	for _, name := range slices.Sorted(maps.Keys(filter.Metadata)) {
+		where, args = where+" AND "+hasMetadata, append(args, name, filter.Metadata[name])
+	}
 	err := db.snapshot(ctx, func(c *conn) (err error) {
 		result.Executions, result.Total, err = list(ctx, c, scanExecution, "executions", executionColumns, where, filter.Page, args...)
 		if err != nil {
@@ -191,7 +210,7 @@ func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox
 	return result, err
 }
 
-// addFiles fills in the files of executions, in one query for all.
+// addFiles fills in the files and the metadata of executions, in one query each.
 func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution) error {
 	if len(executions) == 0 {
 		return nil
@@ -217,7 +236,24 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 		}
 		e.Files = append(e.Files, f)
 	}
+	pairs, err := rows(ctx, c, scanMetadata, metadataOfExecutions, text)
+	if err != nil {
+		return err
+	}
+	for _, p := range pairs {
+		e := at[p[0]]
+		if e.Metadata == nil {
+			e.Metadata = map[string]string{}
+		}
+		e.Metadata[p[1]] = p[2]
+	}
 	return nil
+}
+
+// scanMetadata reads an execution's id, a name and a value.
+func scanMetadata(row scanner) (p [3]string, err error) {
+	err = row.Scan(&p[0], &p[1], &p[2])
+	return p, err
 }
 
 // RunningExecutions lists the ids of every tenant's runs that have not ended,
@@ -229,7 +265,7 @@ func (db *DB) RunningExecutions(ctx context.Context) ([]string, error) {
 // executionRow is the record being scanned, and what has to be translated.
 type executionRow struct {
 	agentsandbox.Execution
-	meta, metadata string
+	meta           string
 	created, ended sql.NullInt64
 }
 
@@ -239,16 +275,13 @@ func (r *executionRow) columns() []any {
 		&e.ID, &e.Tenant, &e.SessionID, &e.Ephemeral, &e.Language, &e.Status, &e.ReturnCode, &e.Signal,
 		&e.StdoutBytes, &e.StderrBytes, &e.Truncated, &e.FilesOmitted, &e.DurationMS, &e.CPUMS,
 		&e.MemoryPeakBytes, &e.SessionStatus, &e.Error,
-		&e.Endpoint, &e.Method, &e.HTTPStatus, &r.created, &r.ended, &r.meta, &r.metadata,
+		&e.Endpoint, &e.Method, &e.HTTPStatus, &r.created, &r.ended, &r.meta,
 	}
 }
 
 func (r *executionRow) execution() (agentsandbox.Execution, error) {
 	var err error
-	if r.Meta, err = fromObject(r.meta); err != nil {
-		return r.Execution, err
-	}
-	r.Metadata, err = fromObject(r.metadata)
+	r.Meta, err = fromObject(r.meta)
 	r.CreatedAt, r.EndedAt = fromMicros(r.created), fromMicros(r.ended)
 	return r.Execution, err
 }

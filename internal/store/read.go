@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"github.com/agentsandbox/agentsandbox"
 )
@@ -74,4 +76,14 @@ func (db *DB) ids(ctx context.Context, query string) ([]string, error) {
 		return err
 	})
 	return all, err
+}
+
+// withMetadata narrows a condition to rows that have each of these pairs in
+// their metadata.
+func withMetadata(where string, args []any, metadata map[string]string) (string, []any) {
+	for _, name := range slices.Sorted(maps.Keys(metadata)) {
+		where += " AND EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND atom = ?)"
+		args = append(args, name, metadata[name])
+	}
+	return where, args
 }

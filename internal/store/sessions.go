@@ -11,9 +11,9 @@ import (
 
 const (
 	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, " +
-		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at"
+		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at"
 
-	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
 	// A session has ended exactly while ended_at is set; its environment, which
@@ -25,7 +25,7 @@ const (
 )
 
 func ended(s agentsandbox.SessionStatus) bool {
-	return s == agentsandbox.SessionDeleted || s == agentsandbox.SessionLost
+	return s == agentsandbox.SessionDeleted || s == agentsandbox.SessionLost || s == agentsandbox.SessionExpired
 }
 
 // InsertSession stores a session. Codes: conflict (the id is stored already),
@@ -48,7 +48,8 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 	return db.insert(ctx, s.ID, insertSession,
 		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
 		s.TimeoutMS, s.MemoryMB, s.CPUs,
-		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt))
+		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt),
+		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt))
 }
 
 // Session finds a session in any state. Codes: session_not_found.
@@ -59,14 +60,15 @@ func (db *DB) Session(ctx context.Context, tenant, id string) (agentsandbox.Sess
 
 // Sessions lists the live sessions of a tenant, newest first. Codes:
 // invalid_request.
-func (db *DB) Sessions(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.SessionPage, error) {
-	result := agentsandbox.SessionPage{Page: page}
-	if err := page.Validate(); err != nil {
+func (db *DB) Sessions(ctx context.Context, tenant string, filter agentsandbox.SessionFilter) (agentsandbox.SessionPage, error) {
+	result := agentsandbox.SessionPage{Page: filter.Page}
+	if err := filter.Validate(); err != nil {
 		return result, err
 	}
+	where, args := withMetadata("tenant = ? AND status = 'live'", []any{tenant}, filter.Metadata)
 	err := db.snapshot(ctx, func(c *conn) (err error) {
 		result.Sessions, result.Total, err = list(ctx, c, scanSession, "sessions", sessionColumns,
-			"tenant = ? AND status = 'live'", page, tenant)
+			where, filter.Page, args...)
 		return err
 	})
 	return result, err
@@ -106,10 +108,11 @@ func (db *DB) UnfinishedSessions(ctx context.Context) ([]string, error) {
 func scanSession(row scanner) (agentsandbox.Session, error) {
 	var s agentsandbox.Session
 	var env, metadata string
-	var created, ended sql.NullInt64
+	var created, ended, used sql.NullInt64
 	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
 		&s.TimeoutMS, &s.MemoryMB, &s.CPUs,
-		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended)
+		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended,
+		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used)
 	if err != nil {
 		return s, err
 	}
@@ -119,6 +122,6 @@ func scanSession(row scanner) (agentsandbox.Session, error) {
 	if s.Metadata, err = fromObject(metadata); err != nil {
 		return s, err
 	}
-	s.CreatedAt, s.EndedAt = fromMicros(created), fromMicros(ended)
+	s.CreatedAt, s.EndedAt, s.LastUsedAt = fromMicros(created), fromMicros(ended), fromMicros(used)
 	return s, nil
 }

@@ -73,6 +73,7 @@ type DB struct {
 	writer    *conn         // the one connection that writes
 	turn      chan struct{} // holds a token while somebody writes
 	writes    int           // since the start; for who holds the turn
+	audit     auditHead     // for who holds the turn
 
 	checkpointer     *conn
 	checkpointDue    chan struct{}

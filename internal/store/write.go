@@ -53,11 +53,31 @@ func (db *DB) write(ctx context.Context, e effect, change func(context.Context, 
 	return classify(db.dir, err)
 }
 
-// insert runs one statement that adds a row; what names it in an error.
+// insert runs one statement that adds a row. what is its id: it names the row in
+// an error, and to the request that made it, if that one has an Idempotency-Key.
 func (db *DB) insert(ctx context.Context, what, query string, args ...any) error {
+	return db.insertWith(ctx, what, nil, query, args...)
+}
+
+// insertWith is insert, and more that happens in the same transaction; nil for
+// nothing more.
+func (db *DB) insertWith(ctx context.Context, what string, more func(context.Context, *conn) error, query string, args ...any) error {
 	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
-		_, err := c.exec(ctx, query, args...)
-		return err
+		if _, claimed := agentsandbox.ClaimFrom(ctx); !claimed && more == nil {
+			_, err := c.exec(ctx, query, args...)
+			return err
+		}
+		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
+			if _, err := c.exec(ctx, query, args...); err != nil {
+				return err
+			}
+			if more != nil {
+				if err := more(ctx, c); err != nil {
+					return err
+				}
+			}
+			return bind(ctx, c, what)
+		})
 	})
 	return wrap(err, "store: insert %s", what)
 }

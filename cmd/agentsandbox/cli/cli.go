@@ -78,6 +78,7 @@ type grammar struct {
 	Files      filesCommand      `cmd:"" group:"Look after what the server keeps:" help:"Upload, download and delete files."`
 	Executions executionsCommand `cmd:"" group:"Look after what the server keeps:" help:"Look at the records of executions."`
 	Keys       keysCommand       `cmd:"" group:"Look after what the server keeps:" help:"Make and revoke API keys."`
+	Audit      auditCommand      `cmd:"" group:"Look after what the server keeps:" help:"Show and check the audit log."`
 	Serve      serveCommand      `cmd:"" group:"This machine:" help:"Start the server."`
 	Templates  templatesCommand  `cmd:"" group:"This machine:" help:"Build and look at the templates of this machine."`
 	Doctor     doctorCommand     `cmd:"" group:"This machine:" help:"Tell whether this machine can run sandboxes, and what is missing."`
@@ -127,6 +128,7 @@ func (g *grammar) prepare() {
 	g.Serve.prepare()
 	g.Templates.prepare()
 	g.Doctor.prepare()
+	g.Audit.Verify.prepare()
 }
 
 func newParser(g *grammar, world World) (*kong.Kong, error) {

@@ -12,16 +12,19 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/client"
 )
 
 // executionFlags are what run and exec have in common.
 type executionFlags struct {
-	Env       []string      `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for this execution; NAME alone passes on the value that it has here. Can be repeated."`
-	File      []string      `short:"f" sep:"none" placeholder:"PATH" help:"Copy a local file to /workspace first. Can be repeated."`
-	FileID    []string      `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace first. Can be repeated."`
-	Timeout   time.Duration `short:"t" placeholder:"DURATION" help:"End the execution after this long, such as 90s or 5m. The server's default otherwise."`
-	OutputDir string        `short:"o" placeholder:"DIR" help:"Download the files that the execution made or changed into this directory."`
-	Overwrite bool          `help:"Let --output-dir replace files that are already there."`
+	Env            []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for this execution; NAME alone passes on the value that it has here. Can be repeated."`
+	File           []string          `short:"f" sep:"none" placeholder:"PATH" help:"Copy a local file to /workspace first. Can be repeated."`
+	FileID         []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace first. Can be repeated."`
+	Timeout        time.Duration     `short:"t" placeholder:"DURATION" help:"End the execution after this long, such as 90s or 5m. The server's default otherwise."`
+	Metadata       map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the record of the execution. Can be repeated."`
+	IdempotencyKey string            `placeholder:"KEY" help:"Have one effect however often this is run with the same key within 24 hours; needs the same code and flags each time."`
+	OutputDir      string            `short:"o" placeholder:"DIR" help:"Download the files that the execution made or changed into this directory."`
+	Overwrite      bool              `help:"Let --output-dir replace files that are already there."`
 	jsonFlag
 }
 
@@ -45,7 +48,18 @@ func (a *app) execute(service agentsandbox.Service, req agentsandbox.ExecuteRequ
 		return err
 	}
 	req.FileIDs = append(uploaded, flags.FileID...)
-	result, err := service.Execute(a.ctx, req)
+	req.Metadata = flags.Metadata
+	ctx := a.ctx
+	if flags.IdempotencyKey != "" {
+		if err := agentsandbox.ValidateIdempotencyKey(flags.IdempotencyKey); err != nil {
+			return err
+		}
+		if len(flags.File) > 0 {
+			return errors.New("--idempotency-key cannot be used with --file, which uploads the file anew each time: upload it once and use --file-id")
+		}
+		ctx = client.WithIdempotencyKey(ctx, flags.IdempotencyKey)
+	}
+	result, err := service.Execute(ctx, req)
 	if err != nil {
 		return err
 	}

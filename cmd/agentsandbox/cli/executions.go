@@ -24,8 +24,9 @@ Examples:
 }
 
 type executionsList struct {
-	Session string `short:"s" placeholder:"ID" help:"Only those of this session."`
-	Status  string `placeholder:"STATUS" help:"Only those that ended so, such as succeeded, failed or timed_out; running for those that have not."`
+	Session  string            `short:"s" placeholder:"ID" help:"Only those of this session."`
+	Metadata map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Only those with this among their metadata. Can be repeated."`
+	Status   string            `placeholder:"STATUS" help:"Only those that ended so, such as succeeded, failed or timed_out; running for those that have not."`
 	pageFlags
 	jsonFlag
 	connection
@@ -49,7 +50,7 @@ func (c *executionsList) Run(a *app) error {
 		return err
 	}
 	list, err := service.Executions(a.ctx, agentsandbox.ExecutionFilter{
-		Page: page, SessionID: c.Session, Status: agentsandbox.Status(c.Status),
+		Page: page, SessionID: c.Session, Status: agentsandbox.Status(c.Status), Metadata: c.Metadata,
 	})
 	if err != nil {
 		return err
@@ -129,6 +130,7 @@ func (a *app) printExecution(e *agentsandbox.Execution) error {
 		{"created", timeText(e.CreatedAt)},
 		{"duration", millis(e.DurationMS)},
 		{"CPU", millis(e.CPUMS)},
+		{"metadata", metadataText(e.Metadata)},
 	})
 	if err != nil {
 		return err

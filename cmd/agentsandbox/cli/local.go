@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/config"
 )
 
@@ -28,6 +29,9 @@ type Local struct {
 	Templates func(cfg config.Config, log *slog.Logger) (Templates, error)
 	// Check looks at this machine.
 	Check func(ctx context.Context, cfg config.Config) (Report, error)
+	// AuditVerify checks the audit log in the data directory; head, if not empty,
+	// is a hash that must be in it.
+	AuditVerify func(ctx context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error)
 }
 
 // Templates are the templates of this machine.

@@ -39,7 +39,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			server, err := newServer(&clienttest.Service{Programs: programs})
+			server, err := newServer(&clienttest.Service{Programs: programs, Audit: audited})
 			if err != nil {
 				return err
 			}
@@ -168,7 +168,23 @@ func localForTests() Local {
 				Protections: []Finding{{Name: "seccomp", OK: true, Detail: "in force"}},
 			}, nil
 		},
+		AuditVerify: func(_ context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error) {
+			report := agentsandbox.AuditReport{Rows: 2, Head: "abcd"}
+			switch {
+			case strings.HasSuffix(cfg.DataDir, "broken"):
+				report = agentsandbox.AuditReport{Rows: 1, Head: "ab", Broken: 2, Reason: "it is missing"}
+			case head != "":
+				report.Broken, report.Reason = 3, "no row has the hash "+head
+			}
+			return report, nil
+		},
 	}
+}
+
+// audited is the audit log of the scripts' server.
+var audited = []agentsandbox.AuditEntry{
+	{Seq: 2, At: clienttest.Epoch, Tenant: "main", KeyID: "key_1", RequestID: "req_1", Remote: "127.0.0.1:9", Action: "execute", ObjectID: "exe_1", Outcome: agentsandbox.AuditOK, Hash: "abcd"},
+	{Seq: 1, At: clienttest.Epoch, Tenant: "main", Action: "bootstrapKey", ObjectID: "key_1", Outcome: agentsandbox.AuditOK, Hash: "ab"},
 }
 
 type templatesForTests struct{ cfg config.Config }

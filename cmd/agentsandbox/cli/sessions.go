@@ -15,6 +15,7 @@ type sessionsCommand struct {
 	Create sessionsCreate `cmd:"" help:"Create a session."`
 	Get    sessionsGet    `cmd:"" help:"Show a session."`
 	Delete sessionsDelete `cmd:"" help:"Delete sessions and what runs in them."`
+	Keep   sessionsKeep   `cmd:"" help:"Put off the expiry of sessions."`
 	Inject sessionsInject `cmd:"" help:"Copy uploaded files to /workspace of a session."`
 	Ls     sessionsLs     `cmd:"" help:"List a directory of a session."`
 	Read   sessionsRead   `cmd:"" help:"Read a file of a session."`
@@ -24,7 +25,7 @@ type sessionsCommand struct {
 
 // Help is the text between the summary and the flags.
 func (c *sessionsCommand) Help() string {
-	return `A session is a sandbox that is kept between executions, with its /workspace, until it is deleted.
+	return `A session is a sandbox that is kept between executions, with its /workspace, until it is deleted or expires.
 
 Examples:
 
@@ -35,6 +36,7 @@ Examples:
 }
 
 type sessionsList struct {
+	Metadata map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Only those with this among their metadata. Can be repeated."`
 	pageFlags
 	jsonFlag
 	connection
@@ -57,7 +59,7 @@ func (c *sessionsList) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	list, err := service.Sessions(a.ctx, page)
+	list, err := service.Sessions(a.ctx, agentsandbox.SessionFilter{Page: page, Metadata: c.Metadata})
 	if err != nil {
 		return err
 	}
@@ -73,9 +75,9 @@ func (c *sessionsList) Run(a *app) error {
 	}
 	rows := make([][]string, len(list.Sessions))
 	for i, s := range list.Sessions {
-		rows[i] = []string{s.ID, string(s.Status), s.Template, timeText(s.CreatedAt), metadataText(s.Metadata)}
+		rows[i] = []string{s.ID, string(s.Status), s.Template, timeText(s.CreatedAt), timeText(s.ExpiresAt()), metadataText(s.Metadata)}
 	}
-	if err := a.printTable([]string{"ID", "STATUS", "TEMPLATE", "CREATED", "METADATA"}, rows); err != nil {
+	if err := a.printTable([]string{"ID", "STATUS", "TEMPLATE", "CREATED", "EXPIRES", "METADATA"}, rows); err != nil {
 		return err
 	}
 	a.noteMore(len(rows), list.Total, page)
@@ -102,6 +104,8 @@ type sessionsCreate struct {
 	DiskMB    int64             `placeholder:"MB" help:"Room for files, in MiB: a power of two."`
 	Inodes    int64             `placeholder:"N" help:"Files, directories and links that the sandbox may hold."`
 	Metadata  map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
+	Idle      time.Duration     `placeholder:"DURATION" help:"End the session when nothing uses it for so long, such as 30m; the server's default otherwise."`
+	Lifetime  time.Duration     `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
 	jsonFlag
 	connection
 }
@@ -140,6 +144,9 @@ func (c *sessionsCreate) Run(a *app) error {
 		RunLimits:  agentsandbox.RunLimits{Processes: c.Processes, OpenFiles: c.OpenFiles},
 		DiskLimits: agentsandbox.DiskLimits{DiskMB: c.DiskMB, Inodes: c.Inodes},
 		Metadata:   c.Metadata,
+
+		IdleTimeoutMS: c.Idle.Milliseconds(),
+		MaxLifetimeMS: c.Lifetime.Milliseconds(),
 	})
 	if err != nil {
 		return err
@@ -181,6 +188,8 @@ func (c *sessionsGet) Run(a *app) error {
 		{"status", string(s.Status)},
 		{"template", s.Template},
 		{"created", timeText(s.CreatedAt)},
+		{"last used", timeText(s.LastUsedAt)},
+		{"expires", timeText(s.ExpiresAt())},
 		{"timeout", millis(s.TimeoutMS)},
 		{"memory", sizeText(s.MemoryMB << 20)},
 		{"cpus", fmt.Sprint(s.CPUs)},
@@ -207,6 +216,33 @@ func (c *sessionsDelete) Run(a *app) error {
 		return err
 	}
 	return eachOf(c.IDs, func(id string) error { return service.DeleteSession(a.ctx, id) })
+}
+
+type sessionsKeep struct {
+	IDs  []string      `arg:"" name:"id" sep:"none" help:"Ids of the sessions."`
+	Idle time.Duration `placeholder:"DURATION" help:"From now on, end the session when nothing uses it for so long."`
+	connection
+}
+
+// Help is the text between the summary and the flags.
+func (c *sessionsKeep) Help() string {
+	return `Counts as a use of the session.
+
+Example:
+
+    agentsandbox sessions keep ses_… --idle 2h`
+}
+
+// Run puts off the expiry of sessions.
+func (c *sessionsKeep) Run(a *app) error {
+	service, err := c.service(a)
+	if err != nil {
+		return err
+	}
+	return eachOf(c.IDs, func(id string) error {
+		_, err := service.KeepSession(a.ctx, id, c.Idle.Milliseconds())
+		return err
+	})
 }
 
 type sessionsInject struct {

@@ -109,6 +109,11 @@ type sessionView struct {
 	Inodes    int64                      `json:"inodes"`
 	Metadata  map[string]string          `json:"metadata,omitempty"`
 	CreatedAt *time.Time                 `json:"created_at,omitempty"`
+
+	IdleTimeoutMS int64      `json:"idle_timeout_ms"`
+	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
+	LastUsedAt    *time.Time `json:"last_used_at,omitempty"`
+	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
 }
 
 func viewOfSession(s agentsandbox.Session) sessionView {
@@ -126,6 +131,11 @@ func viewOfSession(s agentsandbox.Session) sessionView {
 		Inodes:    s.Inodes,
 		Metadata:  s.Metadata,
 		CreatedAt: timeOrNil(s.CreatedAt),
+
+		IdleTimeoutMS: s.IdleTimeoutMS,
+		MaxLifetimeMS: s.MaxLifetimeMS,
+		LastUsedAt:    timeOrNil(s.LastUsedAt),
+		ExpiresAt:     timeOrNil(s.ExpiresAt()),
 	}
 }
 

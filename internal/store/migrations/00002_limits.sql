@@ -36,7 +36,6 @@ CREATE TABLE executions_2 (
     created_at        INTEGER NOT NULL,
     ended_at          INTEGER,
     meta              TEXT    NOT NULL, -- JSON object
-    metadata          TEXT    NOT NULL, -- JSON object
     code              TEXT    NOT NULL,
     stdout            BLOB    NOT NULL,
     stderr            BLOB    NOT NULL,
@@ -46,7 +45,7 @@ CREATE TABLE executions_2 (
 INSERT INTO executions_2
 SELECT seq, id, tenant, session_id, ephemeral, language, status, return_code, signal,
        stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, 0, '', error,
-       endpoint, method, http_status, created_at, ended_at, meta, '{}', code, stdout, stderr
+       endpoint, method, http_status, created_at, ended_at, meta, code, stdout, stderr
 FROM executions;
 
 DROP TABLE executions;

@@ -33,7 +33,7 @@ func listers(s engine.Store) []lister {
 			x := newSession(ours, made)
 			return x.ID, s.InsertSession(ctx, x)
 		}, func(ctx context.Context, page agentsandbox.Page) ([]string, int, error) {
-			p, err := s.Sessions(ctx, ours, page)
+			p, err := s.Sessions(ctx, ours, agentsandbox.SessionFilter{Page: page})
 			return idsOf(p.Sessions, func(x agentsandbox.Session) string { return x.ID }), p.Total, err
 		}},
 		{"executions", func(ctx context.Context, made time.Time) (string, error) {

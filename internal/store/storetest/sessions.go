@@ -102,7 +102,7 @@ func sessionLists(t *testing.T, s engine.Store) {
 	ok(t, s.InsertSession(t.Context(), foreign))
 
 	page := agentsandbox.Page{Limit: 10}
-	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, page)),
+	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, agentsandbox.SessionFilter{Page: page})),
 		agentsandbox.SessionPage{Sessions: []agentsandbox.Session{all[5], all[0]}, Total: 2, Page: page})
 	wantSame(t, must[[]string](t)(s.UnfinishedSessions(t.Context())),
 		[]string{all[0].ID, all[1].ID, all[2].ID, all[5].ID, foreign.ID})
@@ -114,7 +114,7 @@ func sessionTenants(t *testing.T, s engine.Store) {
 	for _, tenant := range []string{theirs, "", ours + " ", "TENANT-A", "%"} {
 		_, err := s.Session(t.Context(), tenant, session.ID)
 		wantCode(t, err, agentsandbox.CodeSessionNotFound)
-		page := must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), tenant, agentsandbox.Page{Limit: 10}))
+		page := must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), tenant, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}}))
 		wantEqual(t, "sessions seen by "+tenant, page.Total+len(page.Sessions), 0)
 	}
 }

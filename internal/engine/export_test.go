@@ -1,0 +1,9 @@
+package engine
+
+import "context"
+
+// ExpireSessions is one round of what Start does every second.
+func (e *Engine) ExpireSessions(ctx context.Context) { e.expireSessions(ctx) }
+
+// SaveUses writes when sessions were last used, where the store is far behind.
+func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
