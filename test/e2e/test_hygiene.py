@@ -13,6 +13,20 @@ import pytest
 from server import BIN, Server, eventually, refused, run
 
 
+@pytest.fixture
+def start(tmp_path):
+    """Starts a server with flags, which ends with the test, however that ends."""
+    started = []
+
+    def start_server(*flags: str) -> Server:
+        started.append(Server(tmp_path / "data", *flags))
+        return started[-1].start()
+
+    yield start_server
+    for s in started:
+        s.stop()
+
+
 def keyed(key: str) -> dict[str, str]:
     return {"Idempotency-Key": key}
 
@@ -97,9 +111,9 @@ def test_a_refusal_is_the_answer_too(http):
     assert (again.status_code, again.content) == (404, first.content) and replayed(again)
 
 
-def test_after_kill_9(tmp_path):
+def test_after_kill_9(start):
     """The run that was under way is never run again: its record is the answer."""
-    s = Server(tmp_path / "data").start()
+    s = start()
     body = {"code": "import time; print('begun', flush=True); time.sleep(5)"}
     with s.http() as http, concurrent.futures.ThreadPoolExecutor(1) as pool:
         done = http.post("/v1/execute", json={"code": "import uuid; print(uuid.uuid4())"}, headers=keyed("done"))
@@ -123,8 +137,8 @@ def test_after_kill_9(tmp_path):
     assert s.stop() == 0
 
 
-def test_idle_sessions_expire(tmp_path):
-    s = Server(tmp_path / "data", "--session-idle-ms", "2500", "--max-session-idle-ms", "60000").start()
+def test_idle_sessions_expire(start):
+    s = start("--session-idle-ms", "2500", "--max-session-idle-ms", "60000")
     with s.http() as http, concurrent.futures.ThreadPoolExecutor(1) as pool:
         refused(http.post("/v1/sessions", json={"idle_timeout_ms": 60001}), 422, "invalid_request")
         old = http.post("/v1/sessions", json={"max_lifetime_ms": 4000}).json()["session_id"]
@@ -155,8 +169,8 @@ def test_idle_sessions_expire(tmp_path):
     assert s.sandbox_pids() == []
 
 
-def test_retention(tmp_path):
-    s = Server(tmp_path / "data", "--file-retention-ms", "3000", "--record-retention-ms", "6000").start()
+def test_retention(start):
+    s = start("--file-retention-ms", "3000", "--record-retention-ms", "6000")
 
     def blobs() -> int:
         return sum(p.is_file() for p in (s.data / "blobs").rglob("*"))
@@ -201,8 +215,8 @@ def audit(s: Server, *args: str) -> tuple[int, dict, str]:
     return r.returncode, json.loads(r.stdout), r.stderr
 
 
-def test_audit(tmp_path):
-    s = Server(tmp_path / "data").start()
+def test_audit(start):
+    s = start()
     secret = "the-secret-" + uuid.uuid4().hex
     with s.http() as http:
         run(http, f"print('{secret}')", env_vars={"TOKEN": secret})
