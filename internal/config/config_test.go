@@ -70,7 +70,9 @@ func sample(t *testing.T) map[string]string {
 		"shutdown_grace_ms": "11", "log_level": "debug", "log_format": "json", "platform": "kvm",
 		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",
-		"max_cpus": "1.5", "max_tasks": "200", "disk_mb": "21",
+		"max_cpus": "1.5", "max_tasks": "400", "disk_mb": "21", "max_disk_mb": "22",
+		"default_inodes": "2025", "max_inodes": "2026", "default_processes": "27", "max_processes": "28",
+		"default_open_files": "129", "max_open_files": "130", "default_cpu_time_ms": "31", "max_collect_ms": "32", "max_stream_bytes": "3300",
 		"session_idle_ms": "300", "max_session_idle_ms": "310", "session_lifetime_ms": "320", "max_session_lifetime_ms": "330",
 		"file_retention_ms": "34", "record_retention_ms": "35", "max_output_bytes": "2200",
 		"max_code_bytes": "23", "max_body_bytes": "2400", "max_upload_bytes": "25",
@@ -129,6 +131,7 @@ func TestMistakesNameTheSettingAndTheRemedy(t *testing.T) {
 	}{
 		"not a number":          {map[string]string{"pool_size": "many"}, "", []string{`pool_size: must be a whole number from 0 to 1000, not "many" (from --pool-size)`}},
 		"half a number":         {map[string]string{"pool_size": "1.5"}, "", []string{"pool_size", "whole number"}},
+		"too many processes":    {map[string]string{"max_tasks": "500"}, "", []string{"max_processes: 384 processes need max_tasks of at least 1024"}},
 		"out of bounds":         {map[string]string{"disk_mb": "3"}, "", []string{"disk_mb: must be from 16 to"}},
 		"NaN":                   {map[string]string{"max_cpus": "NaN"}, "", []string{"max_cpus: must be a number"}},
 		"no choice":             {map[string]string{"log_level": "loud"}, "", []string{`log_level: must be one of debug, info, warn, error, not "loud"`}},

@@ -81,7 +81,7 @@ class Host:
             "files": s.open_files(),
             "temporary": len(list(Path("/tmp").glob("runsc*"))) + len(list((s.data / "blobs").rglob("*.tmp"))),
             "records": len(list((s.data / "sandboxes" / "records").iterdir())),
-            "mounts": Path(f"/proc/{s.process.pid}/mounts").read_text().count("\n"),
+            "mounts": len([m for m in Path(f"/proc/{s.process.pid}/mounts").read_text().splitlines() if str(s.data) in m or s.group in m]),
             "passwd": hashlib.sha256(Path("/etc/passwd").read_bytes()).hexdigest(),
         }
 

@@ -145,8 +145,11 @@ FORKS = {
 @pytest.mark.parametrize("name", FORKS)
 def test_processes(abuse, session, name):
     r = abuse(FORKS[name], session_id=session, processes=60, timeout_ms=5000)
-    if name == "bomb of bombs":  # every process of it fails, or goes on until the end
-        assert r["status"] in ("process_limit", "timed_out"), r
+    if name == "bomb of bombs":
+        # The first process fails as soon as any other has taken the last place, and
+        # that it was taken may be over by the time that anybody looks.
+        assert r["status"] in ("process_limit", "failed", "timed_out"), r
+        assert r["status"] == "timed_out" or "Resource temporarily unavailable" in r["stderr"], r
     elif name == "threads":  # the main thread failed, and waits for the others
         assert r["status"] == "timed_out" and "can't start new thread" in r["stderr"], r
     else:

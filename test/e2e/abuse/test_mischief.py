@@ -51,7 +51,10 @@ def test_runaways_of_one_run_and_daemons_of_another(abuse, session):
 @pytest.mark.parametrize("how", ["kill -9 -1", "kill -9 1; kill -STOP 1; kill -9 -- -1"])
 def test_kills_everything_it_can(abuse, session, how):
     r = abuse(how, language="bash", session_id=session)
-    assert (r["status"], r["return_code"]) == ("failed", 137) and r["session_status"] == "live", r
+    # The kernel spares who asks.
+    assert r["status"] == "succeeded" and r["session_status"] == "live", r
+    r = abuse("import os; os.kill(0, 9)", session_id=session)
+    assert (r["status"], r["return_code"], r["session_status"]) == ("failed", 137, "live"), r
 
 
 @quick

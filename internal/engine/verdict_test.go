@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"testing"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+func TestVerdicts(t *testing.T) {
+	b := bounds{timeout: 500 * time.Millisecond, run: runtime.RunLimits{CPUTime: 2 * time.Second, StreamBytes: 99, Inodes: 77, Processes: 55}}
+	tests := []struct {
+		name   string
+		result runtime.Result
+		status agentsandbox.Status
+		code   int
+		note   string
+	}{
+		{"success", runtime.Result{ProcessesFull: true, DiskFull: true}, agentsandbox.StatusSucceeded, 0, ""},
+		{"failure", runtime.Result{ExitCode: 3}, agentsandbox.StatusFailed, 3, ""},
+		{"signal", runtime.Result{Signal: 9}, agentsandbox.StatusFailed, 137, ""},
+		{"time", runtime.Result{Signal: 9, TimedOut: true, DiskFull: true}, agentsandbox.StatusTimedOut, 124, "ended after 0.5 s: the time limit"},
+		{"CPU time", runtime.Result{Signal: 9, Limit: runtime.LimitCPUTime}, agentsandbox.StatusTimedOut, 124, "ended after 2 s of CPU time: the CPU time limit"},
+		{"memory", runtime.Result{Signal: 9, Limit: runtime.LimitMemory, ProcessesFull: true}, agentsandbox.StatusMemoryExceeded, 137, "ended: the memory limit of the sandbox, which its files count against too"},
+		{"output", runtime.Result{Signal: 9, Limit: runtime.LimitStream}, agentsandbox.StatusOutputLimit, 137, "ended: more than 99 bytes of output on one stream"},
+		{"inodes", runtime.Result{Signal: 9, Limit: runtime.LimitInodes}, agentsandbox.StatusDiskFull, 137, "ended: more than 77 files, directories and links in the sandbox"},
+		{"killed", runtime.Result{Signal: 9, Killed: true}, agentsandbox.StatusCancelled, 137, ""},
+		{"disk", runtime.Result{ExitCode: 1, DiskFull: true, ProcessesFull: true}, agentsandbox.StatusDiskFull, 1, "failed while the disk of the sandbox was full"},
+		{"processes", runtime.Result{ExitCode: 1, ProcessesFull: true}, agentsandbox.StatusProcessLimit, 1, "failed after reaching the limit of 55 processes"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			rec := agentsandbox.Execution{}
+			tt.result.MemoryPeakBytes = 4096
+			note := judge(&rec, &tt.result, b)
+			if rec.Status != tt.status || rec.ReturnCode != tt.code || note != tt.note || rec.MemoryPeakBytes != 4096 {
+				t.Errorf("got %s, %d, %q", rec.Status, rec.ReturnCode, note)
+			}
+		})
+	}
+}
+
+func TestNoteStandsOnALineOfItsOwn(t *testing.T) {
+	for _, tt := range []struct{ stderr, note, want string }{
+		{"", "", ""}, {"cut", "", "cut"}, {"", "why", "agentsandbox: why\n"},
+		{"cut", "why", "cut\nagentsandbox: why\n"}, {"whole\n", "why", "whole\nagentsandbox: why\n"},
+	} {
+		if got := string(appendNote([]byte(tt.stderr), tt.note)); got != tt.want {
+			t.Errorf("%q and %q give %q", tt.stderr, tt.note, got)
+		}
+	}
+}
+
+func TestCapsAndDefaultsOfLimits(t *testing.T) {
+	e := &Engine{limits: Limits{
+		DefaultTimeout: time.Second, MaxTimeout: 10 * time.Second, DefaultMemoryMB: 128, MaxMemoryMB: 256, DefaultCPUs: 1, MaxCPUs: 2, OutputBytes: 5000,
+		Gentle: GentleLimits{
+			DefaultProcesses: 20, MaxProcesses: 40, DefaultOpenFiles: 50, MaxOpenFiles: 100, DefaultDiskMB: 64, MaxDiskMB: 128,
+			DefaultInodes: 2000, MaxInodes: 4000, DefaultCPUTime: 3 * time.Second,
+		},
+	}}
+	for field, a := range map[string]asked{
+		"timeout_ms":   {timeoutMS: 10_001},
+		"memory_mb":    {memoryMB: 257},
+		"cpus":         {cpus: 2.5},
+		"cpu_time_ms":  {run: agentsandbox.RunLimits{CPUTimeMS: 10_001}},
+		"processes":    {run: agentsandbox.RunLimits{Processes: 41}},
+		"open_files":   {run: agentsandbox.RunLimits{OpenFiles: 101}},
+		"output_bytes": {run: agentsandbox.RunLimits{OutputBytes: 5001}},
+		"disk_mb":      {disk: agentsandbox.DiskLimits{DiskMB: 256}},
+		"inodes":       {disk: agentsandbox.DiskLimits{Inodes: 4001}},
+	} {
+		err := e.checkLimits(a)
+		if agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if err := e.checkLimits(asked{}); err != nil {
+		t.Error(err)
+	}
+	none := e.boundsOf(agentsandbox.ExecuteRequest{}, agentsandbox.Session{})
+	if want := (bounds{timeout: time.Second, output: 5000, run: runtime.RunLimits{CPUTime: 3 * time.Second, Processes: 20, OpenFiles: 50, Inodes: 2000}}); none != want {
+		t.Errorf("defaults: %+v", none)
+	}
+	session := agentsandbox.Session{TimeoutMS: 2000, RunLimits: agentsandbox.RunLimits{Processes: 30, OpenFiles: 60, OutputBytes: 2000}, DiskLimits: agentsandbox.DiskLimits{Inodes: 3000}}
+	run := agentsandbox.ExecuteRequest{TimeoutMS: 4000, RunLimits: agentsandbox.RunLimits{OpenFiles: 70, CPUTimeMS: 100}}
+	if got, want := e.boundsOf(run, session), (bounds{timeout: 4 * time.Second, output: 2000, run: runtime.RunLimits{CPUTime: 100 * time.Millisecond, Processes: 30, OpenFiles: 70, Inodes: 3000}}); got != want {
+		t.Errorf("got %+v", got)
+	}
+}
