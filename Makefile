@@ -36,7 +36,7 @@ build: $(BIN) ## build bin/agentsandbox
 $(BIN): $(AGENT) $(BIRTH) go.mod go.sum $(GOFILES) $(shell find internal api -type f -not -name '*.go' 2>/dev/null)
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/agentsandbox
 
-$(AGENT): go.mod $(shell find internal/guest cmd/agentsandbox-guest -name '*.go' -not -name '*_test.go') $(wildcard *.go) internal/runtime/runtime.go
+$(AGENT): go.mod $(shell find internal/guest internal/posture/inside cmd/agentsandbox-guest -name '*.go' -not -name '*_test.go') $(wildcard *.go) internal/runtime/runtime.go
 	$(GO) build -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/agentsandbox-guest
 
 $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-birth -name '*.go' -not -name '*_test.go')

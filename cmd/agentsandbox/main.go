@@ -41,5 +41,6 @@ func run() int {
 		Serve:     serve,
 		Templates: templates,
 		Check:     check,
+		Probe:     probe,
 	})
 }

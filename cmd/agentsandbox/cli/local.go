@@ -28,6 +28,9 @@ type Local struct {
 	Templates func(cfg config.Config, log *slog.Logger) (Templates, error)
 	// Check looks at this machine.
 	Check func(ctx context.Context, cfg config.Config) (Report, error)
+	// Probe makes a sandbox, looks at it from inside and from the host, and
+	// destroys it.
+	Probe func(ctx context.Context, cfg config.Config, log *slog.Logger) ([]ProbeRow, error)
 }
 
 // Templates are the templates of this machine.
