@@ -1,6 +1,7 @@
 package inside
 
 import (
+	"errors"
 	"net"
 	"slices"
 	"strings"
@@ -71,7 +72,8 @@ func reach(address string) string {
 		conn.Close()
 		return "REACHED"
 	}
-	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
 		return "silent"
 	}
 	return failure(err)

@@ -124,7 +124,7 @@ func files(r *report) {
 	var writable, special []string
 	err := filepath.WalkDir("/", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return nil // what cannot be seen cannot be used
+			return nil //nolint:nilerr // what cannot be seen cannot be used
 		}
 		if path == "/proc" || path == "/sys" {
 			return fs.SkipDir
