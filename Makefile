@@ -61,10 +61,14 @@ bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewra
 	rm -rf $(@D) && /usr/bin/python3 -m venv $(@D)
 	$(@D)/bin/pip install --quiet --require-hashes --no-deps -r $< && touch $@
 
-fuzz: ## fuzz the protocol and the uploads, FUZZTIME each
-	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/guest/wire
-	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime $(FUZZTIME) ./internal/guest
-	$(GO) test -run '^$$' -fuzz FuzzUpload -fuzztime $(FUZZTIME) ./internal/httpapi
+FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
+	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
+	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows
+
+fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each
+	@for f in $(FUZZERS); do \
+		echo "$${f#*:}"; $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" || exit 1; \
+	done
 
 lint: $(GOLANGCI) ## check style and the import rules
 	$(GOLANGCI) run --allow-parallel-runners ./...
