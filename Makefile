@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e bench fuzz lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e bench fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewra
 	@scripts/install-packages no-such-command:python3-venv
 	rm -rf $(@D) && /usr/bin/python3 -m venv $(@D)
 	$(@D)/bin/pip install --quiet --require-hashes --no-deps -r $< && touch $@
+
+schemathesis: setup ## compare the server with its OpenAPI description, at length
+	SCHEMA_EXAMPLES=50 SCHEMA_SECONDS=600 test/e2e/run -k test_schemathesis
+
+soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
+	test/soak/run $(SOAK)
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
 	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
