@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse bench compare fuzz lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse bench compare fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ build: $(BIN) ## build bin/agentsandbox
 $(BIN): $(AGENT) $(BIRTH) go.mod go.sum $(GOFILES) $(shell find internal api -type f -not -name '*.go' 2>/dev/null)
 	$(GO) build -ldflags '$(LDFLAGS)' -o $@ ./cmd/agentsandbox
 
-$(AGENT): go.mod $(shell find internal/guest cmd/agentsandbox-guest -name '*.go' -not -name '*_test.go') $(wildcard *.go) internal/runtime/runtime.go
+$(AGENT): go.mod $(shell find internal/guest internal/posture/inside cmd/agentsandbox-guest -name '*.go' -not -name '*_test.go') $(wildcard *.go) internal/runtime/runtime.go
 	$(GO) build -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/agentsandbox-guest
 
 $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-birth -name '*.go' -not -name '*_test.go')
@@ -69,10 +69,20 @@ compare: build ## compare latencies with those of another commit: make compare B
 	rm -rf $(@D) && /usr/bin/python3 -m venv $(@D)
 	$(@D)/bin/pip install --quiet --require-hashes --no-deps -r $< && touch $@
 
-fuzz: ## fuzz the protocol and the uploads, FUZZTIME each
-	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/guest/wire
-	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime $(FUZZTIME) ./internal/guest
-	$(GO) test -run '^$$' -fuzz FuzzUpload -fuzztime $(FUZZTIME) ./internal/httpapi
+schemathesis: setup ## compare the server with its OpenAPI description, at length
+	SCHEMA_EXAMPLES=50 SCHEMA_SECONDS=600 test/e2e/run -k test_schemathesis
+
+soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
+	test/soak/run $(SOAK)
+
+FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
+	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
+	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows
+
+fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each
+	@for f in $(FUZZERS); do \
+		echo "$${f#*:}"; $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" || exit 1; \
+	done
 
 lint: $(GOLANGCI) ## check style and the import rules
 	$(GOLANGCI) run --allow-parallel-runners ./...

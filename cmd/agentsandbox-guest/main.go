@@ -17,6 +17,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/agent"
+	"github.com/agentsandbox/agentsandbox/internal/posture/inside"
 )
 
 func main() {
@@ -26,9 +27,13 @@ func main() {
 	}
 }
 
-// run runs a sub-command. "attach" is reserved: it will hand a new connection to
+// run runs a sub-command: "probe" says what code in this sandbox can do, see
+// package inside. "attach" is reserved: it will hand a new connection to
 // the agent of a sandbox whose daemon was replaced.
 func run(args []string) error {
+	if len(args) > 0 && args[0] == "probe" {
+		return inside.Main(args[1:], os.Stdout)
+	}
 	if len(args) > 0 {
 		return fmt.Errorf("unknown sub-command %q; without one, the agent serves", args[0])
 	}

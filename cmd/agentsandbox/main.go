@@ -47,5 +47,6 @@ func run() int {
 		AuditVerify: func(ctx context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error) {
 			return store.VerifyAudit(ctx, cfg.DataDir, head)
 		},
+		Probe: probe,
 	})
 }

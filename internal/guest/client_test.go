@@ -66,7 +66,7 @@ func result(seq uint64, r RunResult) said {
 
 // puppet returns a client whose agent answers every stream with the same
 // messages, and then the end of the stream.
-func puppet(t *testing.T, answer []said) *Client {
+func puppet(t testing.TB, answer []said) *Client {
 	t.Helper()
 	a, b := socketpair(t)
 	ctx := deadline(t)

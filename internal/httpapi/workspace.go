@@ -29,7 +29,7 @@ type pathList struct {
 
 type pathInput struct {
 	sessionInput
-	Path string `query:"path" required:"true" doc:"An absolute path in the sandbox; bytes that are not UTF-8 percent-encoded." example:"/workspace/data.csv"`
+	Path string `query:"path" required:"true" pattern:"^/" doc:"An absolute path in the sandbox; bytes that are not UTF-8 percent-encoded." example:"/workspace/data.csv"`
 }
 
 var pathCodes = []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodePathNotFound, agentsandbox.CodeConflict}

@@ -5,18 +5,24 @@ import "errors"
 type doctorCommand struct {
 	jsonFlag
 	settings
+	Probe bool `help:"Look from inside a real sandbox too, and compare with what must be seen."`
 }
 
-func (c *doctorCommand) prepare() { c.settings.prepare("data_dir", "cache_dir", "platform") }
+func (c *doctorCommand) prepare() {
+	c.settings.prepare("data_dir", "cache_dir", "platform", "ca_bundle", "default_memory_mb", "default_cpus", "max_tasks", "disk_mb", "log_level", "log_format")
+}
 
 // Help is the text between the summary and the flags.
 func (c *doctorCommand) Help() string {
 	return `Looks and changes nothing. The exit status is 1 if something is missing without which no sandbox can run.
 
+With --probe it starts one sandbox, beside those of any server, runs a program of its own in it with the rights of user code, asks the host about the sandbox's process, and compares every line with what is expected. The exit status is 1 if a line differs. The template is built first if it is missing.
+
 Examples:
 
     agentsandbox doctor
-    agentsandbox doctor --json`
+    agentsandbox doctor --json
+    agentsandbox doctor --probe`
 }
 
 // Run looks at this machine.
@@ -24,6 +30,9 @@ func (c *doctorCommand) Run(a *app) error {
 	cfg, err := c.load(a)
 	if err != nil {
 		return err
+	}
+	if c.Probe {
+		return c.probe(a, cfg.Config)
 	}
 	if a.local.Check == nil {
 		return errors.New("this build of the program cannot look at the machine")

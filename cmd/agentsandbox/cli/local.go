@@ -32,6 +32,9 @@ type Local struct {
 	// AuditVerify checks the audit log in the data directory; head, if not empty,
 	// is a hash that must be in it.
 	AuditVerify func(ctx context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error)
+	// Probe makes a sandbox, looks at it from inside and from the host, and
+	// destroys it.
+	Probe func(ctx context.Context, cfg config.Config, log *slog.Logger) ([]ProbeRow, error)
 }
 
 // Templates are the templates of this machine.

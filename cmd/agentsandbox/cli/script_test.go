@@ -158,6 +158,12 @@ func localForTests() Local {
 			return err
 		},
 		Templates: func(cfg config.Config, _ *slog.Logger) (Templates, error) { return &templatesForTests{cfg}, nil },
+		Probe: func(context.Context, config.Config, *slog.Logger) ([]ProbeRow, error) {
+			if os.Getenv("TEST_NO_CGROUP") != "" {
+				return []ProbeRow{{Side: "inside", Name: "uid", Value: "0", Expected: "1000"}}, nil
+			}
+			return []ProbeRow{{Side: "inside", Name: "uid", Value: "1000", Expected: "1000", OK: true}}, nil
+		},
 		Check: func(_ context.Context, cfg config.Config) (Report, error) {
 			return Report{
 				Findings: []Finding{
