@@ -202,6 +202,9 @@ func (a *Agent) answer(ctx context.Context, req *guest.Request) (any, error) {
 		return empty{}, a.identify(req.Identity)
 	case guest.MethodPrepare:
 		return empty{}, a.prepare(ctx, req.Modules)
+	case guest.MethodRetain:
+		a.retain(req.Retain)
+		return empty{}, nil
 	case guest.MethodStat:
 		return a.stat(string(req.Path))
 	case guest.MethodList:
