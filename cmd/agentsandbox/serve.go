@@ -97,12 +97,12 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.onClose(d.runtime.Close)
-	destroyed, err := d.runtime.Recover(ctx)
+	found, err := d.runtime.Recover(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("sandboxes of an earlier process could not be destroyed: %w", err)
 	}
-	if len(destroyed) > 0 {
-		d.log.Info("destroyed sandboxes of an earlier process", "sandboxes", len(destroyed))
+	if len(found.Destroyed) > 0 {
+		d.log.Info("destroyed sandboxes of an earlier process", "sandboxes", len(found.Destroyed))
 	}
 	limits := engineLimits(d.cfg)
 	d.pool = pool.New(pool.Options{
