@@ -24,6 +24,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
@@ -41,6 +42,7 @@ const (
 const (
 	blobsDir     = "blobs"
 	sandboxesDir = "sandboxes"
+	spoolDir     = "spool"
 )
 
 // daemon is the server as a value: open makes it, run serves until its context
@@ -82,6 +84,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	spools, err := spool.Open(filepath.Join(d.cfg.DataDir, spoolDir))
+	if err != nil {
+		return err
+	}
 	if d.listener, err = listen(d.cfg); err != nil {
 		return err
 	}
@@ -97,13 +103,6 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.onClose(d.runtime.Close)
-	found, err := d.runtime.Recover(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("sandboxes of an earlier process could not be destroyed: %w", err)
-	}
-	if len(found.Destroyed) > 0 {
-		d.log.Info("destroyed sandboxes of an earlier process", "sandboxes", len(found.Destroyed))
-	}
 	limits := engineLimits(d.cfg)
 	d.pool = pool.New(pool.Options{
 		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
@@ -111,8 +110,8 @@ func (d *daemon) open(ctx context.Context) error {
 		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: claimWait,
 		Limits: limits.Default(), Logger: d.log,
 	})
-	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName, Limits: limits, Logger: d.log})
-	if err := d.engine.Recover(ctx); err != nil {
+	d.engine = engine.New(engine.Options{Store: d.store, Blobs: blobs, Sandboxes: d.pool, Spool: spools, KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep, Template: template.DefaultName, Limits: limits, Logger: d.log})
+	if err := d.recover(ctx); err != nil {
 		return err
 	}
 	if err := d.bootstrap(ctx); err != nil {

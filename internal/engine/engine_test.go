@@ -22,6 +22,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -71,13 +72,17 @@ func newFixture(t *testing.T, dir string) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := &fixture{t: t, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: f.pool, Template: "default", Limits: limits, Logger: log})
+	f.Engine = engine.New(engine.Options{Store: fullStore{db, f}, Blobs: blobs, Sandboxes: f.pool, Spool: spools, Template: "default", Limits: limits, Logger: log})
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -100,6 +100,13 @@ type execution struct {
 	timeout time.Duration
 	files   []agentsandbox.File
 	final   bool
+
+	command runtime.Command
+	// resume is where to follow a run that an earlier server started; nil: it is
+	// this one's.
+	resume *runtime.Progress
+	// handle holds on to the run until its outcome is written.
+	handle runtime.Run
 }
 
 func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteRequest, sessionID string) agentsandbox.Execution {
@@ -114,14 +121,25 @@ func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteReq
 // outcome. From the first write on, the record always gets an outcome.
 func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execution, error) {
 	rec := &x.record
-	if err := e.store.InsertExecution(ctx, *rec); err != nil {
-		return nil, err
+	var err error
+	if x.resume == nil {
+		x.command = e.command(&x)
+		if err := place(rec, x.sandbox, x.command); err != nil {
+			return nil, err
+		}
+		if err := e.store.InsertExecution(ctx, *rec); err != nil {
+			return nil, err
+		}
+		err = e.inject(ctx, x.sandbox, x.files)
 	}
-	err := e.inject(ctx, x.sandbox, x.files)
 	var result *runtime.Result
 	if err == nil {
-		result, err = e.run(ctx, x, rec)
+		result, err = e.run(ctx, &x, rec)
 	}
+	if x.goesOn(ctx) {
+		return nil, leftRunning(rec.ID)
+	}
+	defer e.letGo(&x)
 	switch {
 	case result != nil:
 		judge(rec, result)
@@ -137,6 +155,9 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		err = nil
 	case errors.Is(err, runtime.ErrSandboxLost):
 		e.lost(x.sandbox, rec)
+		err = nil
+	case x.resume != nil && errors.Is(err, runtime.ErrNotExist):
+		lostTrack(rec)
 		err = nil
 	case errors.Is(err, runtime.ErrNotStarted):
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, returnCodeNotStarted
@@ -192,24 +213,25 @@ var errNoVerdict = errors.New("no result in time")
 
 // run starts the code and reads its output and result. Exactly one of the
 // result and the error is nil.
-func (e *Engine) run(ctx context.Context, x execution, rec *agentsandbox.Execution) (*runtime.Result, error) {
+func (e *Engine) run(ctx context.Context, x *execution, rec *agentsandbox.Execution) (*runtime.Result, error) {
 	started := time.Now()
+	if x.resume != nil {
+		started = rec.CreatedAt
+	}
 	defer func() { rec.DurationMS = max(1, int64((time.Since(started)+time.Millisecond/2)/time.Millisecond)) }()
-	r, err := x.sandbox.Run(ctx, runtime.Command{
-		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.timeout,
-		OutputLimit: e.limits.OutputBytes, Final: x.final,
-		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: e.limits.Collect,
-	})
+	r, err := e.startOrFollow(ctx, x, rec)
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	wait, cancel := context.WithTimeoutCause(ctx, x.timeout+verdictGrace, errNoVerdict)
+	x.handle = r
+	wait, cancel := context.WithTimeoutCause(ctx, max(x.timeout-time.Since(started), 0)+verdictGrace, errNoVerdict)
 	defer cancel()
 	result, err := e.readRun(wait, r, rec)
 	switch {
 	case err == nil:
 		return result, nil
+	case x.goesOn(ctx):
+		return nil, ctx.Err()
 	case ctx.Err() != nil:
 		// The caller went away, or the session was deleted: end the code, and
 		// keep the output that was on its way.
@@ -285,7 +307,7 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 	switch {
 	case errors.Is(cause, errSessionDeleted):
 		rec.Error = "The session was deleted while this ran."
-	case errors.Is(cause, errShutdown):
+	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
 		rec.Error = "The server shut down while this ran."
 	default:
 		rec.Error = "The client disconnected while this ran."
