@@ -157,6 +157,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		e.lost(x.sandbox, rec)
 		err = nil
 	case x.resume != nil && errors.Is(err, runtime.ErrNotExist):
+		e.forget(&x)
 		lostTrack(rec)
 		err = nil
 	case errors.Is(err, runtime.ErrNotStarted):

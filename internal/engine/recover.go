@@ -155,6 +155,15 @@ func lostTrack(rec *agentsandbox.Execution) {
 	rec.Error = "The server stopped while this ran, and the rest of it could not be recovered."
 }
 
+// forget ends a run whose output cannot be had any more.
+func (e *Engine) forget(x *execution) {
+	ctx, cancel := context.WithTimeout(context.Background(), retainTimeout)
+	defer cancel()
+	if err := x.sandbox.Forget(ctx, x.record.ID); err != nil {
+		e.log.Warn("a run that was given up may go on in its sandbox", "execution", x.record.ID, "error", err)
+	}
+}
+
 // sweep removes what nobody names. It comes before runs are followed, whose files
 // are named only at their end.
 func (r *recovery) sweep(ctx context.Context) error {

@@ -32,6 +32,18 @@ func (c *Client) Attach(ctx context.Context, cmd runtime.Command, from runtime.P
 	return r, nil
 }
 
+// Forget ends a run and forgets it.
+func (c *Client) Forget(ctx context.Context, id string) error {
+	if !runIDPattern.MatchString(id) || len(id) > MaxRunID {
+		return fmt.Errorf("%w: %q is not the id of a run", runtime.ErrInvalid, id)
+	}
+	var reply struct{}
+	if err := c.call(ctx, &Request{Method: MethodForget, Run: &RunRequest{ID: id}}, &reply); err != nil {
+		return fmt.Errorf("forget run %s: %w", id, err)
+	}
+	return nil
+}
+
 // Retain ends and forgets every run of the sandbox but those named.
 func (c *Client) Retain(ctx context.Context, ids []string) error {
 	if i := slices.IndexFunc(ids, func(id string) bool { return !runIDPattern.MatchString(id) || len(id) > MaxRunID }); i >= 0 {

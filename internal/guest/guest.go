@@ -68,6 +68,7 @@ const (
 	MethodPrepare  = "prepare_snapshot" // Modules; an empty reply
 	MethodRun      = "run"              // Run; code as data; what the run produced
 	MethodAttach   = "attach"           // Run, with ID and After; what the run produced since
+	MethodForget   = "forget"           // Run, with ID; an empty reply
 	MethodRetain   = "retain"           // Retain; an empty reply
 	MethodStat     = "stat"             // Path; an Entry
 	MethodRead     = "read"             // Path; an Entry, then data

@@ -130,6 +130,9 @@ type Guest interface {
 	// is not there any more, is ErrNotExist, from here or from the first Next.
 	Attach(ctx context.Context, cmd Command, from Progress) (Run, error)
 
+	// Forget ends a run and forgets it; one that is not there it does not mind.
+	Forget(ctx context.Context, id string) error
+
 	// Retain ends and forgets every run but those named.
 	Retain(ctx context.Context, ids []string) error
 

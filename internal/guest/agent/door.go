@@ -194,6 +194,16 @@ func (a *Agent) converse(ctx context.Context, rw Conversation, door *Door) Conve
 	return next
 }
 
+// forgetNamed ends and forgets a run, if it is there.
+func (a *Agent) forgetNamed(id string) {
+	a.mu.Lock()
+	r := a.runs[id]
+	a.mu.Unlock()
+	if r != nil {
+		a.forget(r)
+	}
+}
+
 // retain ends and forgets every run but those named.
 func (a *Agent) retain(ids []string) {
 	a.mu.Lock()

@@ -192,8 +192,17 @@ var survivalTests = map[string]func(t *testing.T, b *box, reopen func()){
 		if o := b.finish(r); !o.Killed {
 			t.Errorf("got %v", o)
 		}
+		for _, id := range []string{wanted.ID, "none"} {
+			if err := b.Forget(b.ctx(), id); err != nil {
+				t.Errorf("Forget %s: %v", id, err)
+			}
+		}
+		b.forgotten(wanted.again(t))
 		if err := b.Retain(b.ctx(), []string{"../x"}); !errors.Is(err, runtime.ErrInvalid) {
 			t.Errorf("Retain of a bad name: %v", err)
+		}
+		if err := b.Forget(b.ctx(), ""); !errors.Is(err, runtime.ErrInvalid) {
+			t.Errorf("Forget of a bad name: %v", err)
 		}
 	},
 	"Survive/what cannot be kept is not forgotten": func(t *testing.T, b *box, reopen func()) {
