@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e bench fuzz lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e chaos bench fuzz lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ unit: setup ## run the Go tests; they need the default template
 
 e2e: setup ## run the published Python client and plain HTTP against the real binary
 	test/e2e/run
+
+chaos: setup ## kill a real server at random under load: CHAOS="-seed N -kills N"
+	test/chaos/run $(CHAOS)
 
 bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewrap
 	@scripts/install-packages bwrap:bubblewrap

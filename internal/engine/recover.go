@@ -12,7 +12,7 @@ import (
 )
 
 // retainTimeout bounds how long a sandbox may take to forget runs.
-const retainTimeout = 10 * time.Second
+const retainTimeout = 30 * time.Second
 
 // Owned returns the ids of the sandboxes that an earlier process left and that
 // somebody still needs: live sessions, and runs in a sandbox of their own. A

@@ -14,9 +14,10 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// adoptTimeout bounds how long a sandbox may take to answer a new process. One
-// whose processors are all busy still answers within a second.
-const adoptTimeout = 10 * time.Second
+// adoptTimeout bounds how long a sandbox may take to answer a new process. It
+// needs some tens of milliseconds of CPU for that; on a host with none to spare,
+// patience costs less than the session.
+const adoptTimeout = 60 * time.Second
 
 // errNotOurs says that a record does not lead to a living process of ours.
 var errNotOurs = errors.New("its process has ended")
