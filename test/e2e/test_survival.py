@@ -2,10 +2,15 @@
 
 import os
 import signal
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from server import Server, eventually, run
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
+from chaos import Chaos  # noqa: E402
 
 
 @pytest.fixture
@@ -170,3 +175,9 @@ def test_sigterm_can_end_sessions(tmp_path):
     with s.http() as http:
         assert http.get(f"/v1/sessions/{session}").status_code == 404
     s.stop()
+
+
+def test_a_little_chaos(tmp_path):
+    said = []
+    Chaos(tmp_path, seed=20, kills=5, clients=4, say=said.append).run()
+    assert said[-1].startswith("5 kills")
