@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse bench compare fuzz schemathesis soak lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse chaos bench compare fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ e2e: setup ## run the published Python client and plain HTTP against the real bi
 
 abuse: setup ## run every abusive program against the real binary, with what must hold after each
 	ABUSE=full test/e2e/run -m abuse
+
+chaos: setup ## kill a real server at random under load: CHAOS="-seed N -kills N"
+	test/chaos/run $(CHAOS)
 
 bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewrap
 	@scripts/install-packages bwrap:bubblewrap

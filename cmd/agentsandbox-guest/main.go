@@ -6,12 +6,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
-	"math"
 	"os"
 	"os/signal"
-	goruntime "runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -27,16 +24,22 @@ func main() {
 	}
 }
 
-// run runs a sub-command: "probe" says what code in this sandbox can do, see
-// package inside. "attach" is reserved: it will hand a new connection to
-// the agent of a sandbox whose daemon was replaced.
+// run serves, without arguments. "attach" hands the conversation that it was
+// started with to the agent that serves in this sandbox; "probe" says what code in
+// this sandbox can do, see package inside.
 func run(args []string) error {
-	if len(args) > 0 && args[0] == "probe" {
+	switch {
+	case len(args) == 0:
+		return serve()
+	case args[0] == guest.AttachCommand:
+		return agent.Knock(guest.DoorDir, guest.ConversationFD)
+	case args[0] == guest.ProbeCommand:
 		return inside.Main(args[1:], os.Stdout)
 	}
-	if len(args) > 0 {
-		return fmt.Errorf("unknown sub-command %q; without one, the agent serves", args[0])
-	}
+	return fmt.Errorf("unknown sub-command %q: it can be %s or %s; without one, the agent serves", args[0], guest.AttachCommand, guest.ProbeCommand)
+}
+
+func serve() error {
 	unix.Umask(0o022)
 	if err := closeOnExec(); err != nil {
 		return err
@@ -62,69 +65,14 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
+	door, err := agent.OpenDoor(guest.DoorDir, newConversation, func(err error) {
+		log.Warn("somebody was sent away at the door", "error", err)
+	})
+	if err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
-	for ctx.Err() == nil {
-		if err := a.Serve(ctx, conversation{}); err != nil {
-			log.Error("no conversation any more; what runs goes on", "error", err)
-			break
-		}
-	}
-	<-ctx.Done()
+	a.Converse(ctx, newConversation(guest.ConversationFD), door)
 	return nil
-}
-
-// closeOnExec keeps every descriptor of the agent from what it starts.
-func closeOnExec() error {
-	if err := unix.SetNonblock(guest.ConversationFD, false); err != nil {
-		return fmt.Errorf("descriptor %d must be the connection to the host: %w", guest.ConversationFD, err)
-	}
-	if err := unix.CloseRange(guest.ConversationFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("keep descriptors from being inherited: %w", err)
-	}
-	return nil
-}
-
-// conversation is the connection to the host, in plain blocking system calls:
-// in a sandbox, the host's socket cannot be polled.
-type conversation struct{}
-
-func (conversation) Read(b []byte) (int, error) {
-	// The system call below blocks a thread with all that it holds. What the last
-	// message gave others to do is done first, on this thread: to wake another
-	// one for it costs far more in a sandbox.
-	goruntime.Gosched()
-	for {
-		n, err := unix.Read(guest.ConversationFD, b)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return 0, os.NewSyscallError("read", err)
-		case n == 0:
-			return 0, io.EOF
-		}
-		return n, nil
-	}
-}
-
-func (conversation) Write(b []byte) (int, error) {
-	written := 0
-	for written < len(b) {
-		n, err := unix.Write(guest.ConversationFD, b[written:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return written, os.NewSyscallError("write", err)
-		}
-		written += n
-	}
-	return written, nil
-}
-
-// Close tells the host that nothing more comes. The descriptor itself stays: a
-// reader may be waiting on it.
-func (conversation) Close() error {
-	return unix.Shutdown(guest.ConversationFD, unix.SHUT_RDWR)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
@@ -39,6 +40,7 @@ const (
 const (
 	blobsDir     = "blobs"
 	sandboxesDir = "sandboxes"
+	spoolDir     = "spool"
 )
 
 // daemon is the server as a value: open makes it, run serves until its context
@@ -80,6 +82,10 @@ func (d *daemon) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	spools, err := spool.Open(filepath.Join(d.cfg.DataDir, spoolDir))
+	if err != nil {
+		return err
+	}
 	if d.listener, err = listen(d.cfg); err != nil {
 		return err
 	}
@@ -95,13 +101,6 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.onClose(d.runtime.Close)
-	destroyed, err := d.runtime.Recover(ctx)
-	if err != nil {
-		return fmt.Errorf("sandboxes of an earlier process could not be destroyed: %w", err)
-	}
-	if len(destroyed) > 0 {
-		d.log.Info("destroyed sandboxes of an earlier process", "sandboxes", len(destroyed))
-	}
 	limits := engineLimits(d.cfg)
 	d.pool = pool.New(pool.Options{
 		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
@@ -111,10 +110,11 @@ func (d *daemon) open(ctx context.Context) error {
 		Limits: limits.Default(), Logger: d.log,
 	})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Sandboxes: d.pool, Template: template.DefaultName,
-		Limits: limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
+		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Template: template.DefaultName,
+		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
+		Limits:       limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
 	})
-	if err := d.engine.Recover(ctx); err != nil {
+	if err := d.recover(ctx); err != nil {
 		return err
 	}
 	if err := d.bootstrap(ctx); err != nil {

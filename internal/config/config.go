@@ -22,6 +22,7 @@ type Config struct {
 	CacheDir        string // absolute: what can be made again
 	BootstrapKey    Secret // value of the admin key; empty: a random one
 	ShutdownGraceMS int64
+	OnShutdown      string
 	LogLevel        string // debug, info, warn, error
 	LogFormat       string // text, json
 

@@ -57,6 +57,12 @@ const (
 	maxSandboxes = 100_000
 )
 
+// Values of on_shutdown.
+const (
+	OnShutdownKeep    = "keep"
+	OnShutdownDestroy = "destroy"
+)
+
 // Settings returns the table, in the order of help texts and the reference.
 func Settings() []Setting {
 	var all []Setting
@@ -91,6 +97,9 @@ func serverSettings() []Setting {
 		{Name: "shutdown_grace_ms", Group: GroupServer, Default: "30000", Example: "MS",
 			Help: "How long running executions may go on after SIGTERM before they are ended, in milliseconds.",
 			bind: func(c *Config) value { return number[int64]{&c.ShutdownGraceMS, 0, dayMS} }},
+		{Name: "on_shutdown", Group: GroupServer, Default: OnShutdownKeep, Example: "WHAT",
+			Help: "What becomes of sessions at SIGTERM: they stay alive for the next start (keep), or end (destroy).",
+			bind: func(c *Config) value { return choice{&c.OnShutdown, []string{OnShutdownKeep, OnShutdownDestroy}} }},
 		{Name: "log_level", Group: GroupServer, Default: "info", Example: "LEVEL",
 			Help: "Least severe messages that are logged.",
 			bind: func(c *Config) value { return choice{&c.LogLevel, []string{"debug", "info", "warn", "error"}} }},

@@ -42,6 +42,10 @@ type Options struct {
 	Store     Store
 	Blobs     Blobs
 	Sandboxes Sandboxes
+	Spool     Spool
+	// KeepSessions says that sessions outlive Close, for the Recover of a later
+	// server.
+	KeepSessions bool
 	// Template is the name of the default one.
 	Template string
 	Limits   Limits
@@ -59,13 +63,16 @@ type Engine struct {
 	store     Store
 	blobs     Blobs
 	sandboxes Sandboxes
-	template  string
-	limits    Limits
-	quotas    Quotas
-	counting  chan struct{} // holds a token while somebody counts and adds
-	lifetimes Lifetimes
-	log       *slog.Logger
-	clock     func() time.Time
+	spool     Spool
+	// keepSessions says that sessions outlive Close.
+	keepSessions bool
+	template     string
+	limits       Limits
+	quotas       Quotas
+	counting     chan struct{} // holds a token while somebody counts and adds
+	lifetimes    Lifetimes
+	log          *slog.Logger
+	clock        func() time.Time
 
 	touched  touches
 	known    knownKeys
@@ -99,7 +106,7 @@ func New(opts Options) *Engine {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	return &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes,
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, keepSessions: opts.KeepSessions,
 		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
@@ -165,45 +172,10 @@ func (e *Engine) destroy(sb runtime.Sandbox) error {
 	return err
 }
 
-// Recover brings the store in line with a runtime on which nothing of an earlier
-// process lives any more: its sessions are lost, its unfinished executions are
-// over, contents that no file names are removed.
-func (e *Engine) Recover(ctx context.Context) error {
-	sessions, err := e.store.UnfinishedSessions(ctx)
-	if err != nil {
-		return err
-	}
-	for _, id := range sessions {
-		if _, err := e.store.MoveSession(ctx, id, unfinished, agentsandbox.SessionLost, e.now()); err != nil {
-			return err
-		}
-	}
-	runs, err := e.store.RunningExecutions(ctx)
-	if err != nil {
-		return err
-	}
-	for _, id := range runs {
-		lost := agentsandbox.Execution{
-			ID: id, Status: agentsandbox.StatusSandboxLost, ReturnCode: returnCodeKilled, Signal: "SIGKILL",
-			Error: "The server stopped while this ran.", HTTPStatus: 503, EndedAt: e.now(),
-		}
-		if _, err := e.store.FinishExecution(ctx, lost); err != nil {
-			return err
-		}
-	}
-	removed, err := e.blobs.Sweep(ctx, func(id string) (bool, error) { return e.store.HasFile(ctx, id) })
-	if err != nil {
-		return err
-	}
-	if len(sessions)+len(runs)+removed > 0 {
-		e.log.Info("recovered from an earlier process", "lost_sessions", len(sessions), "lost_executions", len(runs), "removed_blobs", removed)
-	}
-	return nil
-}
-
 // Close refuses new work and lets running work end. When ctx is done, what still
-// runs is ended and recorded as cancelled. Then the live sessions end too. It
-// returns when nothing is left.
+// runs is ended and recorded as cancelled. Then the live sessions end too; with
+// KeepSessions they, and what runs in them, are left to the next server. It
+// returns when nothing is left to do.
 func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Lock()
 	e.closing = true
@@ -218,11 +190,15 @@ func (e *Engine) Close(ctx context.Context) error {
 	select {
 	case <-idle:
 	case <-ctx.Done():
-		e.cancel(errShutdown)
+		e.cancel(e.endOfWork())
 		<-idle
 	}
-	e.cancel(errShutdown)
+	e.cancel(e.endOfWork())
 	e.saveUses(context.Background(), true)
-	e.closeSessions()
+	if e.keepSessions {
+		e.leaveSessions()
+	} else {
+		e.closeSessions()
+	}
 	return e.flushTouches()
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -89,13 +90,17 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	if err != nil {
 		t.Fatal(err)
 	}
+	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	opts.Store, opts.Blobs, opts.Sandboxes, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), "default", limits, log
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
 	f.Engine = engine.New(opts)
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)

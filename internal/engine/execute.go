@@ -110,6 +110,13 @@ type execution struct {
 	bounds  bounds
 	files   []agentsandbox.File
 	final   bool
+
+	command runtime.Command
+	// resume is where to follow a run that an earlier server started; nil: it is
+	// this one's.
+	resume *runtime.Progress
+	// handle holds on to the run until its outcome is written.
+	handle runtime.Run
 }
 
 func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteRequest, sessionID string) agentsandbox.Execution {
@@ -124,14 +131,25 @@ func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteReq
 // outcome. From the first write on, the record always gets an outcome.
 func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execution, error) {
 	rec := &x.record
-	if err := e.store.InsertExecution(ctx, *rec); err != nil {
-		return nil, err
+	var err error
+	if x.resume == nil {
+		x.command = e.command(&x)
+		if err := place(rec, x.sandbox, x.command); err != nil {
+			return nil, err
+		}
+		if err := e.store.InsertExecution(ctx, *rec); err != nil {
+			return nil, err
+		}
+		err = e.inject(ctx, x.sandbox, x.files)
 	}
-	err := e.inject(ctx, x.sandbox, x.files)
 	var result *runtime.Result
 	if err == nil {
-		result, err = e.run(ctx, x, rec)
+		result, err = e.run(ctx, &x, rec)
 	}
+	if x.goesOn(ctx) {
+		return nil, leftRunning(rec.ID)
+	}
+	defer e.letGo(&x)
 	note := ""
 	switch {
 	case result != nil:
@@ -140,8 +158,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
 	case errors.Is(context.Cause(ctx), runtime.ErrSandboxLost):
-		e.lost(x.sandbox, rec) // its session has noticed already
-		err = nil
+		note, err = e.lost(x.sandbox, rec), nil // its session has noticed already
 	case ctx.Err() != nil:
 		cancelled(rec, context.Cause(ctx))
 		err = nil
@@ -151,6 +168,9 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		note, err = timedOutNote(x.bounds.timeout), nil
 	case errors.Is(err, runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil
+	case x.resume != nil && errors.Is(err, runtime.ErrNotExist):
+		e.forget(&x)
+		note, err = lostTrack(rec), nil
 	case errors.Is(err, runtime.ErrNotStarted):
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, returnCodeNotStarted
 		rec.Error = err.Error()
@@ -224,24 +244,25 @@ var errNoVerdict = errors.New("no result in time")
 
 // run starts the code and reads its output and result. Exactly one of the
 // result and the error is nil.
-func (e *Engine) run(ctx context.Context, x execution, rec *agentsandbox.Execution) (*runtime.Result, error) {
+func (e *Engine) run(ctx context.Context, x *execution, rec *agentsandbox.Execution) (*runtime.Result, error) {
 	started := time.Now()
+	if x.resume != nil {
+		started = rec.CreatedAt
+	}
 	defer func() { rec.DurationMS = max(1, int64((time.Since(started)+time.Millisecond/2)/time.Millisecond)) }()
-	r, err := x.sandbox.Run(ctx, runtime.Command{
-		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
-		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
-		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: e.limits.Collect,
-	})
+	r, err := e.startOrFollow(ctx, x, rec)
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	wait, cancel := context.WithTimeoutCause(ctx, x.bounds.timeout+verdictGrace, errNoVerdict)
+	x.handle = r
+	wait, cancel := context.WithTimeoutCause(ctx, max(x.bounds.timeout-time.Since(started), 0)+verdictGrace, errNoVerdict)
 	defer cancel()
 	result, err := readRun(wait, r, rec, x.bounds.output)
 	switch {
 	case err == nil:
 		return result, nil
+	case x.goesOn(ctx):
+		return nil, ctx.Err()
 	case ctx.Err() != nil:
 		// The caller went away, or the session was deleted: end the code, and
 		// keep the output that was on its way.

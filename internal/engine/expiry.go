@@ -75,6 +75,14 @@ func (e *Engine) setLifetimes(info *agentsandbox.Session, req agentsandbox.Sessi
 	info.LastUsedAt = info.CreatedAt
 }
 
+// hold begins a use of a session that nobody can have removed yet.
+func (e *Engine) hold(s *session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.users.Add(1)
+	s.use.busy++
+}
+
 // release ends one use of a session.
 func (e *Engine) release(s *session) {
 	e.mu.Lock()

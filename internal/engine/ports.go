@@ -45,9 +45,11 @@ type SessionStore interface {
 	// MoveSession changes the status if it is one of from, and tells whether it
 	// did: the only way in which a status changes. A terminal status sets EndedAt.
 	MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error)
-	// UnfinishedSessions lists the ids of every tenant's sessions that are
-	// creating, live or deleting.
-	UnfinishedSessions(ctx context.Context) ([]string, error)
+	// BindSession notes which sandbox is a session's.
+	BindSession(ctx context.Context, id, sandbox string) error
+	// LeftSessions lists every tenant's sessions that are creating, live or
+	// deleting.
+	LeftSessions(ctx context.Context) ([]Left, error)
 	// TouchSessions records when sessions were last used.
 	TouchSessions(ctx context.Context, used map[string]time.Time) error
 	// KeepSession records a use, and how long the session may be idle from then
@@ -66,11 +68,18 @@ type ExecutionStore interface {
 	// Execution finds a record, with those of its files that still exist.
 	Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error)
 	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
-	// RunningExecutions lists the ids of every tenant's runs that have not ended.
-	RunningExecutions(ctx context.Context) ([]string, error)
+	// LeftExecutions lists every tenant's runs that have not ended.
+	LeftExecutions(ctx context.Context) ([]Left, error)
 	// DeleteExecutions forgets at most limit records of runs that ended before a
 	// time, and returns how many; 0 when there are none left. Their files stay.
 	DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// Left is a row that has not ended, and where it was at work: Sandbox is empty
+// if it had none yet. An alias, like Blob.
+type Left = struct {
+	Tenant, ID, Status, Sandbox string
+	Plan                        []byte
 }
 
 // FileStore keeps what is known of files; their contents are in Blobs.
@@ -129,6 +138,27 @@ type Blobs interface {
 type Blob = struct {
 	SizeBytes int64
 	SHA256    string // hex
+}
+
+// Spool keeps the output of runs that go on, so that the sandbox may forget it.
+// It is needed only after the death of the process, and may be lost with the
+// host, which takes the sandboxes too.
+type Spool interface {
+	// Append adds an entry to the spool of an execution; all of it is there when
+	// Append returns without an error, and none of it counts otherwise.
+	Append(id string, e SpoolEntry) error
+	// Read returns what was appended, added up; nothing is an empty entry.
+	Read(id string) (SpoolEntry, error)
+	// Remove can be repeated.
+	Remove(id string) error
+	// Sweep removes the spools for which keep says false.
+	Sweep(keep func(id string) bool) error
+}
+
+// SpoolEntry is output as it was taken, up to a point: an alias, like Blob.
+type SpoolEntry = struct {
+	Stdout, Stderr []byte
+	Progress       runtime.Progress
 }
 
 // Sandboxes hands out sandboxes that nobody used before.

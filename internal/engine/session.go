@@ -103,6 +103,9 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 	if err := e.inject(ctx, sb, files); err != nil {
 		return err
 	}
+	if err := e.store.BindSession(ctx, info.ID, sb.ID()); err != nil {
+		return err
+	}
 	moved, err := e.store.MoveSession(ctx, info.ID, []agentsandbox.SessionStatus{agentsandbox.SessionCreating}, agentsandbox.SessionLive, e.now())
 	if err != nil {
 		return err
@@ -111,14 +114,20 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
 	}
 	info.Status = agentsandbox.SessionLive
-	s := &session{info: *info, sandbox: sb, use: useOf(*info)}
+	e.admit(*info, sb)
+	live = true
+	return nil
+}
+
+// admit makes a session one of those that can be used.
+func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox) *session {
+	s := &session{info: info, sandbox: sb, use: useOf(info)}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	e.mu.Lock()
 	e.sessions[info.ID] = s
 	e.mu.Unlock()
-	live = true
 	e.watchers.Go(func() { e.watch(s) })
-	return nil
+	return s
 }
 
 // watch marks a session lost when its sandbox dies by itself.

@@ -73,7 +73,7 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 		rec.Error = "The session was deleted while this ran."
 	case errors.Is(cause, errSessionExpired):
 		rec.Error = "The session expired while this ran."
-	case errors.Is(cause, errShutdown):
+	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
 		rec.Error = "The server shut down while this ran."
 	default:
 		rec.Error = "The client disconnected while this ran."

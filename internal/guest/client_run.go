@@ -34,11 +34,15 @@ func (c *Client) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, err
 		}
 		code = code[n:]
 	}
+	return newRun(c, s, cmd, req), nil
+}
+
+func newRun(c *Client, s *wire.Stream, cmd runtime.Command, req *RunRequest) *run {
 	dirs := make([]string, 0, len(cmd.CollectDirs))
 	for _, dir := range req.CollectDirs {
 		dirs = append(dirs, string(dir))
 	}
-	return &run{c: c, s: s, cmd: cmd, dirs: dirs}, nil
+	return &run{c: c, s: s, cmd: cmd, dirs: dirs}
 }
 
 // runRequest checks a command and turns it into a request.
@@ -135,7 +139,9 @@ func (r *run) Next(ctx context.Context) (runtime.Event, error) {
 			r.mu.Lock()
 			r.ended = true
 			r.mu.Unlock()
-			r.s.End() // lets the agent forget the run
+			if r.cmd.Keep == nil {
+				r.s.End() // lets the agent forget the run
+			}
 			return event, nil
 		}
 		if event.Data != nil {
@@ -160,6 +166,10 @@ func (r *run) fail(err error) error {
 	if done, overErr := r.over(); done && overErr != io.EOF {
 		return overErr
 	}
+	var keep *keepError
+	if errors.As(err, &keep) {
+		return fmt.Errorf("run %s: %w", r.cmd.ID, keep.err)
+	}
 	return fmt.Errorf("run %s: %w", r.cmd.ID, r.c.explain(err))
 }
 
@@ -167,6 +177,11 @@ func (r *run) fail(err error) error {
 func (r *run) acknowledge(ctx context.Context) error {
 	if r.unacked < AckEvery {
 		return nil
+	}
+	if r.cmd.Keep != nil {
+		if err := r.cmd.Keep(r.progress()); err != nil {
+			return &keepError{err}
+		}
 	}
 	if err := r.s.Send(ctx, KindAck, AppendSequence(nil, r.seq)); err != nil {
 		return err
@@ -314,8 +329,13 @@ func (c *Client) Relieve(ctx context.Context) error {
 func (r *run) Close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.closed {
-		r.closed = true
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	if r.ended {
+		r.s.End() // lets the agent forget the run
+	} else {
 		r.s.Reset(nil)
 	}
 	return nil

@@ -26,6 +26,13 @@ const (
 	ScriptDir = "/run/agentsandbox"
 	// ConversationFD is the descriptor of the agent on which it talks to the host.
 	ConversationFD = 3
+	// DoorDir is where the agent listens for another conversation:
+	// AttachCommand of the agent's program, run as root inside, hands it one,
+	// which is its own ConversationFD.
+	DoorDir       = "/run/agentsandbox-door"
+	AttachCommand = "attach"
+	// ProbeCommand of the agent's program says what code in a sandbox can do.
+	ProbeCommand = "probe"
 
 	// UserID, GroupID, UserName and Home are those of the user whose code runs.
 	UserID   = 1000
@@ -65,6 +72,8 @@ const (
 	MethodPrepare  = "prepare_snapshot" // Modules; an empty reply
 	MethodRun      = "run"              // Run; code as data; what the run produced
 	MethodAttach   = "attach"           // Run, with ID and After; what the run produced since
+	MethodForget   = "forget"           // Run, with ID; an empty reply
+	MethodRetain   = "retain"           // Retain; an empty reply
 	MethodStat     = "stat"             // Path; an Entry
 	MethodRead     = "read"             // Path; an Entry, then data
 	MethodWrite    = "write"            // Path, then data until the end; an Entry
@@ -109,6 +118,8 @@ type Request struct {
 	Run      *RunRequest `json:"run,omitempty"`
 	Identity *Identity   `json:"identity,omitempty"`
 	Modules  []string    `json:"modules,omitempty"`
+	// Retain names the runs that are not to be forgotten.
+	Retain []string `json:"retain,omitempty"`
 }
 
 // RunRequest asks for one run.

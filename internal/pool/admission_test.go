@@ -329,7 +329,7 @@ func TestAdoptedSandboxesCount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		adopted := p.Adopt(found, runtime.Bare, ofMemory(12_000))
+		adopted := p.Adopt(found)
 		p.Start()
 		if got := p.Stats(); got.Reserved != 1200*mib || p.Live() != 1 {
 			t.Errorf("%+v, %d live", got, p.Live())

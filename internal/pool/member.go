@@ -91,10 +91,11 @@ func (p *Pool) newMember(sb runtime.Sandbox, limits runtime.Limits, reserve int6
 // server do. It takes its reservation even beyond the budget; work that comes
 // waits until there is room again. The caller uses and destroys the sandbox that
 // is returned in place of the one given.
-func (p *Pool) Adopt(sb runtime.Sandbox, variant runtime.Variant, limits runtime.Limits) runtime.Sandbox {
+func (p *Pool) Adopt(sb runtime.Sandbox) runtime.Sandbox {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m := p.newMember(sb, limits, p.reserve(kind{variant: variant, limits: limits}))
+	limits := sb.Limits()
+	m := p.newMember(sb, limits, p.reserve(kind{variant: runtime.Bare, limits: limits}))
 	m.claimed = true
 	p.live++
 	p.reserved += m.reserve

@@ -98,6 +98,8 @@ func (s *member) WorkingSet() (int64, error) {
 	return u.MemoryBytes, err
 }
 
+func (s *member) Limits() runtime.Limits { return s.limits }
+
 func (s *member) ID() string            { return s.id }
 func (s *member) Done() <-chan struct{} { return s.done }
 func (s *member) die()                  { s.once.Do(func() { close(s.done) }) }

@@ -37,14 +37,14 @@ func Look(ctx context.Context, sb runtime.Sandbox) ([]Fact, error) {
 	defer canary.close()
 	port := strconv.Itoa(canary.port())
 	facts, err := look(ctx, sb, runtime.Command{
-		ID: "probe-bash", Language: agentsandbox.Bash, Code: "exec " + guest.AgentPath + " probe " + port,
+		ID: "probe-bash", Language: agentsandbox.Bash, Code: "exec " + guest.AgentPath + " " + guest.ProbeCommand + " " + port,
 	})
 	if err != nil {
 		return nil, err
 	}
 	again, err := look(ctx, sb, runtime.Command{
 		ID: "probe-python", Language: agentsandbox.Python,
-		Code: fmt.Sprintf("import os\nos.execv(%q, [%q, 'probe', %q])", guest.AgentPath, guest.AgentPath, port),
+		Code: fmt.Sprintf("import os\nos.execv(%q, [%q, %q, %q])", guest.AgentPath, guest.AgentPath, guest.ProbeCommand, port),
 	})
 	if err != nil {
 		return nil, err

@@ -45,11 +45,14 @@ type Runtime interface {
 	Start(ctx context.Context, spec Spec) (Sandbox, error)
 
 	// Recover deals with what an earlier process of this data directory left
-	// behind: it destroys every sandbox that is provably ours and returns their
-	// ids. It is called once, before Start.
-	Recover(ctx context.Context) ([]string, error)
+	// behind. Of the sandboxes that are provably ours it takes over those of the
+	// ids in keep that are alive, have their limits in force and answer, and
+	// destroys the others. It is called once, before Start. With an error, what
+	// was adopted is adopted all the same.
+	Recover(ctx context.Context, keep []string) (Recovered, error)
 
-	// Close waits for background work. Every sandbox must be destroyed before.
+	// Close waits for background work. Every sandbox must be destroyed or
+	// released before.
 	Close() error
 }
 
@@ -92,6 +95,9 @@ type Sandbox interface {
 	// force is not what was asked for.
 	SetLimits(ctx context.Context, limits Limits) error
 
+	// Limits are those that were set last.
+	Limits() Limits
+
 	// Usage reads the sandbox's counters on the host.
 	Usage() (Usage, error)
 
@@ -105,6 +111,11 @@ type Sandbox interface {
 	// Destroy ends everything in the sandbox and removes every trace of it from
 	// the host. It can be repeated, and by several callers at once.
 	Destroy(ctx context.Context) error
+
+	// Release lets go of the sandbox and leaves it alive, with all that runs in
+	// it, for the Recover of a later process. Done is closed, every method fails
+	// with ErrSandboxLost, and Destroy does nothing.
+	Release()
 }
 
 // Usage is what a sandbox used so far, read on the host.
@@ -126,6 +137,18 @@ type Guest interface {
 	// Run starts code, or a command. The caller reads Events to the end or
 	// closes the Run.
 	Run(ctx context.Context, cmd Command) (Run, error)
+
+	// Attach follows a run that an earlier conversation started, from where its
+	// output was taken. Of the command, ID, limits and Keep count, and must be
+	// what they were. A run that is not there, or whose output after that point
+	// is not there any more, is ErrNotExist, from here or from the first Next.
+	Attach(ctx context.Context, cmd Command, from Progress) (Run, error)
+
+	// Forget ends a run and forgets it; one that is not there it does not mind.
+	Forget(ctx context.Context, id string) error
+
+	// Retain ends and forgets every run but those named.
+	Retain(ctx context.Context, ids []string) error
 
 	// ReadFile opens a regular file. The size in the info is the size at the
 	// time of opening; the bytes are those that were there to be read.
@@ -171,6 +194,11 @@ type Command struct {
 	// reported, and Collect bounds how many.
 	CollectDirs []string
 	Collect     CollectLimits
+	// Keep, if set, makes the run one that can be attached to again: it is called
+	// from Next before the sandbox is told that it may forget output that Next
+	// has returned, and whatever is to outlive this process must be stored when it
+	// returns. Its error fails Next. The result is not forgotten before Close.
+	Keep func(Progress) error `json:"-"`
 }
 
 // RunLimits are what the agent holds a run to. Zero values mean no limit.
@@ -228,7 +256,8 @@ type Run interface {
 	// Result still arrives.
 	Kill(ctx context.Context) error
 
-	// Close lets go of the run; one that has not ended is killed.
+	// Close lets go of the run; one that has not ended is killed. A caller that
+	// wants the run to go on without it does not call Close.
 	Close() error
 }
 

@@ -106,13 +106,13 @@ func TestAcknowledgedRowsOutliveSIGKILL(t *testing.T) {
 			t.Fatalf("a finished run is %s, with %d files", e.Status, len(e.Files))
 		}
 	}
-	left, err := db.RunningExecutions(t.Context())
+	left, err := db.LeftExecutions(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range left {
-		if slices.Contains(finished, id) {
-			t.Errorf("%s was finished, and is running", id)
+	for _, l := range left {
+		if slices.Contains(finished, l.ID) {
+			t.Errorf("%s was finished, and is running", l.ID)
 		}
 	}
 }

@@ -17,8 +17,8 @@ const (
 		endpoint, method, http_status, created_at, ended_at, meta`
 	outputColumns = "code, stdout, stderr"
 
-	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `, sandbox, plan)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
 			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
@@ -35,8 +35,7 @@ const (
 	insertFileOfRun = `INSERT INTO files (id, tenant, filename, media_type, size_bytes, sha256, session_id, execution_id, path, created_at)
 		SELECT ?, tenant, ?, ?, ?, ?, ?, id, ?, ? FROM executions WHERE id = ?`
 
-	executionByID     = "SELECT " + executionColumns + ", " + outputColumns + " FROM executions WHERE id = ? AND tenant = ?"
-	runningExecutions = "SELECT id FROM executions WHERE ended_at IS NULL ORDER BY seq"
+	executionByID = "SELECT " + executionColumns + ", " + outputColumns + " FROM executions WHERE id = ? AND tenant = ?"
 )
 
 // smallOutcomeBytes is how much output, without files, still counts as an
@@ -78,7 +77,7 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) err
 		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error,
 		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
-		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr))
+		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr), e.Sandbox, bytesOf(e.Plan))
 }
 
 // FinishExecution writes the outcome of a run and the rows of its files, in one
@@ -254,12 +253,6 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 func scanMetadata(row scanner) (p [3]string, err error) {
 	err = row.Scan(&p[0], &p[1], &p[2])
 	return p, err
-}
-
-// RunningExecutions lists the ids of every tenant's runs that have not ended,
-// oldest first.
-func (db *DB) RunningExecutions(ctx context.Context) ([]string, error) {
-	return db.ids(ctx, runningExecutions)
 }
 
 // executionRow is the record being scanned, and what has to be translated.

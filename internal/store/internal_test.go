@@ -210,9 +210,9 @@ func TestQueriesUseIndexes(t *testing.T) {
 	for _, query := range []string{
 		keyByHash, revokeKey, revokeKeyOfTenant, touchKey,
 		"SELECT " + keyColumns + " FROM api_keys WHERE tenant = ?" + newest,
-		sessionByID, moveSession, unfinishedSessions,
+		sessionByID, moveSession, bindSession, leftSessions,
 		"SELECT " + sessionColumns + " FROM sessions WHERE tenant = ? AND status = 'live'" + newest,
-		executionByID, finishExecution, runningExecutions,
+		executionByID, finishExecution, leftExecutions,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ?" + newest,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND session_id = ?" + newest,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND status = ?" + newest,

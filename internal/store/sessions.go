@@ -20,8 +20,6 @@ const (
 	// may hold secrets, is of no use then.
 	moveSession = `UPDATE sessions SET status = ?, ended_at = ?, env = CASE WHEN ? THEN '{}' ELSE env END
 		WHERE id = ? AND status IN (SELECT value FROM json_each(?))`
-
-	unfinishedSessions = "SELECT id FROM sessions WHERE ended_at IS NULL ORDER BY seq"
 )
 
 func ended(s agentsandbox.SessionStatus) bool {
@@ -97,12 +95,6 @@ func (db *DB) MoveSession(ctx context.Context, id string, from []agentsandbox.Se
 		return err
 	})
 	return moved && err == nil, wrap(err, "store: move session %s to %s", id, to)
-}
-
-// UnfinishedSessions lists the ids of every tenant's sessions that are creating,
-// live or deleting, oldest first.
-func (db *DB) UnfinishedSessions(ctx context.Context) ([]string, error) {
-	return db.ids(ctx, unfinishedSessions)
 }
 
 func scanSession(row scanner) (agentsandbox.Session, error) {

@@ -54,7 +54,7 @@ func start(binary, dir string, flags ...string) (*server, error) {
 		group:  "agentsandbox-" + hex.EncodeToString(digest[:6]),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	flags = append([]string{"serve", "--listen", addr, "--data-dir", dir, "--max-sandboxes", "600"}, flags...)
+	flags = append([]string{"serve", "--listen", addr, "--data-dir", dir, "--max-sandboxes", "600", "--on-shutdown", "destroy"}, flags...)
 	s.cmd = exec.Command(binary, flags...)
 	s.cmd.Env = append(os.Environ(), "AGENTSANDBOX_BOOTSTRAP_KEY="+key)
 	s.cmd.Stdout, s.cmd.Stderr = log, log

@@ -24,7 +24,7 @@ def free_port() -> int:
 class Server:
     """One `agentsandbox serve` with a data directory of its own."""
 
-    def __init__(self, data: Path, *flags: str, env: dict[str, str] | None = None):
+    def __init__(self, data: Path, *flags: str, env: dict[str, str] | None = None, on_shutdown: str = "destroy"):
         self.data = Path(data)
         self.key = "test-" + secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{free_port()}"
@@ -32,7 +32,7 @@ class Server:
         digest = hashlib.sha256(str(self.data / "sandboxes").encode()).hexdigest()
         self.group = "agentsandbox-" + digest[:12]
         self.log = self.data.parent / f"{self.data.name}.log"
-        self.flags = flags
+        self.flags = (f"--on-shutdown={on_shutdown}", *flags)
         self.env = {**os.environ, "AGENTSANDBOX_BOOTSTRAP_KEY": self.key, **(env or {})}
         self.process: subprocess.Popen | None = None
 

@@ -206,6 +206,15 @@ func (a *Agent) answer(ctx context.Context, req *guest.Request) (any, error) {
 		return empty{}, a.identify(req.Identity)
 	case guest.MethodPrepare:
 		return empty{}, a.prepare(ctx, req.Modules)
+	case guest.MethodForget:
+		if req.Run == nil {
+			return nil, refuse(guest.FailInvalid, "forget needs the id of a run")
+		}
+		a.forgetNamed(req.Run.ID)
+		return empty{}, nil
+	case guest.MethodRetain:
+		a.retain(req.Retain)
+		return empty{}, nil
 	case guest.MethodStat:
 		return a.stat(string(req.Path))
 	case guest.MethodList:

@@ -22,8 +22,9 @@ const (
 	// maxRuns bounds the runs that go on at once.
 	maxRuns = 1024
 	// maxFinished bounds the runs that are over and that no host has taken; the
-	// oldest are forgotten.
-	maxFinished = 64
+	// oldest are forgotten. All that were under way when a conversation broke can
+	// end before the next one begins, and none of them may be lost.
+	maxFinished = maxRuns
 )
 
 // longAgo is a deadline that has passed.
@@ -95,7 +96,7 @@ func (a *Agent) serveAttach(ctx context.Context, s *wire.Stream, req *guest.RunR
 	case r == nil:
 		return refuse(guest.FailNotExist, "there is no run %q", req.ID)
 	case !r.log.holds(req.After):
-		return refuse(guest.FailInvalid, "run %q does not have what follows message %d", req.ID, req.After)
+		return refuse(guest.FailNotExist, "run %q does not have what follows message %d", req.ID, req.After)
 	}
 	return r.follow(ctx, s, req.After)
 }

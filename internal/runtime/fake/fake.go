@@ -34,8 +34,6 @@ type Options struct {
 	OnStart func(ctx context.Context, spec runtime.Spec) error
 	// OnSetLimits is called before limits are set; its error fails SetLimits.
 	OnSetLimits func(id string, limits runtime.Limits) error
-	// Recovered is what Recover returns.
-	Recovered []string
 	// Logger gets what the agents log; nil: nobody does.
 	Logger *slog.Logger
 }
@@ -45,7 +43,7 @@ type Runtime struct {
 	opts Options
 
 	mu   sync.Mutex
-	live map[string]*Sandbox
+	live map[string]*Sandbox // the latest handle of each
 	made int
 }
 
@@ -58,9 +56,6 @@ func New(opts Options) *Runtime {
 	}
 	return &Runtime{opts: opts, live: map[string]*Sandbox{}}
 }
-
-// Recover returns what the options say.
-func (r *Runtime) Recover(context.Context) ([]string, error) { return r.opts.Recovered, nil }
 
 // Close fails if a sandbox is left.
 func (r *Runtime) Close() error {
@@ -103,7 +98,7 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	sb := &Sandbox{runtime: r, spec: spec, limits: spec.Limits, done: make(chan struct{})}
+	sb := newSandbox(r, &machine{spec: spec, limits: spec.Limits})
 	r.mu.Lock()
 	if _, taken := r.live[spec.ID]; taken || spec.ID == "" {
 		r.mu.Unlock()
@@ -118,23 +113,35 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	return sb, nil
 }
 
-// Sandbox is a temporary directory with an agent.
+// Sandbox is one process's hold of a temporary directory with an agent.
 type Sandbox struct {
 	runtime.Guest // the client; nil until booted
+	*machine
 
 	runtime *Runtime
-	spec    runtime.Spec
-	dir     string
 	client  *guest.Client
-	agent   *agent.Agent
-	serving sync.WaitGroup
 	done    chan struct{}
 	dead    sync.Once
-
-	mu      sync.Mutex
-	limits  runtime.Limits
-	usage   runtime.Usage
 	destroy sync.Once
+
+	relMu    sync.Mutex
+	released bool
+}
+
+// machine is what there is of a sandbox, whoever holds it.
+type machine struct {
+	spec    runtime.Spec
+	dir     string
+	agent   *agent.Agent
+	serving sync.WaitGroup
+
+	mu     sync.Mutex
+	limits runtime.Limits
+	usage  runtime.Usage
+}
+
+func newSandbox(r *Runtime, m *machine) *Sandbox {
+	return &Sandbox{runtime: r, machine: m, done: make(chan struct{})}
 }
 
 var _ runtime.Sandbox = (*Sandbox)(nil)
@@ -180,7 +187,10 @@ func (s *Sandbox) boot(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.converse(ctx)
+	if err := s.converse(ctx); err != nil {
+		return err
+	}
+	return s.client.Identify(ctx, guest.Identity{Hostname: "fake", MachineID: "0123456789abcdef0123456789abcdef"})
 }
 
 // converse connects the agent and its client.
@@ -202,7 +212,7 @@ func (s *Sandbox) converse(ctx context.Context) error {
 		<-s.client.Done()
 		s.dead.Do(func() { close(s.done) })
 	})
-	return s.client.Identify(ctx, guest.Identity{Hostname: "fake", MachineID: "0123456789abcdef0123456789abcdef"})
+	return nil
 }
 
 func lookFirst(names ...string) (string, error) {
@@ -306,6 +316,11 @@ func (s *Sandbox) Die() { s.client.Close() }
 
 // Destroy ends everything and removes the directory.
 func (s *Sandbox) Destroy(context.Context) error {
+	s.relMu.Lock()
+	defer s.relMu.Unlock()
+	if s.released {
+		return nil
+	}
 	s.destroy.Do(func() {
 		if s.client != nil {
 			s.client.Close()

@@ -25,6 +25,27 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+func TestSurvivalSuite(t *testing.T) {
+	r := New(Options{Dir: t.TempDir()})
+	runtimetest.SurvivalSuite(t, func(t *testing.T) runtime.Sandbox {
+		sb, err := r.Start(t.Context(), runtime.Spec{ID: agentsandbox.NewID("sbx_")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sb
+	}, func(t *testing.T, sb runtime.Sandbox) runtime.Sandbox {
+		sb.Release()
+		found, err := r.Recover(t.Context(), []string{sb.ID()})
+		if err != nil || len(found.Adopted) != 1 {
+			t.Fatalf("%+v, %v", found, err)
+		}
+		return found.Adopted[0]
+	})
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStartFails(t *testing.T) {
 	broken := errors.New("no room")
 	dir := t.TempDir()

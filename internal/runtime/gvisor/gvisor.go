@@ -35,6 +35,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -106,6 +107,7 @@ type Runtime struct {
 	lock      *os.File
 	restore   func() // puts the standard streams back
 	owned     sync.WaitGroup
+	released  atomic.Int64 // sandboxes that were let go of alive
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)
@@ -221,15 +223,18 @@ func GroupName(stateDir string) string {
 }
 
 // Close waits for background work and lets go of the state directory. Every
-// sandbox must be destroyed before.
+// sandbox must be destroyed or released before.
 func (r *Runtime) Close() error {
 	r.owned.Wait()
 	r.restore()
-	// With sandboxes left, theirs are the groups below; the next Recover sees to
-	// them.
+	// With sandboxes left, theirs are the groups below and the files; the next
+	// Recover sees to them.
 	err := r.parent.Remove()
 	if errors.Is(err, syscall.EBUSY) {
-		err = errors.New("closed while sandboxes are alive: they end when the server starts again")
+		err = nil
+		if r.released.Load() == 0 {
+			err = errors.New("closed while sandboxes are alive: they end when the server starts again")
+		}
 	} else if gone := os.Remove(r.conf.RootDir); err == nil {
 		err = gone
 	}

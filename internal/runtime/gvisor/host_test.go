@@ -109,7 +109,7 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 			t.Logf("log:\n%s", h.log)
 		}
 	})
-	if left, err := h.Recover(t.Context()); err != nil || len(left) > 0 {
+	if left, err := h.Recover(t.Context(), nil); err != nil || len(left.Adopted)+len(left.Destroyed) > 0 {
 		t.Fatalf("a new state directory has %v left, %v", left, err)
 	}
 	// Outside of what tests measure.

@@ -58,6 +58,16 @@ type memoryWatch struct {
 
 // Run implements [runtime.Guest]: it watches the memory that the run takes.
 func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, error) {
+	return s.watched(func() (runtime.Run, error) { return s.Guest.Run(ctx, cmd) })
+}
+
+// Attach implements [runtime.Guest], as Run does.
+func (s *sandbox) Attach(ctx context.Context, cmd runtime.Command, from runtime.Progress) (runtime.Run, error) {
+	return s.watched(func() (runtime.Run, error) { return s.Guest.Attach(ctx, cmd, from) })
+}
+
+// watched begins a run and watches the memory that it takes.
+func (s *sandbox) watched(begin func() (runtime.Run, error)) (runtime.Run, error) {
 	s.memory.once.Do(func() { s.r.owned.Go(s.watchMemory) })
 	before, err := s.Usage()
 	if err != nil {
@@ -70,7 +80,7 @@ func (s *sandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, er
 	}
 	s.memory.runs[w] = true
 	s.memory.mu.Unlock()
-	if w.Run, err = s.Guest.Run(ctx, cmd); err != nil {
+	if w.Run, err = begin(); err != nil {
 		w.forget()
 		return nil, err
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // record is what a later daemon needs to know of a sandbox to destroy it, or to
@@ -25,6 +27,9 @@ type record struct {
 	PID        int    `json:"pid,omitempty"`
 	StartTicks uint64 `json:"start_ticks,omitempty"`
 	BootID     string `json:"boot_id,omitempty"`
+
+	// Limits are those that were set last.
+	Limits runtime.Limits `json:"limits"`
 }
 
 const recordSuffix = ".json"

@@ -4,17 +4,62 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
+
+// recoverAtOnce is how many sandboxes of an earlier process are dealt with at the
+// same time: most of it is waiting.
+const recoverAtOnce = 16
 
 // Recover implements [runtime.Runtime]. Three things say what is ours: a record,
 // a control group below the parent of this state directory, and a file in
 // gVisor's directory in it. Processes are killed only if they are in such a
 // group, or if a record names them whole: number, start time and the host's run.
-func (r *Runtime) Recover(ctx context.Context) ([]string, error) {
+func (r *Runtime) Recover(ctx context.Context, keep []string) (runtime.Recovered, error) {
+	var result runtime.Recovered
+	left, err := r.left()
+	if err != nil {
+		return result, err
+	}
+	var mu sync.Mutex
+	var errs []error
+	var all sync.WaitGroup
+	slots := make(chan struct{}, recoverAtOnce)
+	for _, rec := range left {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			sb, err := r.adoptOrEnd(ctx, rec, slices.Contains(keep, rec.ID))
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case sb != nil:
+				result.Adopted = append(result.Adopted, sb)
+			case !strings.HasPrefix(rec.ID, snapshotIDPrefix):
+				result.Destroyed = append(result.Destroyed, rec.ID)
+			}
+		})
+	}
+	all.Wait()
+	slices.Sort(result.Destroyed)
+	if len(errs) == 0 {
+		// With nothing else left alive, what is left in gVisor's directory is
+		// nobody's.
+		errs = append(errs, r.removeStrayFiles(result.Adopted))
+	}
+	return result, errors.Join(errs...)
+}
+
+// left lists what an earlier process left: records, and groups without one.
+func (r *Runtime) left() ([]record, error) {
 	left, err := r.records.list()
 	if err != nil {
 		return nil, err
@@ -32,22 +77,22 @@ func (r *Runtime) Recover(ctx context.Context) ([]string, error) {
 			left = append(left, record{ID: name})
 		}
 	}
-	var ids []string
-	var errs []error
-	for _, rec := range left {
-		if err := r.recoverOne(ctx, rec); err != nil {
-			errs = append(errs, err)
-			continue
+	return left, nil
+}
+
+// adoptOrEnd returns nil and no error if the sandbox is gone.
+func (r *Runtime) adoptOrEnd(ctx context.Context, rec record, keep bool) (*sandbox, error) {
+	if keep {
+		sb, err := r.adopt(ctx, rec)
+		if err == nil {
+			return sb, nil
 		}
-		if !strings.HasPrefix(rec.ID, snapshotIDPrefix) {
-			ids = append(ids, rec.ID)
+		if err := ctx.Err(); err != nil {
+			return nil, err // stopped at once, the server leaves all as it is
 		}
+		r.log.Warn("a sandbox of an earlier server cannot be taken over, and is destroyed", "sandbox", rec.ID, "error", err)
 	}
-	if len(errs) == 0 {
-		// With nothing left alive, what is left in gVisor's directory is nobody's.
-		errs = append(errs, removeContents(r.conf.RootDir))
-	}
-	return ids, errors.Join(errs...)
+	return nil, r.recoverOne(ctx, rec)
 }
 
 func (r *Runtime) recoverOne(ctx context.Context, rec record) error {
@@ -72,38 +117,38 @@ func (r *Runtime) recoverOne(ctx context.Context, rec record) error {
 // endProcess kills the process of a record, if that is what its number stands
 // for now, and waits until it has ended.
 func (r *Runtime) endProcess(ctx context.Context, rec record) error {
-	if rec.PID == 0 || rec.BootID != r.bootID {
-		return nil
-	}
-	p, err := openProcess(rec.PID)
-	if errors.Is(err, os.ErrProcessDone) {
+	p, err := r.provenProcess(rec)
+	if errors.Is(err, errNotOurs) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer p.close()
-	ticks, err := startTime(rec.PID) // after opening: it is this process's
-	if errors.Is(err, fs.ErrNotExist) || err == nil && ticks != rec.StartTicks {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	if err := p.kill(); err != nil {
 		return err
 	}
 	return p.wait(ctx)
 }
 
-func removeContents(dir string) error {
-	entries, err := os.ReadDir(dir)
+// removeStrayFiles removes what is in gVisor's directory but of no sandbox that
+// lives.
+func (r *Runtime) removeStrayFiles(alive []runtime.Sandbox) error {
+	ours := map[string]bool{}
+	for _, sb := range alive {
+		for _, name := range fileNames(sb.ID()) {
+			ours[name] = true
+		}
+	}
+	entries, err := os.ReadDir(r.conf.RootDir)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, e := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		if !ours[e.Name()] {
+			errs = append(errs, os.RemoveAll(filepath.Join(r.conf.RootDir, e.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }

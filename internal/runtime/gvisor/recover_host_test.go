@@ -69,12 +69,13 @@ func TestRecoverAfterKill(t *testing.T) {
 
 			r, err := New(testOptions(stateDir, testCache))
 			must(t, err)
-			ids, err := r.Recover(t.Context())
+			// Nobody's: not even one that was started is kept.
+			found, err := r.Recover(t.Context(), []string{"another"})
 			must(t, err)
-			if !slices.Equal(ids, []string{crashedID}) {
-				t.Errorf("recovered %v", ids)
+			if !slices.Equal(found.Destroyed, []string{crashedID}) || len(found.Adopted) > 0 {
+				t.Errorf("recovered %v", found)
 			}
-			if again, err := r.Recover(t.Context()); err != nil || len(again) > 0 {
+			if again, err := r.Recover(t.Context(), nil); err != nil || len(again.Destroyed) > 0 {
 				t.Errorf("recovering again: %v %v", again, err)
 			}
 			must(t, r.Close())

@@ -24,6 +24,7 @@ type sandbox struct {
 
 	mu       sync.Mutex
 	teardown *teardown
+	released chan struct{} // closed when the sandbox was let go of alive
 }
 
 // teardown is one attempt to remove a sandbox from the host.
@@ -34,14 +35,19 @@ type teardown struct {
 
 // newSandbox takes over a machine whose agent has answered, and watches it.
 func newSandbox(r *Runtime, m *machine, client *guest.Client, limits runtime.Limits) *sandbox {
-	s := &sandbox{Guest: client, r: r, m: m, client: client, done: make(chan struct{})}
+	s := &sandbox{Guest: client, r: r, m: m, client: client, done: make(chan struct{}), released: make(chan struct{})}
 	s.memory.limit.Store(limits.MemoryBytes)
 	r.owned.Go(func() {
 		defer close(s.done)
 		select {
 		case <-m.process.ended:
 			return
+		case <-s.released:
+			return
 		case <-client.Done():
+		}
+		if s.isReleased() {
+			return // which ended the conversation
 		}
 		// A sandbox that does not speak with us any more is of no use.
 		if err := m.process.kill(); err != nil {
@@ -64,16 +70,29 @@ func (s *sandbox) SetLimits(_ context.Context, limits runtime.Limits) error {
 		return fmt.Errorf("sandbox %s: %w", s.m.id, runtime.ErrSandboxLost)
 	default:
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := s.m.group.SetLimits(walled(limits)); err != nil {
 		return fmt.Errorf("sandbox %s: %w", s.m.id, err)
 	}
 	s.memory.limit.Store(limits.MemoryBytes)
-	return nil
+	s.m.record.Limits = limits
+	return s.r.records.write(s.m.record) // for the process that takes it over
+}
+
+// Limits implements [runtime.Sandbox].
+func (s *sandbox) Limits() runtime.Limits {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m.record.Limits
 }
 
 // Usage implements [runtime.Sandbox]. The counters of a sandbox that died can be
 // read until it is destroyed: they say whether the memory limit killed it.
 func (s *sandbox) Usage() (runtime.Usage, error) {
+	if s.isReleased() {
+		return runtime.Usage{}, fmt.Errorf("sandbox %s: %w", s.m.id, runtime.ErrSandboxLost)
+	}
 	u, err := s.m.group.Usage()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = runtime.ErrSandboxLost
@@ -100,6 +119,10 @@ func (s *sandbox) WorkingSet() (int64, error) {
 // waiting stops. After a failure the next call tries again.
 func (s *sandbox) Destroy(ctx context.Context) error {
 	s.mu.Lock()
+	if s.isReleased() {
+		s.mu.Unlock()
+		return nil
+	}
 	t := s.teardown
 	if t == nil || t.failed() {
 		t = &teardown{finished: make(chan struct{})}
@@ -190,14 +213,19 @@ func (m *machine) abandon(r *Runtime) {
 // socketName is the name that gVisor gives the control socket of a sandbox.
 func socketName(id string) string { return "runsc-" + id + ".sock" }
 
-// removeFiles removes the files that gVisor keeps of a sandbox.
-func (r *Runtime) removeFiles(id string) error {
-	var errs []error
-	for _, name := range []string{
+// fileNames are the names of the files that gVisor keeps of a sandbox.
+func fileNames(id string) []string {
+	return []string{
 		socketName(id),
 		id + "_sandbox:" + id + ".state",
 		id + "_sandbox:" + id + ".lock",
-	} {
+	}
+}
+
+// removeFiles removes the files that gVisor keeps of a sandbox.
+func (r *Runtime) removeFiles(id string) error {
+	var errs []error
+	for _, name := range fileNames(id) {
 		if err := os.Remove(filepath.Join(r.conf.RootDir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

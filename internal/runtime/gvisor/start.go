@@ -121,6 +121,7 @@ type machine struct {
 	process   *process
 	group     *cgroup.Group
 	conn      net.Conn
+	record    record
 }
 
 // launchSpec says what to launch.
@@ -147,7 +148,7 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	if err != nil {
 		return nil, err
 	}
-	rec := record{ID: l.id, Template: l.template, CreatedAt: time.Now().UTC(), BootID: r.bootID}
+	rec := record{ID: l.id, Template: l.template, CreatedAt: time.Now().UTC(), BootID: r.bootID, Limits: l.limits}
 	if err := r.records.create(rec); err != nil {
 		return nil, err
 	}
@@ -175,6 +176,7 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	if err := r.records.write(rec); err != nil {
 		return nil, err
 	}
+	m.record = rec
 	if err := m.killedWhenDone(ctx, func() error { return begin(m.container) }); err != nil {
 		return nil, m.explain(fmt.Errorf("sandbox %s: %w: %w", l.id, errSnapshot, err))
 	}

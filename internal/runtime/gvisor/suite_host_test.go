@@ -12,3 +12,19 @@ func TestSuite(t *testing.T) {
 		return newHost(t).start(testLimits)
 	})
 }
+
+func TestSurvivalSuite(t *testing.T) {
+	var h *host
+	runtimetest.SurvivalSuite(t, func(t *testing.T) runtime.Sandbox {
+		h = newHost(t)
+		return h.start(testLimits)
+	}, func(t *testing.T, sb runtime.Sandbox) runtime.Sandbox {
+		sb.Release()
+		found, err := h.Recover(t.Context(), []string{sb.ID()})
+		must(t, err)
+		if len(found.Adopted) != 1 || len(found.Destroyed) > 0 {
+			t.Fatalf("recovered %+v\n%s", found, h.log)
+		}
+		return found.Adopted[0]
+	})
+}

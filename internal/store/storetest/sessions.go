@@ -104,8 +104,29 @@ func sessionLists(t *testing.T, s engine.Store) {
 	page := agentsandbox.Page{Limit: 10}
 	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, agentsandbox.SessionFilter{Page: page})),
 		agentsandbox.SessionPage{Sessions: []agentsandbox.Session{all[5], all[0]}, Total: 2, Page: page})
-	wantSame(t, must[[]string](t)(s.UnfinishedSessions(t.Context())),
+	wantSame(t, leftIDs(must[[]engine.Left](t)(s.LeftSessions(t.Context()))),
 		[]string{all[0].ID, all[1].ID, all[2].ID, all[5].ID, foreign.ID})
+}
+
+// sessionSandboxes: a session's sandbox is noted while it has not ended.
+func sessionSandboxes(t *testing.T, s engine.Store) {
+	session, gone := newSession(ours, at(0)), newSession(theirs, at(1))
+	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(2)
+	ok(t, s.InsertSession(t.Context(), session))
+	ok(t, s.InsertSession(t.Context(), gone))
+	ok(t, s.BindSession(t.Context(), session.ID, "sbx_1"))
+	wantCode(t, s.BindSession(t.Context(), gone.ID, "sbx_2"), agentsandbox.CodeSessionNotFound)
+	wantSame(t, must[[]engine.Left](t)(s.LeftSessions(t.Context())),
+		[]engine.Left{{Tenant: ours, ID: session.ID, Status: string(session.Status), Sandbox: "sbx_1"}})
+	wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
+}
+
+func leftIDs(all []engine.Left) []string {
+	ids := make([]string, 0, len(all))
+	for _, l := range all {
+		ids = append(ids, l.ID)
+	}
+	return ids
 }
 
 func sessionTenants(t *testing.T, s engine.Store) {

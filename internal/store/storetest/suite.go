@@ -38,6 +38,8 @@ func Suite(t *testing.T, open func(t *testing.T) engine.Store) {
 		{"sessions/one mover wins", sessionOneMover},
 		{"sessions/lists", sessionLists},
 		{"sessions/another tenant's", sessionTenants},
+		{"sessions/sandboxes", sessionSandboxes},
+		{"executions/plans", executionPlans},
 		{"executions/round trip", executionRoundTrip},
 		{"executions/finish once", executionFinishOnce},
 		{"executions/finish is all or nothing", executionFinishAtomic},

@@ -1,0 +1,130 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// This file is what lets a run outlive the server that started it: where it is
+// at work is in its record, output that the sandbox may forget is in the spool,
+// and the sandbox keeps the rest until the outcome is written.
+
+// command is what the sandbox is told to run.
+func (e *Engine) command(x *execution) runtime.Command {
+	rec := &x.record
+	return runtime.Command{
+		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
+		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
+		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: e.limits.Collect,
+	}
+}
+
+// place notes in a record where the run is at work, and the limits under which
+// it is followed. Code and variables, which may hold secrets, are not needed.
+func place(rec *agentsandbox.Execution, sb runtime.Sandbox, cmd runtime.Command) error {
+	cmd.Code, cmd.Env = "", nil
+	plan, err := json.Marshal(cmd)
+	if err != nil {
+		return fmt.Errorf("plan of %s: %w", rec.ID, err)
+	}
+	rec.Sandbox, rec.Plan = sb.ID(), plan
+	return nil
+}
+
+// startOrFollow starts the code, or goes on where an earlier server was.
+func (e *Engine) startOrFollow(ctx context.Context, x *execution, rec *agentsandbox.Execution) (runtime.Run, error) {
+	if x.resume == nil {
+		x.command.Keep = e.keeper(rec, 0)
+		return x.sandbox.Run(ctx, x.command)
+	}
+	x.command.Keep = e.keeper(rec, len(x.resume.Changed))
+	return x.sandbox.Attach(ctx, x.command, *x.resume)
+}
+
+// keeper returns what puts output into the spool before the sandbox forgets it.
+// It adds to what rec has now and changed files that were reported.
+//
+// Where it cannot, on a full disk perhaps, the run goes on: its output is in
+// memory, and lost only if the server dies before the run ends. Then the sandbox
+// has not got what the spool lacks, and the record says so.
+func (e *Engine) keeper(rec *agentsandbox.Execution, changed int) func(runtime.Progress) error {
+	stdout, stderr, broken := len(rec.Stdout), len(rec.Stderr), false
+	return func(p runtime.Progress) error {
+		if broken {
+			return nil
+		}
+		entry := SpoolEntry{Stdout: rec.Stdout[stdout:], Stderr: rec.Stderr[stderr:], Progress: p}
+		entry.Progress.Changed = p.Changed[changed:]
+		if err := e.spool.Append(rec.ID, entry); err != nil {
+			broken = true
+			e.log.Error("the output of a run cannot be put aside: if the server dies before the run ends, it is lost", "execution", rec.ID, "error", err)
+			return nil
+		}
+		stdout, stderr, changed = len(rec.Stdout), len(rec.Stderr), len(p.Changed)
+		return nil
+	}
+}
+
+// letGo frees what was kept of a run for the case that the server dies. Its
+// outcome is written.
+func (e *Engine) letGo(x *execution) {
+	if x.handle != nil {
+		_ = x.handle.Close() // tells the sandbox, which may be gone
+	}
+	if err := e.spool.Remove(x.record.ID); err != nil {
+		e.log.Error("output that was put aside could not be removed; the next start does so", "execution", x.record.ID, "error", err)
+	}
+}
+
+// errLeaving says that the server ends and leaves its sessions alive.
+var errLeaving = errors.New("the server ends, and leaves its sessions to the next one")
+
+// endOfWork is the reason for which Close ends what still runs.
+func (e *Engine) endOfWork() error {
+	if e.keepSessions {
+		return errLeaving
+	}
+	return errShutdown
+}
+
+// goesOn tells whether a run that has begun is left to the next server.
+func (x *execution) goesOn(ctx context.Context) bool {
+	return !x.final && x.handle != nil && errors.Is(context.Cause(ctx), errLeaving)
+}
+
+func leftRunning(id string) error {
+	return &agentsandbox.Error{
+		Code:              agentsandbox.CodeUnavailable,
+		Message:           "The server is restarting. The run goes on in its session, and is not to be repeated: its record " + id + " gets the outcome.",
+		RetryAfterSeconds: 5,
+	}
+}
+
+// leaveSessions lets go of every live session, whose sandbox stays as it is. Work
+// has ended and none begins any more.
+func (e *Engine) leaveSessions() {
+	e.mu.Lock()
+	all := make([]*session, 0, len(e.sessions))
+	for _, s := range e.sessions {
+		all = append(all, s)
+	}
+	e.mu.Unlock()
+	left := 0
+	for _, s := range all {
+		if e.remove(s) {
+			s.end(errLeaving)
+			s.users.Wait()
+			s.sandbox.Release()
+			left++
+		}
+	}
+	e.watchers.Wait()
+	if left > 0 {
+		e.log.Info("sessions stay alive for the next start of the server", "sessions", left)
+	}
+}

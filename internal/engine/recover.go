@@ -1,0 +1,246 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// retainTimeout bounds how long a sandbox may take to forget runs.
+const retainTimeout = 30 * time.Second
+
+// Owned returns the ids of the sandboxes that an earlier process left and that
+// somebody still needs: live sessions, and runs in a sandbox of their own. A
+// runtime takes them over before Recover.
+func (e *Engine) Owned(ctx context.Context) ([]string, error) {
+	sessions, err := e.store.LeftSessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	runs, err := e.store.LeftExecutions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, s := range sessions {
+		if s.Status == string(agentsandbox.SessionLive) && s.Sandbox != "" {
+			ids = append(ids, s.Sandbox)
+		}
+	}
+	for _, x := range runs {
+		if cmd, ok := readPlan(x); ok && cmd.Final {
+			ids = append(ids, x.Sandbox)
+		}
+	}
+	return ids, nil
+}
+
+// readPlan returns the command of a run as far as it was noted; not ok says that
+// the run cannot be followed.
+func readPlan(x Left) (cmd runtime.Command, ok bool) {
+	return cmd, x.Sandbox != "" && json.Unmarshal(x.Plan, &cmd) == nil && cmd.ID == x.ID
+}
+
+// recovery is one Recover under way.
+type recovery struct {
+	e       *Engine
+	adopted map[string]runtime.Sandbox
+	// sessions are those that live on, by id.
+	sessions map[string]*session
+	follow   []execution
+	lost     int // executions
+	ended    int // sessions
+}
+
+// Recover brings the store in line with what lives on of an earlier process:
+// adopted are the sandboxes that were taken over. Sessions in them answer again,
+// and runs in them are followed to their end. What has no sandbox any more is
+// recorded as lost; contents that no file names, and adopted sandboxes that
+// nobody needs, are removed.
+func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error {
+	r := &recovery{e: e, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
+	for _, sb := range adopted {
+		r.adopted[sb.ID()] = sb
+	}
+	for _, step := range []func(context.Context) error{r.recoverSessions, r.recoverRuns, r.sweep, r.retain} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	r.begin()
+	if len(adopted)+r.ended+r.lost > 0 {
+		e.log.Info("recovered from an earlier process", "live_sessions", len(r.sessions), "running_executions", len(r.follow),
+			"lost_sessions", r.ended, "lost_executions", r.lost)
+	}
+	return nil
+}
+
+// recoverSessions makes sessions live again, or ends them. One that was being
+// created was never answered for.
+func (r *recovery) recoverSessions(ctx context.Context) error {
+	rows, err := r.e.store.LeftSessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		sb := r.adopted[row.Sandbox]
+		if row.Status == string(agentsandbox.SessionLive) && sb != nil {
+			info, err := r.e.store.Session(ctx, row.Tenant, row.ID)
+			if err != nil {
+				return err
+			}
+			r.sessions[row.ID] = r.e.admit(info, sb)
+			continue
+		}
+		last := agentsandbox.SessionLost
+		if row.Status == string(agentsandbox.SessionDeleting) {
+			last = agentsandbox.SessionDeleted
+		} else {
+			r.ended++
+		}
+		if _, err := r.e.store.MoveSession(ctx, row.ID, unfinished, last, r.e.now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recoverRuns finds out which runs can be followed, and writes the outcome of the
+// others, with the output that was put aside.
+func (r *recovery) recoverRuns(ctx context.Context) error {
+	rows, err := r.e.store.LeftExecutions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		rec, err := r.e.store.Execution(ctx, row.Tenant, row.ID)
+		if err != nil {
+			return err
+		}
+		kept, err := r.e.spool.Read(row.ID)
+		if err != nil {
+			return err
+		}
+		rec.Stdout, rec.Stderr = kept.Stdout, kept.Stderr
+		rec.StdoutBytes, rec.StderrBytes = kept.Progress.Stdout, kept.Progress.Stderr
+		cmd, ok := readPlan(row)
+		sb := r.adopted[row.Sandbox]
+		if ok && sb != nil && (cmd.Final || r.sessions[rec.SessionID] != nil) {
+			r.follow = append(r.follow, execution{
+				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, resume: &kept.Progress,
+				bounds: bounds{timeout: cmd.Timeout, output: cmd.OutputLimit, run: cmd.Limits},
+			})
+			continue
+		}
+		r.lost++
+		rec.Stderr = appendNote(rec.Stderr, lostTrack(&rec))
+		rec.HTTPStatus, rec.EndedAt = agentsandbox.CodeUnavailable.HTTPStatus(), r.e.now()
+		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
+			r.e.finishBare(ctx, rec, err)
+		}
+	}
+	return nil
+}
+
+// lostTrack is the verdict on a run that an earlier server started and that
+// cannot be followed any more; note is the last line of its standard error.
+func lostTrack(rec *agentsandbox.Execution) (note string) {
+	rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusSandboxLost, returnCodeKilled, "SIGKILL"
+	rec.Truncated = rec.StdoutBytes+rec.StderrBytes > 0
+	rec.Error = "The server stopped while this ran, and the rest of it could not be recovered."
+	return rec.Error
+}
+
+// forget ends a run whose output cannot be had any more.
+func (e *Engine) forget(x *execution) {
+	ctx, cancel := context.WithTimeout(context.Background(), retainTimeout)
+	defer cancel()
+	if err := x.sandbox.Forget(ctx, x.record.ID); err != nil {
+		e.log.Warn("a run that was given up may go on in its sandbox", "execution", x.record.ID, "error", err)
+	}
+}
+
+// sweep removes what nobody names. It comes before runs are followed, whose files
+// are named only at their end.
+func (r *recovery) sweep(ctx context.Context) error {
+	removed, err := r.e.blobs.Sweep(ctx, func(id string) (bool, error) { return r.e.store.HasFile(ctx, id) })
+	if err != nil {
+		return err
+	}
+	if removed > 0 {
+		r.e.log.Info("removed contents that no file names", "blobs", removed)
+	}
+	followed := map[string]bool{}
+	for _, x := range r.follow {
+		followed[x.record.ID] = true
+	}
+	return r.e.spool.Sweep(func(id string) bool { return followed[id] })
+}
+
+// retain ends what runs in the adopted sandboxes and has no record that says so.
+// It comes before new runs begin.
+func (r *recovery) retain(ctx context.Context) error {
+	wanted := map[string][]string{}
+	for _, x := range r.follow {
+		wanted[x.sandbox.ID()] = append(wanted[x.sandbox.ID()], x.record.ID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, retainTimeout)
+	defer cancel()
+	var asking sync.WaitGroup
+	for id, sb := range r.adopted {
+		asking.Go(func() {
+			if err := sb.Retain(ctx, wanted[id]); err != nil {
+				r.e.log.Warn("a sandbox of an earlier process does not answer", "sandbox", id, "error", err)
+			}
+		})
+	}
+	asking.Wait()
+	return nil
+}
+
+// begin follows the runs that go on, and destroys the sandboxes that nobody needs.
+func (r *recovery) begin() {
+	needed := map[string]bool{}
+	for _, s := range r.sessions {
+		needed[s.sandbox.ID()] = true
+	}
+	for _, x := range r.follow {
+		needed[x.sandbox.ID()] = true
+		if s := r.sessions[x.record.SessionID]; s != nil {
+			r.e.hold(s)
+			r.e.background(func() {
+				defer r.e.release(s)
+				ctx, stop := s.context(r.e.ctx)
+				defer stop()
+				r.e.followUp(ctx, x)
+			})
+			continue
+		}
+		r.e.background(func() {
+			r.e.followUp(r.e.ctx, x)
+			_ = r.e.destroy(x.sandbox) // logged there
+		})
+	}
+	for id, sb := range r.adopted {
+		if !needed[id] {
+			r.e.background(func() { _ = r.e.destroy(sb) })
+		}
+	}
+}
+
+// followUp takes a run of an earlier server to its end.
+func (e *Engine) followUp(ctx context.Context, x execution) {
+	rec, err := e.perform(ctx, x)
+	switch {
+	case errors.Is(context.Cause(ctx), errLeaving): // the next server follows it
+	case err != nil:
+		e.log.Error("a run of an earlier process ended with an error", "execution", x.record.ID, "error", err)
+	default:
+		e.log.Info("a run of an earlier process has ended", "execution", rec.ID, "status", rec.Status)
+	}
+}
