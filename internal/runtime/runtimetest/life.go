@@ -47,9 +47,10 @@ var lifeTests = map[string]func(*testing.T, *box){
 		_, statErr := b.Stat(b.ctx(), "/workspace/file")
 		_, listErr := b.List(b.ctx(), "/workspace", "", 10)
 		_, usageErr := b.Usage()
+		_, workingErr := b.WorkingSet()
 		for method, err := range map[string]error{
 			"reading": err, "Next": nextErr, "Kill": running.Kill(b.ctx()), "Run": runErr, "ReadFile": readErr, "WriteFile": writeErr,
-			"Stat": statErr, "List": listErr, "Remove": b.Remove(b.ctx(), "/workspace/file"), "Usage": usageErr,
+			"Stat": statErr, "List": listErr, "Remove": b.Remove(b.ctx(), "/workspace/file"), "Usage": usageErr, "WorkingSet": workingErr,
 			"SetLimits": b.SetLimits(b.ctx(), runtime.Limits{}),
 		} {
 			if !errors.Is(err, runtime.ErrSandboxLost) {
