@@ -20,8 +20,7 @@ import (
 //
 // The sandbox's process holds a duplicate of the socket (so that a later daemon
 // finds it there), so nothing is taken for granted that a duplicate can change:
-// every call says itself that it must not block, and a socket that was shut down
-// is noticed.
+// every call says itself that it must not block.
 type device struct {
 	file   *os.File
 	raw    syscall.RawConn
@@ -60,9 +59,6 @@ func newDevice(fd int, counts *counters) (*device, error) {
 	}
 	return &device{file: file, raw: raw, counts: counts, ended: make(chan struct{}), stop: make(chan struct{})}, nil
 }
-
-// errShut says that the socket was shut down.
-var errShut = errors.New("the link was shut down")
 
 // run reads frames and gives them to the stack until close is called or the
 // socket breaks.
@@ -113,8 +109,6 @@ func (d *device) receive(spare *buffer.View) (view *buffer.View, n int, err erro
 				view.Release()
 				view = nil
 				return false
-			case err == nil && n == 0 && shut(int(fd)):
-				err = errShut
 			}
 			return true
 		}
@@ -123,14 +117,6 @@ func (d *device) receive(spare *buffer.View) (view *buffer.View, n int, err erro
 		err = polled
 	}
 	return view, n, err
-}
-
-// shut tells an empty frame from a socket that was shut down, which gives empty
-// frames for ever.
-func shut(fd int) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-	n, err := unix.Poll(fds, 0)
-	return err == nil && n > 0 && fds[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) != 0
 }
 
 func (d *device) deliver(what verdict, view *buffer.View) {

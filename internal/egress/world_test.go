@@ -189,65 +189,34 @@ func good(t testing.TB, err tcpip.Error) {
 	}
 }
 
-func udpEndpoint(t testing.TB, s *stack.Stack, to string) *gonet.UDPConn {
+// endpoint is a connected socket of the sandbox.
+func endpoint(t testing.TB, s *stack.Stack, protocol tcpip.TransportProtocolNumber, to netip.AddrPort) tcpip.Endpoint {
 	t.Helper()
-	address := netip.MustParseAddrPort(to)
-	remote := full(address)
-	c, err := gonet.DialUDP(s, nil, &remote, network(address.Addr()))
-	must(t, err)
-	t.Cleanup(func() { c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(patience)))
-	return c
-}
-
-// pings tells whether an address answers an echo request. A query to the
-// resolver that is sent after it is the fence: frames keep their order.
-func pings(t testing.TB, s *stack.Stack, to netip.Addr) bool {
-	t.Helper()
-	protocol, first := icmp.ProtocolNumber4, byte(echoRequest4)
-	if to.Is6() {
-		protocol, first = icmp.ProtocolNumber6, echoRequest6
-	}
-	var queue waiter.Queue
-	ep, terr := s.NewEndpoint(protocol, network(to), &queue)
-	good(t, terr)
-	defer ep.Close()
-	good(t, ep.Connect(full(netip.AddrPortFrom(to, 0))))
-	packet := append([]byte{first}, make([]byte, 15)...)
-	if _, err := ep.Write(newPayload(packet), tcpip.WriteOptions{}); err != nil {
-		return false
-	}
-	ask(t, s, "192.0.0.1:53")
-	return ep.Readiness(waiter.ReadableEvents) != 0
+	ep, err := s.NewEndpoint(protocol, network(to.Addr()), &waiter.Queue{})
+	good(t, err)
+	t.Cleanup(ep.Close)
+	good(t, ep.Connect(full(to)))
+	return ep
 }
 
 // query is a header without a question, which any handler here can answer.
 var query = []byte{0x12, 0x34, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
+// ask sends the query over UDP.
 func ask(t testing.TB, s *stack.Stack, resolver string) []byte {
 	t.Helper()
-	c := udpEndpoint(t, s, resolver)
-	_, err := c.Write(query)
+	address := netip.MustParseAddrPort(resolver)
+	remote := full(address)
+	c, err := gonet.DialUDP(s, nil, &remote, network(address.Addr()))
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(patience)))
+	_, err = c.Write(query)
 	must(t, err)
 	answer := make([]byte, 512)
 	n, err := c.Read(answer)
 	must(t, err)
 	return answer[:n]
-}
-
-type payload struct{ b []byte }
-
-func newPayload(b []byte) *payload { return &payload{b} }
-
-func (p *payload) Len() int { return len(p.b) }
-
-func (p *payload) Read(b []byte) (int, error) {
-	if len(p.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, p.b)
-	p.b = p.b[n:]
-	return n, nil
 }
 
 // collect gathers values that other goroutines send.
