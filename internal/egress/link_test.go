@@ -583,6 +583,10 @@ func TestAdoption(t *testing.T) {
 	old, l := connect(t, &handlerFunc{tcp: echo})
 	sandbox := sandboxStack(t, l.Device())
 	open := mustDial(t, sandbox, "203.0.113.9:80")
+	_, err := open.Write([]byte("x"))
+	must(t, err)
+	_, err = io.ReadFull(open, make([]byte, 1))
+	must(t, err)
 	duplicate, err := l.Duplicate()
 	must(t, err)
 	must(t, old.Close()) // the daemon is gone; the duplicate is not

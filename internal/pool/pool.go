@@ -48,6 +48,8 @@ type Options struct {
 	Max int
 	// Wait bounds how long a claim waits before it is refused; 0: no bound.
 	Wait time.Duration
+	// Network says that sandboxes have a network device.
+	Network bool
 	// Limits are what the warm sandboxes are built with.
 	Limits runtime.Limits
 	Logger *slog.Logger
@@ -372,7 +374,7 @@ func (p *Pool) next() (q *queue, wake <-chan struct{}, wait time.Duration) {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits, Network: p.opts.Network})
 	var sb runtime.Sandbox
 	if err == nil {
 		sb = &counted{Sandbox: made, gone: sync.OnceFunc(p.gone)}

@@ -25,6 +25,10 @@ type record struct {
 	PID        int    `json:"pid,omitempty"`
 	StartTicks uint64 `json:"start_ticks,omitempty"`
 	BootID     string `json:"boot_id,omitempty"`
+
+	// Link is the inode of the daemon's end of the sandbox's network, of which
+	// the sandbox's process keeps a duplicate; 0 without a network.
+	Link uint64 `json:"link,omitempty"`
 }
 
 const recordSuffix = ".json"
