@@ -33,6 +33,9 @@ type Config struct {
 	Preload      string // data, none
 	MaxSandboxes int
 
+	// Network of sandboxes.
+	EgressMode string // off, public, allowlist
+
 	// Limits of one sandbox or execution.
 	DefaultTimeoutMS, MaxTimeoutMS int64
 	DefaultMemoryMB, MaxMemoryMB   int64

@@ -68,7 +68,7 @@ func sample(t *testing.T) map[string]string {
 	return map[string]string{
 		"listen": "0.0.0.0:9", "data_dir": "/d", "cache_dir": "/c", "tls_cert": pem, "tls_key": pem,
 		"shutdown_grace_ms": "11", "log_level": "debug", "log_format": "json", "platform": "kvm",
-		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "default_timeout_ms": "14",
+		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "egress_mode": "allowlist", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",
 		"max_cpus": "1.5", "max_tasks": "200", "disk_mb": "21", "max_output_bytes": "2200",
 		"max_code_bytes": "23", "max_body_bytes": "2400", "max_upload_bytes": "25",

@@ -59,7 +59,7 @@ const (
 // Settings returns the table, in the order of help texts and the reference.
 func Settings() []Setting {
 	var all []Setting
-	for _, rows := range [][]Setting{serverSettings(), sandboxSettings(), limitSettings(), requestSettings()} {
+	for _, rows := range [][]Setting{serverSettings(), sandboxSettings(), networkSettings(), limitSettings(), requestSettings()} {
 		all = append(all, rows...)
 	}
 	return all

@@ -110,7 +110,6 @@ for address in "203.0.113.9", "192.0.0.1", "169.254.169.254", "2001:db8::1":
         socket.create_connection((address, 22), 20)
     except ConnectionRefusedError:
         print("refused")
-print(socket.gethostbyname(socket.gethostname()))
 `)
 	want := `['eth0', 'lo']
 nameserver 192.0.0.1
@@ -120,8 +119,7 @@ hello from [2001:db8::1]:80
 refused
 refused
 refused
-refused
-127.0.1.1`
+refused`
 	if got != want {
 		t.Errorf("in the sandbox:\n%s\nwant\n%s", got, want)
 	}
