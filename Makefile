@@ -64,6 +64,7 @@ bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewra
 fuzz: ## fuzz the protocol and the uploads, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/guest/wire
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime $(FUZZTIME) ./internal/guest
+	$(GO) test -run '^$$' -fuzz FuzzFrames -fuzztime $(FUZZTIME) ./internal/egress
 	$(GO) test -run '^$$' -fuzz FuzzUpload -fuzztime $(FUZZTIME) ./internal/httpapi
 
 lint: $(GOLANGCI) ## check style and the import rules
