@@ -80,7 +80,7 @@ soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
 	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
-	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows
+	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows ./internal/egress:FuzzFrames
 
 fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each
 	@for f in $(FUZZERS); do \

@@ -19,6 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/config"
+	"github.com/agentsandbox/agentsandbox/internal/egress"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -53,6 +54,7 @@ type daemon struct {
 	store    *store.DB
 	runtime  *gvisor.Runtime
 	pool     *pool.Pool
+	network  *egress.Gateway // nil if sandboxes have no network
 	engine   *engine.Engine
 	handler  http.Handler
 	images   *images
@@ -96,7 +98,7 @@ func (d *daemon) open(ctx context.Context) error {
 	d.onClose(d.images.close)
 	if d.runtime, err = gvisor.New(gvisor.Options{
 		StateDir: filepath.Join(d.cfg.DataDir, sandboxesDir), CacheDir: d.cfg.CacheDir, Images: d.images.find,
-		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Logger: d.log,
+		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Network: d.openNetwork(), Logger: d.log,
 	}); err != nil {
 		return err
 	}
@@ -107,7 +109,7 @@ func (d *daemon) open(ctx context.Context) error {
 		Template: template.DefaultName, Templates: []string{template.DefaultName},
 		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.runtime.MemoryUse,
-		Limits: limits.Default(), Logger: d.log,
+		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
 	d.engine = engine.New(engine.Options{
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Template: template.DefaultName,

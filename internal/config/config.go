@@ -47,6 +47,8 @@ type Config struct {
 	TenantMaxSessions   int64 // 0: no limit, as the next two
 	TenantMaxFiles      int64
 	TenantMaxBytes      int64
+	// Network of sandboxes.
+	EgressMode string // off, public, allowlist
 
 	// Limits of one sandbox or execution.
 	DefaultTimeoutMS, MaxTimeoutMS int64

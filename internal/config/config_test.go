@@ -68,7 +68,7 @@ func sample(t *testing.T) map[string]string {
 	return map[string]string{
 		"listen": "0.0.0.0:9", "data_dir": "/d", "cache_dir": "/c", "tls_cert": pem, "tls_key": pem,
 		"shutdown_grace_ms": "11", "on_shutdown": "destroy", "log_level": "debug", "log_format": "json", "platform": "kvm",
-		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "default_timeout_ms": "14",
+		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "egress_mode": "allowlist", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",
 		"max_cpus": "1.5", "max_tasks": "400", "disk_mb": "21", "max_disk_mb": "22",
 		"default_inodes": "2025", "max_inodes": "2026", "default_processes": "27", "max_processes": "28",

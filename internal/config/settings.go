@@ -67,7 +67,7 @@ const (
 func Settings() []Setting {
 	var all []Setting
 	for _, rows := range [][]Setting{
-		serverSettings(), sandboxSettings(), admissionSettings(), limitSettings(), gentleLimitSettings(), lifetimeSettings(), requestSettings(), runawaySettings(),
+		serverSettings(), sandboxSettings(), admissionSettings(), networkSettings(), limitSettings(), gentleLimitSettings(), lifetimeSettings(), requestSettings(), runawaySettings(),
 	} {
 		all = append(all, rows...)
 	}

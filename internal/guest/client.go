@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"regexp"
 	"time"
 
@@ -67,10 +68,17 @@ func (id Identity) Validate() error {
 		return fmt.Errorf("%w: the machine id %q must be 32 lower-case hexadecimal digits", runtime.ErrInvalid, id.MachineID)
 	case id.MemoryBytes < 0:
 		return fmt.Errorf("%w: memory_bytes must not be negative", runtime.ErrInvalid)
+	case id.Resolver != "" && !isAddress(id.Resolver):
+		return fmt.Errorf("%w: the resolver %q must be an IP address", runtime.ErrInvalid, id.Resolver)
 	case len(id.Entropy) > 4096:
 		return fmt.Errorf("%w: entropy must be at most 4096 bytes", runtime.ErrInvalid)
 	}
 	return nil
+}
+
+func isAddress(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == "" // a zone may hold anything
 }
 
 // Identify gives the sandbox its own identity. It comes before anything else in

@@ -310,6 +310,9 @@ func TestIdentityIsChecked(t *testing.T) {
 		{}, {Hostname: "a\nb", MachineID: good.MachineID}, {Hostname: "-a", MachineID: good.MachineID},
 		{Hostname: strings.Repeat("a", 64), MachineID: good.MachineID}, {Hostname: "a", MachineID: "XYZ"},
 		{Hostname: "a", MachineID: good.MachineID, Entropy: make([]byte, 5000)},
+		{Hostname: "a", MachineID: good.MachineID, Resolver: "resolver.example"},
+		{Hostname: "a", MachineID: good.MachineID, Resolver: "192.0.0.1\noptions debug"},
+		{Hostname: "a", MachineID: good.MachineID, Resolver: "fe80::1%\nnameserver 192.0.2.1"},
 	} {
 		if err := bad.Validate(); !errors.Is(err, runtime.ErrInvalid) {
 			t.Errorf("%+v: %v", bad, err)

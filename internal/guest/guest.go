@@ -195,6 +195,9 @@ type Identity struct {
 	MachineID string `json:"machine_id"`
 	// MemoryBytes is the sandbox's memory limit; 0: none is known.
 	MemoryBytes int64 `json:"memory_bytes,omitempty"`
+	// Resolver is the address of the DNS server, for /etc/resolv.conf; empty: there
+	// is none.
+	Resolver string `json:"resolver,omitempty"`
 	// Entropy is mixed into the sandbox's random number generator.
 	Entropy []byte `json:"entropy,omitempty"`
 }

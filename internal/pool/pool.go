@@ -57,6 +57,8 @@ type Options struct {
 	Wait time.Duration
 	// Waiting bounds how many claims wait at once; 0: no bound.
 	Waiting int
+	// Network says that sandboxes have a network device.
+	Network bool
 	// Limits are what the warm sandboxes are built with.
 	Limits runtime.Limits
 

@@ -65,6 +65,10 @@ type Spec struct {
 	// Variant is what the interpreter that waits in it has loaded.
 	Variant Variant
 	Limits  Limits
+	// Network says that the sandbox has a network device, whose link comes from
+	// the runtime's Network. Without it there is nothing but loopback, and no
+	// resolver.
+	Network bool
 }
 
 // Limits of a sandbox, installed on the host. Zero values mean no limit, which

@@ -113,11 +113,11 @@ def test_user_code_is_not_root_and_cannot_become_it(http):
     assert not {"kvm", "mem", "kmsg", "vda", "sda"} & set(rest[6:]), out
 
 
-def test_there_is_no_network(http):
+def test_nothing_of_the_host_is_reached(http):
     out = run(
         http,
         "import socket\n"
-        "for target in [('127.0.0.1', 8000), ('169.254.169.254', 80), ('10.0.0.1', 22), ('1.1.1.1', 53)]:\n"
+        "for target in [('127.0.0.1', 8000), ('169.254.169.254', 80), ('10.0.0.1', 22), ('192.0.0.1', 22)]:\n"
         "    s = socket.socket(); s.settimeout(2)\n"
         "    try: s.connect(target); print('reached', target)\n"
         "    except OSError as e: print('no')\n",

@@ -194,11 +194,11 @@ func TestConversationsFollowEachOtherOnOneSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { second.Close() })
-	id := guest.Identity{Hostname: "sbx-7", MachineID: strings.Repeat("5e", 16), Entropy: make([]byte, 32)}
+	id := guest.Identity{Hostname: "sbx-7", MachineID: strings.Repeat("5e", 16), Entropy: make([]byte, 32), Resolver: "192.0.0.1"}
 	if err := second.Identify(deadline(t), id); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"hostname": "sbx-7\n", "machine-id": id.MachineID + "\n", "hosts": "127.0.1.1\tsbx-7\n"} {
+	for name, want := range map[string]string{"hostname": "sbx-7\n", "machine-id": id.MachineID + "\n", "hosts": "127.0.1.1\tsbx-7\n", "resolv.conf": "nameserver 192.0.0.1\n"} {
 		got, err := os.ReadFile(a.path("/etc/" + name))
 		if err != nil || !strings.HasSuffix(string(got), want) {
 			t.Errorf("/etc/%s: %q, %v", name, got, err)

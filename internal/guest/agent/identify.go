@@ -24,10 +24,15 @@ func (a *Agent) identify(id *guest.Identity) error {
 	hosts := "127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"127.0.1.1\t" + id.Hostname + "\n"
+	resolver := "" // programs then ask a server on loopback, which refuses at once
+	if id.Resolver != "" {
+		resolver = "nameserver " + id.Resolver + "\n"
+	}
 	for _, file := range []struct{ name, content string }{
 		{"/etc/hostname", id.Hostname + "\n"},
 		{"/etc/machine-id", id.MachineID + "\n"},
 		{"/etc/hosts", hosts},
+		{"/etc/resolv.conf", resolver},
 	} {
 		if err := os.WriteFile(a.path(file.name), []byte(file.content), 0o644); err != nil {
 			return fmt.Errorf("write the identity: %w", err)

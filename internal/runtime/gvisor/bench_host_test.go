@@ -4,10 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/egress"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -18,7 +23,15 @@ func benchHost(b *testing.B) *Runtime {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r, err := New(testOptions(dir, testCache))
+	gateway := egress.New(egress.Options{Handler: func(string) egress.Handler { return &outside{} }})
+	b.Cleanup(func() {
+		if err := gateway.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	opts := testOptions(dir, testCache)
+	opts.Network = gateway
+	r, err := New(opts)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -36,23 +49,58 @@ func benchHost(b *testing.B) *Runtime {
 	return r
 }
 
-// BenchmarkStart makes one sandbox after another: the wall time of Start, and
-// what it costs in processor time of the sandbox.
+// BenchmarkStart makes sandboxes with and without a network in turns: the wall
+// time of Start, and what it costs in processor time, of the sandbox and of this
+// process.
 func BenchmarkStart(b *testing.B) {
 	r := benchHost(b)
-	var cpu time.Duration
+	var spent [2]struct{ wall, sandbox, daemon time.Duration }
 	for i := 0; b.Loop(); i++ {
-		sb := benchStart(b, r, i)
-		b.StopTimer()
-		u, err := sb.Usage()
-		if err != nil {
-			b.Fatal(err)
+		for network, s := range spent {
+			began, before := time.Now(), ownCPU(b)
+			sb := benchStartWith(b, r, 2*i+network, network == 1)
+			s.wall += time.Since(began)
+			s.daemon += ownCPU(b) - before
+			u, err := sb.Usage()
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.sandbox += u.CPU
+			spent[network] = s
+			benchDestroy(b, sb)
 		}
-		cpu += u.CPU
-		benchDestroy(b, sb)
-		b.StartTimer()
 	}
-	b.ReportMetric(float64(cpu.Milliseconds())/float64(b.N), "cpu-ms/op")
+	for network, name := range []string{"plain", "network"} {
+		each := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
+		b.ReportMetric(each(spent[network].wall), name+"-ms/op")
+		b.ReportMetric(each(spent[network].sandbox), name+"-sandbox-cpu-ms/op")
+		b.ReportMetric(each(spent[network].daemon), name+"-daemon-cpu-ms/op")
+	}
+}
+
+// ownCPU is the processor time that this process has used.
+func ownCPU(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkDownload is one connection that brings 256 MiB into a sandbox.
+func BenchmarkDownload(b *testing.B) {
+	const size = 256 << 20
+	r := benchHost(b)
+	sb := benchStartWith(b, r, 0, true)
+	defer benchDestroy(b, sb)
+	b.SetBytes(size)
+	for b.Loop() {
+		out, err := try(b.Context(), sb, agentsandbox.Python, download(size))
+		if err != nil || !strings.HasPrefix(out.stdout, strconv.Itoa(size)) {
+			b.Fatalf("%+v %v", out, err)
+		}
+	}
 }
 
 // BenchmarkFirstRun runs print(1) in sandboxes that are up.
@@ -85,8 +133,13 @@ func BenchmarkDestroy(b *testing.B) {
 
 func benchStart(b *testing.B, r *Runtime, i int) runtime.Sandbox {
 	b.Helper()
+	return benchStartWith(b, r, i, false)
+}
+
+func benchStartWith(b *testing.B, r *Runtime, i int, network bool) runtime.Sandbox {
+	b.Helper()
 	id := fmt.Sprintf("exe_bench%d-%d", os.Getpid(), i)
-	sb, err := r.Start(b.Context(), runtime.Spec{ID: id, Template: "default", Limits: testLimits})
+	sb, err := r.Start(b.Context(), runtime.Spec{ID: id, Template: "default", Limits: testLimits, Network: network})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -30,7 +30,9 @@ func Platforms() []string { return []string{PlatformSystrap, PlatformKVM} }
 // fits only the settings that it was made with.
 func sandboxFlags(platform string) []string {
 	return []string{
-		// No interface but the loopback one.
+		// A network namespace of the host's without anything in it, of which gVisor
+		// makes no use. What device a sandbox has is said when it is restored, so one
+		// snapshot serves those with and without.
 		"--network=none",
 		// Our own package keeps the control groups: gVisor's would move the whole
 		// daemon into a sandbox's group for a moment.

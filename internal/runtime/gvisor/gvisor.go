@@ -64,6 +64,9 @@ type Options struct {
 	CacheDir string
 	// Images finds the image of a template. An error of it is returned as is.
 	Images func(ctx context.Context, template string) (Image, error)
+	// Network makes the network devices of those sandboxes that have one; nil:
+	// none can have one.
+	Network runtime.Network
 	// DiskBytes bounds what a sandbox can write; 0: DefaultDiskBytes.
 	DiskBytes int64
 	// MemoryWallBytes limits what all sandboxes use together; 0: no limit. New

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"gvisor.dev/gvisor/pkg/state/statefile"
-	"gvisor.dev/gvisor/runsc/container"
 	runscsandbox "gvisor.dev/gvisor/runsc/sandbox"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
@@ -27,7 +26,7 @@ func (r *Runtime) makeSnapshot(ctx context.Context, dir, template string, varian
 		template: template,
 		bundle:   bundle{dir: dir},
 		cores:    cores,
-	}, func(c *container.Container) error { return c.Start(r.conf) })
+	}, func(m *machine) error { return m.container.Start(r.conf) })
 	if err != nil {
 		return err
 	}

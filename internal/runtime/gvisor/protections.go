@@ -14,7 +14,7 @@ func Protections(platform string) []Protection {
 		{"own kernel", "system calls of a sandbox are served by gVisor (platform " + platform + "), a kernel in user space with a process of its own per sandbox; none reaches the host's kernel directly"},
 		{"seccomp", "gVisor's process may use only the host's system calls that it needs"},
 		{"nobody", "that process is the user nobody in a user namespace of its own, without capabilities, with an empty root file system, and without /proc"},
-		{"no network", "it is in a network namespace of its own without interfaces; inside there is only the loopback interface"},
+		{"no network of the host", "it is in a network namespace of its own without interfaces; a network device inside, if there is one, ends in the server, which decides about each connection"},
 		{"no shared files", "nothing of the host's files is opened for it but the template's image, read-only, and no file server runs beside it"},
 		{"nothing inherited", "no descriptor, environment variable or standard stream of the server's reaches it; one socket connects it with the server"},
 		{"limits", "memory, swap, processors and tasks are bounded by control groups that the process joins as its first act; every limit is read back, and a sandbox without its limits is not used"},

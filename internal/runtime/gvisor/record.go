@@ -30,6 +30,9 @@ type record struct {
 
 	// Limits are those that were set last.
 	Limits runtime.Limits `json:"limits"`
+	// Link is the inode of the daemon's end of the sandbox's network, of which
+	// the sandbox's process keeps a duplicate; 0 without a network.
+	Link uint64 `json:"link,omitempty"`
 }
 
 const recordSuffix = ".json"

@@ -113,7 +113,7 @@ func sealedProgram(code []byte) (int, error) {
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
 		return 0, err
 	}
-	const above = birth.ConversationFD + 1
+	const above = birth.KeptLinkFD + 1
 	high, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, above)
 	if errors.Is(err, unix.EINVAL) {
 		return 0, fmt.Errorf("no descriptor from %d on can be had: raise the limit of open files (ulimit -n)", above)

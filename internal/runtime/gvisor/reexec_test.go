@@ -41,7 +41,7 @@ func TestSealedProgram(t *testing.T) {
 	}
 	f := os.NewFile(uintptr(fd), "program")
 	defer f.Close()
-	if fd <= birth.ConversationFD {
+	if fd <= birth.KeptLinkFD {
 		t.Errorf("its number is %d: a sandbox's process has to make room for its descriptors", fd)
 	}
 	if flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {

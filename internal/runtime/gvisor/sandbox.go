@@ -186,6 +186,11 @@ func (m *machine) remove(ctx context.Context, r *Runtime) error {
 			m.container = nil
 		}
 	}
+	if m.link != nil {
+		if err := m.link.Close(); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	if err := m.group.Remove(ctx); err != nil {
 		errs = append(errs, err)
 	}

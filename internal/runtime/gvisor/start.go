@@ -13,6 +13,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/container"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
@@ -62,11 +63,13 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 	defer cancel()
 	m, err := r.launch(ctx, launchSpec{
 		id: spec.ID, template: spec.Template, limits: spec.Limits,
-		bundle: snap.bundle(), cores: snap.cores, restored: true,
-	}, func(c *container.Container) error {
+		bundle: snap.bundle(), cores: snap.cores, restored: true, network: spec.Network,
+	}, func(m *machine) error {
 		// Pages that are read in the background would be faster for the first
 		// answer, but a failure to read them would kill a sandbox in use.
-		return c.Restore(r.conf, snap.dir, false, false, nil)
+		return m.withDevice(func(device *boot.CreateLinksAndRoutesArgs) error {
+			return m.container.Restore(r.conf, snap.dir, false, false, device)
+		})
 	})
 	if err != nil {
 		return nil, startError(ctx, err)
@@ -81,6 +84,7 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 	undo.add(func() { _ = client.Close() })
 	id := newIdentity(spec.ID)
 	id.MemoryBytes = spec.Limits.MemoryBytes
+	id.Resolver = m.resolver()
 	if err := client.Identify(ctx, id); err != nil {
 		return nil, startError(ctx, fmt.Errorf("sandbox %s: its identity could not be set: %w", spec.ID, err))
 	}
@@ -122,6 +126,7 @@ type machine struct {
 	group     *cgroup.Group
 	conn      net.Conn
 	record    record
+	link      runtime.Link // nil without a network
 }
 
 // launchSpec says what to launch.
@@ -134,13 +139,15 @@ type launchSpec struct {
 	// those of a snapshot.
 	cores    int
 	restored bool
+	// network says that it has a network device.
+	network bool
 }
 
 // launch makes a sandbox's process: record, control group with its limits,
 // process, then whatever begin does (restore a snapshot, or boot). The limits
 // hold from the process's first act on and have been read back. On an error
 // nothing is left, or its record stays.
-func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*container.Container) error) (*machine, error) {
+func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*machine) error) (*machine, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -156,6 +163,11 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	undo := cleanups{}
 	undo.add(func() { m.abandon(r) })
 	defer undo.run()
+	if l.network {
+		if err := m.connect(r); err != nil {
+			return nil, err
+		}
+	}
 	if err := group.Create(); err != nil {
 		return nil, err
 	}
@@ -172,12 +184,15 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*containe
 	if rec.StartTicks, err = startTime(m.process.pid); err != nil {
 		return nil, fmt.Errorf("sandbox %s: %w", l.id, err)
 	}
+	if rec.Link, err = m.linkInode(); err != nil {
+		return nil, err
+	}
 	rec.PID = m.process.pid
 	if err := r.records.write(rec); err != nil {
 		return nil, err
 	}
 	m.record = rec
-	if err := m.killedWhenDone(ctx, func() error { return begin(m.container) }); err != nil {
+	if err := m.killedWhenDone(ctx, func() error { return begin(m) }); err != nil {
 		return nil, m.explain(fmt.Errorf("sandbox %s: %w: %w", l.id, errSnapshot, err))
 	}
 	undo.release()
@@ -198,11 +213,19 @@ func (m *machine) execute(ctx context.Context, r *Runtime, l launchSpec, spec *s
 		return err
 	}
 	files[guestConversation] = inside
+	if m.link != nil {
+		if files[birth.LinkFD], err = m.link.Duplicate(); err != nil {
+			delete(files, birth.LinkFD)
+		}
+	}
 	defer func() {
 		for _, f := range files {
 			f.Close()
 		}
 	}()
+	if err != nil {
+		return err
+	}
 	if err := m.killedWhenDone(ctx, func() (err error) {
 		m.container, err = container.New(r.conf, container.Args{
 			ID: l.id, Spec: spec, BundleDir: l.bundle.dir, PassFiles: files,

@@ -28,9 +28,12 @@ const ExitStatus = 113
 
 // What the process needs travels as descriptors. gVisor lets its caller pass
 // files on to the guest, each under a number in the guest; those from
-// ArgumentsFD on are meant for this program, and taken out of the arguments
+// LinkFD on are meant for this program, and taken out of the arguments
 // again, so that neither gVisor nor the guest ever sees them.
 const (
+	// LinkFD is the server's end of the sandbox's network, kept open for the next
+	// server.
+	LinkFD = ArgumentsFD - 1
 	// ArgumentsFD is a pipe with extra arguments for gVisor's boot command, one
 	// in a line.
 	ArgumentsFD = 1 << 20
@@ -45,6 +48,12 @@ const (
 // must be the same in every process, and out of the way of the numbers that
 // gVisor uses (from 256 on it keeps the standard streams).
 const ConversationFD = 512
+
+// KeptLinkFD is the number of the server's end of the sandbox's network in the
+// sandbox's process. Nothing there uses it: it is kept open, so that a server
+// that comes after this one can take it from there. The process gains nothing by
+// it, since the other end is its own.
+const KeptLinkFD = ConversationFD + 1
 
 // passFlag is the flag of gVisor's boot command for a file passed to the guest.
 const passFlag = "--pass-fd="
@@ -110,6 +119,10 @@ func open(args []string) (orders, error) {
 			o.arguments = host
 		case guest == ProgramFD:
 			o.program = host
+		case guest == LinkFD:
+			if err := moveDescriptor(host, KeptLinkFD); err != nil {
+				return o, err
+			}
 		case guest >= GroupFD:
 			o.groups = append(o.groups, host)
 		case conversation:

@@ -92,15 +92,16 @@ func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	conversation := devNull(t)
+	conversation, link := devNull(t), devNull(t)
 	defer conversation.Close()
+	defer link.Close()
 	// gVisor does so too: whoever started the tests may have left files open.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.ExtraFiles = []*os.File{program, conversation}
-	cmd.Args = slices.Concat([]string{newborn, "boot", fmt.Sprintf("--pass-fd=3:%d", ProgramFD), "--pass-fd=4:3"}, args)
+	cmd.ExtraFiles = []*os.File{program, conversation, link}
+	cmd.Args = slices.Concat([]string{newborn, "boot", fmt.Sprintf("--pass-fd=3:%d", ProgramFD), "--pass-fd=4:3", fmt.Sprintf("--pass-fd=5:%d", LinkFD)}, args)
 	cmd.Env = []string{"ONE=1"}
 	out := &bytes.Buffer{}
 	cmd.Stdout = out
@@ -149,12 +150,15 @@ func TestBirth(t *testing.T) {
 	}
 	// Standard streams, the end of the pipe, the one that looks, and the guest's.
 	for _, fd := range s.Descriptors {
-		if fd > 9 && fd != ConversationFD {
+		if fd > 9 && fd != ConversationFD && fd != KeptLinkFD {
 			t.Errorf("descriptor %d is open", fd)
 		}
 	}
 	if !slices.Contains(s.Descriptors, ConversationFD) {
 		t.Errorf("the guest's conversation is not among %v", s.Descriptors)
+	}
+	if !slices.Contains(s.Descriptors, KeptLinkFD) {
+		t.Errorf("the server's end of the network is not among %v", s.Descriptors)
 	}
 }
 

@@ -60,6 +60,7 @@ func TestOrders(t *testing.T) {
 		"runsc-sandbox", "boot", "--setup-root",
 		fmt.Sprintf("--pass-fd=%d:%d", handOver(t, group), GroupFD+1),
 		fmt.Sprintf("--pass-fd=%d:3", handOver(t, devNull(t))),
+		fmt.Sprintf("--pass-fd=%d:%d", handOver(t, devNull(t)), LinkFD),
 		fmt.Sprintf("--pass-fd=%d:%d", handOver(t, read), ArgumentsFD),
 		fmt.Sprintf("--pass-fd=%d:%d", handOver(t, devNull(t)), ProgramFD),
 		"the-id",
@@ -68,6 +69,7 @@ func TestOrders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer syscall.Close(ConversationFD)
+	defer syscall.Close(KeptLinkFD)
 	defer syscall.Close(o.program)
 	if err := o.join(); err != nil {
 		t.Fatal(err)
