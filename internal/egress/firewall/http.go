@@ -43,10 +43,12 @@ func (f *flow) serve(local net.Conn, sni string) {
 	}
 	var handlers sync.WaitGroup
 	ended := make(chan struct{})
+	var requests atomic.Int64
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			handlers.Add(1)
 			defer handlers.Done()
+			requests.Add(1)
 			if v := f.judgeRequest(r, sni); !v.Allowed {
 				w.Header().Set("Connection", "close")
 				http.Error(w, refusalText+v.Rule, http.StatusForbidden)
@@ -75,6 +77,9 @@ func (f *flow) serve(local net.Conn, sni string) {
 	// No handler starts once its connection has ended.
 	<-ended
 	handlers.Wait()
+	if requests.Load() == 0 {
+		f.gate.count(entryFor("http", "", f.dst, refused(ReasonProtocol, "no request that can be read")))
+	}
 }
 
 var quiet = stdlog.New(io.Discard, "", 0)
