@@ -44,7 +44,8 @@ $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-bir
 
 test: setup unit e2e ## run all tests, real sandboxes included
 
-unit: setup ## run the Go tests; they need the default template
+unit: setup ## run the Go tests; they need the default template, and root for network namespaces
+	@scripts/install-packages ip:iproute2
 	$(GO) vet ./...
 	AGENTSANDBOX_TEST_IMAGE="$$($(BIN) templates inspect default --json | sed -n 's/.*"path": *"\([^"]*\)".*/\1/p')" $(GO) test -count=1 -timeout 30m ./...
 
@@ -65,6 +66,8 @@ fuzz: ## fuzz the protocol and the uploads, FUZZTIME each
 	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/guest/wire
 	$(GO) test -run '^$$' -fuzz FuzzEvents -fuzztime $(FUZZTIME) ./internal/guest
 	$(GO) test -run '^$$' -fuzz FuzzUpload -fuzztime $(FUZZTIME) ./internal/httpapi
+	$(GO) test -run '^$$' -fuzz FuzzQuery -fuzztime $(FUZZTIME) ./internal/egress/firewall
+	$(GO) test -run '^$$' -fuzz FuzzFirstBytes -fuzztime $(FUZZTIME) ./internal/egress/firewall
 
 lint: $(GOLANGCI) ## check style and the import rules
 	$(GOLANGCI) run --allow-parallel-runners ./...

@@ -282,11 +282,11 @@ func tunnelCases(t *testing.T, w *world) {
 	}
 	t.Run("ten thousand subdomains", func(t *testing.T) {
 		b := w.box(t, setup{limits: Limits{QueriesPerSecond: 100_000}})
-		before := len(w.asked)
+		before := w.count()
 		for i := range 10_000 {
 			b.resolve(fmt.Sprintf("chunk%d.tunnel.example", i), dnsmessage.TypeA)
 		}
-		if n := len(w.asked) - before; n > DefaultLimits().NamesPerDomain {
+		if n := w.count() - before; n > DefaultLimits().NamesPerDomain {
 			t.Errorf("%d names were asked outside", n)
 		}
 		b.logged(ReasonLimit)
@@ -294,12 +294,12 @@ func tunnelCases(t *testing.T, w *world) {
 	})
 	t.Run("long names", func(t *testing.T) {
 		b := w.box(t, setup{})
-		before := len(w.asked)
+		before := w.count()
 		for i := range 200 {
 			label := strings.Repeat(string(rune('a'+i%26)), 60)
 			b.resolve(fmt.Sprintf("%s.%s.%s.n%d.tunnel.example", label, label, label, i), dnsmessage.TypeA)
 		}
-		if n := len(w.asked) - before; n*180 > DefaultLimits().NameBytesPerDomain {
+		if n := w.count() - before; n*180 > DefaultLimits().NameBytesPerDomain {
 			t.Errorf("%d long names were asked outside", n)
 		}
 	})
@@ -364,12 +364,12 @@ func tunnelCases(t *testing.T, w *world) {
 	for name, break_ := range malformed {
 		t.Run("malformed: "+name, func(t *testing.T) {
 			b := w.box(t, setup{})
-			before := len(w.asked)
+			before := w.count()
 			answer := b.query(break_(packed(t, "tunnel.example", dnsmessage.TypeA)), false)
 			if len(answer) > 0 && (len(answer) < 12 || answer[3]&15 == 0 || binary.BigEndian.Uint16(answer[6:]) != 0) {
 				t.Errorf("answered %x", answer)
 			}
-			if len(w.asked) != before {
+			if w.count() != before {
 				t.Error("asked outside")
 			}
 			b.logged(ReasonQuery)
@@ -446,9 +446,9 @@ func upstreamCases(t *testing.T, w *world) {
 	t.Run("answers are remembered for their time", func(t *testing.T) {
 		b := w.box(t, setup{})
 		b.pin("cached.example", a)
-		before := len(w.asked)
+		before := w.count()
 		b.pin("cached.example", a)
-		if len(w.asked) != before {
+		if w.count() != before {
 			t.Error("asked again")
 		}
 		b.gate.fw.resolver.mu.Lock()
@@ -458,7 +458,7 @@ func upstreamCases(t *testing.T, w *world) {
 		}
 		b.gate.fw.resolver.mu.Unlock()
 		b.pin("cached.example", a)
-		if len(w.asked) == before {
+		if w.count() == before {
 			t.Error("not asked again after the answer's time")
 		}
 	})

@@ -144,9 +144,9 @@ func httpCases(t *testing.T, w *world) {
 		conn := b.connect(at(a, 80))
 		r := bufio.NewReader(conn)
 		for _, target := range []string{"/a?b=c;d", "/%41%2fb/..//c", "/a%20b?x=%zz"} {
-			resp, e := request(t, conn, r, "GET "+target+" HTTP/1.1\r\nHost: web1.example\r\nX-Forwarded-For: me\r\n\r\n")
-			if resp.StatusCode != 200 || e.Host != "web1.example" || e.Target != target || e.Header.Get("X-Forwarded-For") != "me" || e.Header.Get("User-Agent") != "" {
-				t.Errorf("%s: %d %+v", target, resp.StatusCode, e)
+			status, e := request(t, conn, r, "GET "+target+" HTTP/1.1\r\nHost: web1.example\r\nX-Forwarded-For: me\r\n\r\n")
+			if status != 200 || e.Host != "web1.example" || e.Target != target || e.Header.Get("X-Forwarded-For") != "me" || e.Header.Get("User-Agent") != "" {
+				t.Errorf("%s: %d %+v", target, status, e)
 			}
 		}
 	})
@@ -171,8 +171,8 @@ func httpCases(t *testing.T, w *world) {
 		t.Run(name, func(t *testing.T) {
 			b, a := w.named(t, "web.example", 80)
 			conn := b.connect(at(a, 80))
-			if resp, _ := request(t, conn, bufio.NewReader(conn), text); resp.StatusCode != 403 {
-				t.Errorf("answered %d", resp.StatusCode)
+			if status, _ := request(t, conn, bufio.NewReader(conn), text); status != 403 {
+				t.Errorf("answered %d", status)
 			}
 			b.ended(conn)
 			b.logged(map[bool]Reason{true: ReasonProtocol, false: ReasonName}[name == "CONNECT"])
@@ -192,9 +192,9 @@ func httpCases(t *testing.T, w *world) {
 		t.Run("malformed: "+name, func(t *testing.T) {
 			b, a := w.named(t, "web.example", 80)
 			conn := b.connect(at(a, 80))
-			resp, _ := request(t, conn, bufio.NewReader(conn), text)
-			if resp.StatusCode < 400 || resp.StatusCode > 501 {
-				t.Errorf("answered %d", resp.StatusCode)
+			status, _ := request(t, conn, bufio.NewReader(conn), text)
+			if status < 400 || status > 501 {
+				t.Errorf("answered %d", status)
 			}
 			b.ended(conn)
 			b.logged(ReasonProtocol)
@@ -205,8 +205,8 @@ func httpCases(t *testing.T, w *world) {
 		conn := b.connect(at(a, 80))
 		r := bufio.NewReader(conn)
 		request(t, conn, r, "GET / HTTP/1.1\r\nHost: web3.example\r\n\r\n")
-		if resp, _ := request(t, conn, r, "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n"); resp.StatusCode != 403 {
-			t.Errorf("answered %d", resp.StatusCode)
+		if status, _ := request(t, conn, r, "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n"); status != 403 {
+			t.Errorf("answered %d", status)
 		}
 		b.ended(conn)
 	})
@@ -220,25 +220,25 @@ func httpCases(t *testing.T, w *world) {
 		if e.Body != "" {
 			t.Errorf("body %q", e.Body)
 		}
-		if resp, err := http.ReadResponse(r, nil); err == nil && resp.StatusCode != 403 && resp.StatusCode != 400 {
-			t.Errorf("the second request was answered with %d", resp.StatusCode)
+		if line, err := r.ReadString('\n'); err == nil && !strings.Contains(line, " 403 ") && !strings.Contains(line, " 400 ") {
+			t.Errorf("the second request was answered with %s", line)
 		}
 	})
 	t.Run("redirect into a private range", func(t *testing.T) {
 		b, a := w.named(t, "web5.example", 80)
 		conn := b.connect(at(a, 80))
-		resp, _ := request(t, conn, bufio.NewReader(conn), "GET /?redirect=http://169.254.169.254/latest/ HTTP/1.1\r\nHost: web5.example\r\n\r\n")
-		if resp.StatusCode != 302 {
-			t.Errorf("answered %d", resp.StatusCode)
+		status, _ := request(t, conn, bufio.NewReader(conn), "GET /?redirect=http://169.254.169.254/latest/ HTTP/1.1\r\nHost: web5.example\r\n\r\n")
+		if status != 302 {
+			t.Errorf("answered %d", status)
 		}
 		b.refused("169.254.169.254:80", ReasonRange)
 	})
 	t.Run("an upgrade to HTTP/2 is not made", func(t *testing.T) {
 		b, a := w.named(t, "web6.example", 80)
 		conn := b.connect(at(a, 80))
-		resp, e := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: web6.example\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
-		if resp.StatusCode != 200 || e.Header.Get("Upgrade") != "" {
-			t.Errorf("%d %+v", resp.StatusCode, e)
+		status, e := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: web6.example\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+		if status != 200 || e.Header.Get("Upgrade") != "" {
+			t.Errorf("%d %+v", status, e)
 		}
 	})
 	t.Run("WebSocket", func(t *testing.T) {
@@ -250,6 +250,7 @@ func httpCases(t *testing.T, w *world) {
 		if err != nil || resp.StatusCode != 101 {
 			t.Fatalf("%v %v", resp, err)
 		}
+		resp.Body.Close()
 		_, _ = io.WriteString(conn, "ping")
 		got := make([]byte, 4)
 		if _, err := io.ReadFull(r, got); err != nil || string(got) != "ping" {
@@ -267,12 +268,12 @@ func httpCases(t *testing.T, w *world) {
 		b := w.box(t, setup{deny: []string{"denied.example"}})
 		a := w.address(80)
 		conn := b.connect(at(a, 80))
-		if resp, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: denied.example\r\n\r\n"); resp.StatusCode != 403 {
-			t.Errorf("answered %d", resp.StatusCode)
+		if status, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: denied.example\r\n\r\n"); status != 403 {
+			t.Errorf("answered %d", status)
 		}
 		conn = b.connect(at(a, 80))
-		if resp, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: fine.example\r\n\r\n"); resp.StatusCode != 200 {
-			t.Errorf("answered %d", resp.StatusCode)
+		if status, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: fine.example\r\n\r\n"); status != 200 {
+			t.Errorf("answered %d", status)
 		}
 	})
 }
@@ -310,8 +311,8 @@ func liveCases(t *testing.T, w *world) {
 		must(t, err)
 		b.gate.SetPolicy(policy(t, &agentsandbox.NetworkPolicy{Mode: "allowlist", Allow: []string{"kept.example"}}))
 		b.ended(dropped)
-		if resp, _ := request(t, kept, bufio.NewReader(kept), "GET / HTTP/1.1\r\nHost: kept.example\r\n\r\n"); resp.StatusCode != 200 {
-			t.Errorf("answered %d", resp.StatusCode)
+		if status, _ := request(t, kept, bufio.NewReader(kept), "GET / HTTP/1.1\r\nHost: kept.example\r\n\r\n"); status != 200 {
+			t.Errorf("answered %d", status)
 		}
 	})
 	t.Run("off cuts everything", func(t *testing.T) {
@@ -479,9 +480,9 @@ func byteCases(t *testing.T, w *world) {
 			t.Errorf("%q %v", got, err)
 		}
 	})
-	t.Run("64 MiB, each byte", func(t *testing.T) {
+	t.Run("16 MiB, each byte", func(t *testing.T) {
 		b, a := w.box(t, setup{}), w.address(9)
-		const size = 64 << 20
+		const size = 16 << 20
 		conn := b.connect(at(a, 9))
 		_, _ = conn.Write(binary.BigEndian.AppendUint64(nil, size))
 		r := bufio.NewReaderSize(conn, 256<<10)
@@ -491,9 +492,8 @@ func byteCases(t *testing.T, w *world) {
 				t.Fatalf("byte %d is %d: %v", i, c, err)
 			}
 		}
-		if s := b.gate.Stats(); s.BytesIn != size || s.BytesOut != 8 {
-			t.Errorf("counted %d in, %d out", s.BytesIn, s.BytesOut)
-		}
+		b.wait(func() bool { s := b.gate.Stats(); return s.BytesIn == size && s.BytesOut == 8 },
+			func() string { return fmt.Sprintf("counted %+v", b.gate.Stats()) })
 	})
 	t.Run("the sandbox goes away in mid-stream", func(t *testing.T) {
 		b, a := w.box(t, setup{}), w.address(9)
@@ -509,8 +509,9 @@ func byteCases(t *testing.T, w *world) {
 			t.Error(err)
 		}
 		b.refused("10.1.2.3:80", ReasonRange)
+		b.wait(func() bool { s := b.gate.Stats(); return s.BytesIn > 0 && s.BytesOut > 0 }, func() string { return "no bytes counted" })
 		s := b.gate.Stats()
-		if s.Names["told.example"] != 1 || s.Refusals[ReasonRange] != 1 || s.Queries != 1 || s.Connections != 1 || s.BytesIn == 0 || s.BytesOut == 0 {
+		if s.Names["told.example"] != 1 || s.Refusals[ReasonRange] != 1 || s.Queries != 1 || s.Connections != 1 {
 			t.Errorf("%+v", s)
 		}
 		entries, _ := b.gate.Log()
@@ -665,9 +666,9 @@ func secretCases(t *testing.T, w *world) {
 		b.pin("untrusted.example", a)
 		conn, err := b.tls(b.connect(at(a, 443)), "untrusted.example", edge, "http/1.1")
 		must(t, err)
-		resp, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: untrusted.example\r\nX-Token: "+s.Placeholder+"\r\n\r\n")
-		if resp.StatusCode != 502 {
-			t.Errorf("answered %d", resp.StatusCode)
+		status, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: untrusted.example\r\nX-Token: "+s.Placeholder+"\r\n\r\n")
+		if status != 502 {
+			t.Errorf("answered %d", status)
 		}
 		b.logged(ReasonName)
 	})
@@ -678,8 +679,8 @@ func secretCases(t *testing.T, w *world) {
 		b.pin("b.api.example", a)
 		conn, err := b.tls(b.connect(at(a, 443)), "a.api.example", edge, "http/1.1")
 		must(t, err)
-		if resp, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: b.api.example\r\n\r\n"); resp.StatusCode != 403 {
-			t.Errorf("answered %d", resp.StatusCode)
+		if status, _ := request(t, conn, bufio.NewReader(conn), "GET / HTTP/1.1\r\nHost: b.api.example\r\n\r\n"); status != 403 {
+			t.Errorf("answered %d", status)
 		}
 	})
 	t.Run("never in the log", func(t *testing.T) {

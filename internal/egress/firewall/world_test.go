@@ -47,7 +47,6 @@ type world struct {
 	asked   []string
 	tamper  func(answer []byte, overTCP bool) [][]byte // of the DNS server
 	fresh   int
-	seen    []*http.Request
 	closers []io.Closer
 }
 
@@ -142,6 +141,13 @@ func (w *world) wasAsked(name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Contains(w.asked, name)
+}
+
+// count returns how many questions were asked outside.
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.asked)
 }
 
 func (w *world) setTamper(f func([]byte, bool) [][]byte) {
