@@ -148,5 +148,10 @@ func cause(err error) string {
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer in time"
 	}
-	return err.Error()
+	// Not the whole error: it may name addresses of the host.
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return "cannot be dialled"
 }

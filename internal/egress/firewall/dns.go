@@ -17,6 +17,8 @@ const (
 	plainUDP   = 512  // to one without EDNS, RFC 1035
 	dnsHeader  = 12   // bytes
 	answerTime = 8 * time.Second
+	// lookupsAtOnce bounds the questions of one sandbox that are under way outside.
+	lookupsAtOnce = 16
 )
 
 // Extended DNS errors, RFC 8914, so that tools in the sandbox can say why.
@@ -98,7 +100,7 @@ func (g *Gate) resolve(ctx context.Context, q question) (reply, Verdict) {
 		r.rcode = dnsmessage.RCodeRefused
 		return r, spent
 	}
-	found, err := g.fw.resolver.lookup(ctx, q)
+	found, err := g.lookup(ctx, q)
 	if err != nil {
 		g.fw.log.Debug("resolve", "sandbox", g.id, "error", err)
 		return reply{rcode: dnsmessage.RCodeServerFailure, ede: edeNetwork}, refused(ReasonUpstream, "no name server answered")
@@ -114,6 +116,18 @@ func (g *Gate) resolve(ctx context.Context, q question) (reply, Verdict) {
 	}
 	// The pin outlives what the sandbox is told.
 	return reply{addrs: kept, ttl: min(ttl, maxPin)}, v
+}
+
+// lookup asks the resolver. A sandbox whose names take long to resolve must not
+// take the places of others, so it waits for one of its own.
+func (g *Gate) lookup(ctx context.Context, q question) (lookup, error) {
+	select {
+	case g.lookups <- struct{}{}:
+		defer func() { <-g.lookups }()
+		return g.fw.resolver.lookup(ctx, q)
+	case <-ctx.Done():
+		return lookup{}, ctx.Err()
+	}
 }
 
 // filter keeps the addresses that may be in the answer for a name: an allowed

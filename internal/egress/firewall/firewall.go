@@ -16,8 +16,10 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 )
 
@@ -90,6 +92,9 @@ func (l Limits) withDefaults() Limits {
 // Config is what all gates share. Only Log is required.
 type Config struct {
 	Limits Limits
+	// Connections bounds those of all sandboxes together; 0: half as many as the
+	// process may have descriptors, so that a flood leaves the API its own.
+	Connections int
 	// Upstreams are asked for names; empty: those of the host's /etc/resolv.conf.
 	Upstreams []netip.AddrPort
 	// CA, when given, lets secrets be put into TLS, too.
@@ -109,14 +114,26 @@ type Firewall struct {
 	log      *slog.Logger
 	resolver *resolver
 	own      *ownAddresses
+	open     atomic.Int64 // connections of all gates
 }
 
 // New makes a Firewall. It holds nothing that needs closing.
 func New(c Config) *Firewall {
+	if c.Connections == 0 {
+		c.Connections = defaultConnections()
+	}
 	return &Firewall{
 		config: c, limits: c.Limits.withDefaults(), log: c.Log,
 		resolver: newResolver(c.Upstreams), own: newOwnAddresses(),
 	}
+}
+
+func defaultConnections() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 512
+	}
+	return int(min(limit.Cur/2, 1<<20))
 }
 
 // kindOf says what an address is on this host.
@@ -149,6 +166,7 @@ type Gate struct {
 	budget  budget
 	ledger  ledger
 
+	lookups           chan struct{} // under way
 	connects, queries *rate.Limiter
 	inRate, outRate   *rate.Limiter // nil: no limit
 
@@ -167,6 +185,7 @@ func (fw *Firewall) Gate(id string, p *Policy, secrets []Secret) *Gate {
 		budget:   budget{limits: l},
 		connects: rate.NewLimiter(rate.Limit(l.ConnectsPerSecond), 2*l.Connections),
 		queries:  rate.NewLimiter(rate.Limit(l.QueriesPerSecond), 5*l.QueriesPerSecond),
+		lookups:  make(chan struct{}, lookupsAtOnce),
 		flows:    map[*flow]struct{}{},
 	}
 	if l.BytesPerSecond > 0 {
@@ -259,6 +278,10 @@ func (g *Gate) admit() Verdict {
 	if g.admitted >= g.limits.Connections {
 		return refused(ReasonLimit, "more than %d connections at once", g.limits.Connections)
 	}
+	if g.fw.open.Add(1) > int64(g.fw.config.Connections) {
+		g.fw.open.Add(-1)
+		return refused(ReasonLimit, "more than %d connections of all sandboxes", g.fw.config.Connections)
+	}
 	g.admitted++
 	return allowed("within the caps")
 }
@@ -267,6 +290,7 @@ func (g *Gate) release() {
 	g.mu.Lock()
 	g.admitted--
 	g.mu.Unlock()
+	g.fw.open.Add(-1)
 }
 
 func (g *Gate) spent() bool {

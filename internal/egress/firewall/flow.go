@@ -109,7 +109,7 @@ func (f *flow) shut(v Verdict) (Entry, bool) {
 	f.closed = true
 	f.idle.Stop()
 	e := entryFor(f.kind, f.nameLocked(), f.dst, v)
-	remotes := f.remotes
+	remotes := slices.Clone(f.remotes)
 	f.mu.Unlock()
 	if first {
 		f.cancel()
@@ -254,6 +254,14 @@ func (m *meter) pay(n int, flow, total *atomic.Int64, r *rate.Limiter) error {
 		n -= part
 	}
 	return nil
+}
+
+// Close closes the connection, of which the flow then knows no more.
+func (m *meter) Close() error {
+	m.flow.mu.Lock()
+	m.flow.remotes = slices.DeleteFunc(m.flow.remotes, func(c net.Conn) bool { return c == m.Conn })
+	m.flow.mu.Unlock()
+	return m.Conn.Close()
 }
 
 // CloseWrite tells the other side that nothing more comes.

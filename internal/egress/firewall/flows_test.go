@@ -150,6 +150,25 @@ func httpCases(t *testing.T, w *world) {
 			}
 		}
 	})
+	t.Run("servers that close after each answer", func(t *testing.T) {
+		b, a := w.named(t, "web9.example", 80)
+		conn := b.connect(at(a, 80))
+		r := bufio.NewReader(conn)
+		for range 5 {
+			if status, _ := request(t, conn, r, "GET /?close=1 HTTP/1.1\r\nHost: web9.example\r\n\r\n"); status != 200 {
+				t.Errorf("answered %d", status)
+			}
+		}
+		b.gate.mu.Lock()
+		defer b.gate.mu.Unlock()
+		for f := range b.gate.flows {
+			f.mu.Lock()
+			if len(f.remotes) > 1 {
+				t.Errorf("%d connections outside are kept", len(f.remotes))
+			}
+			f.mu.Unlock()
+		}
+	})
 	t.Run("a body of unknown length", func(t *testing.T) {
 		b, a := w.named(t, "web2.example", 8080)
 		conn := b.connect(at(a, 8080))
@@ -367,6 +386,15 @@ func capCases(t *testing.T, w *world) {
 		b.refused(at(a, 7), ReasonLimit)
 		first.Close()
 		b.wait(func() bool { c, err := b.dial(at(a, 7)); return err == nil && c.Close() == nil }, func() string { return "no place after one ended" })
+	})
+	t.Run("connections of all sandboxes", func(t *testing.T) {
+		b, a := w.box(t, setup{}), w.address(7)
+		b.gate.fw.config.Connections = 1
+		first := b.connect(at(a, 7))
+		b.refused(at(a, 7), ReasonLimit)
+		first.Close()
+		b.wait(func() bool { return b.gate.fw.open.Load() == 0 }, func() string { return "not counted back" })
+		b.connect(at(a, 7))
 	})
 	t.Run("new connections a second", func(t *testing.T) {
 		b, a := w.box(t, setup{limits: Limits{Connections: 2, ConnectsPerSecond: 1}}), w.address(7)

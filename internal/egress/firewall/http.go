@@ -193,11 +193,13 @@ func (f *flow) transport(sni string) *http.Transport {
 			}
 			return f.adopt(conn), nil
 		},
-		DisableCompression:    true, // nothing is changed on the way
-		MaxConnsPerHost:       maxOutside,
-		MaxIdleConnsPerHost:   maxOutside,
-		ExpectContinueTimeout: time.Second,
-		TLSHandshakeTimeout:   f.gate.limits.Hello,
+		DisableCompression: true, // nothing is changed on the way
+		MaxConnsPerHost:    maxOutside,
+
+		MaxResponseHeaderBytes: 1 << 20,
+		MaxIdleConnsPerHost:    maxOutside,
+		ExpectContinueTimeout:  time.Second,
+		TLSHandshakeTimeout:    f.gate.limits.Hello,
 	}
 	if sni != "" {
 		t.ForceAttemptHTTP2 = true

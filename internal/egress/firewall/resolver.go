@@ -20,7 +20,7 @@ import (
 const (
 	upstreamTimeout = 2 * time.Second // of one question to one server
 	upstreamRounds  = 2               // over all servers
-	upstreamAtOnce  = 128             // questions under way, all sandboxes together
+	upstreamAtOnce  = 1024            // questions under way, all sandboxes together
 	maxAnswers      = 16              // addresses kept of one answer
 	maxChain        = 8               // CNAMEs followed
 	maxCached       = 10000           // questions

@@ -259,6 +259,9 @@ func (w *world) handler() http.Handler {
 		}
 		body, _ := io.ReadAll(r.Body)
 		rw.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("close") != "" {
+			rw.Header().Set("Connection", "close")
+		}
 		_ = json.NewEncoder(rw).Encode(echoed{
 			Host: r.Host, Target: r.RequestURI, Proto: r.Proto, Body: string(body), Header: r.Header,
 			Address: r.Context().Value(http.LocalAddrContextKey).(net.Addr).String(),
