@@ -222,9 +222,9 @@ func (g *Gate) SetPolicy(p *Policy) {
 	}
 }
 
-// Close cuts all connections and refuses what comes after. The calls of TCP that
+// Close cuts all connections and refuses what comes after; it does not fail. The calls of TCP that
 // are under way return soon afterwards; who made them waits for them.
-func (g *Gate) Close() {
+func (g *Gate) Close() error {
 	g.mu.Lock()
 	g.closed = true
 	flows := make([]*flow, 0, len(g.flows))
@@ -235,6 +235,7 @@ func (g *Gate) Close() {
 	for _, f := range flows {
 		f.close()
 	}
+	return nil
 }
 
 // Stats returns the sandbox's totals.
