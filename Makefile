@@ -44,7 +44,8 @@ $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-bir
 
 test: setup unit e2e ## run all tests, real sandboxes included
 
-unit: setup ## run the Go tests; they need the default template
+unit: setup ## run the Go tests; they need the default template, and root for network namespaces
+	@scripts/install-packages ip:iproute2
 	$(GO) vet ./...
 	AGENTSANDBOX_TEST_IMAGE="$$($(BIN) templates inspect default --json | sed -n 's/.*"path": *"\([^"]*\)".*/\1/p')" $(GO) test -count=1 -timeout 30m ./...
 
@@ -80,7 +81,8 @@ soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
 	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
-	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows ./internal/egress:FuzzFrames
+	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows ./internal/egress:FuzzFrames \
+	./internal/egress/firewall:FuzzQuery ./internal/egress/firewall:FuzzFirstBytes
 
 fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each
 	@for f in $(FUZZERS); do \

@@ -13,7 +13,9 @@ require (
 	github.com/rogpeppe/go-internal v1.14.1
 	github.com/swaggest/swgui v1.8.5
 	go.yaml.in/yaml/v2 v2.4.2
+	golang.org/x/net v0.52.0
 	golang.org/x/sys v0.43.0
+	golang.org/x/time v0.15.0
 	gvisor.dev/gvisor v0.0.0-20260701204157-69c2d17aea96
 	modernc.org/sqlite v1.50.0
 )
@@ -48,7 +50,6 @@ require (
 	golang.org/x/exp v0.0.0-20250711185948-6ae5c78190dc // indirect
 	golang.org/x/mod v0.34.0 // indirect
 	golang.org/x/sync v0.20.0 // indirect
-	golang.org/x/time v0.15.0 // indirect
 	golang.org/x/tools v0.43.0 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
 	modernc.org/libc v1.72.0 // indirect
