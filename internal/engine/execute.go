@@ -146,6 +146,10 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	if err == nil {
 		result, err = e.run(ctx, &x, rec)
 	}
+	if x.resume != nil && result != nil {
+		// It may have ended long before this server looked.
+		rec.DurationMS = min(rec.DurationMS, max(1, result.Duration.Milliseconds()))
+	}
 	if x.goesOn(ctx) {
 		return nil, leftRunning(rec.ID)
 	}

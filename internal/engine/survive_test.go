@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -269,8 +270,12 @@ func TestARunWithoutASessionOutlivesItsServer(t *testing.T) {
 	h := newHost(t)
 	first, ctx := h.start(), as(t, "a")
 	gate := filepath.Join(t.TempDir(), "gate")
-	first.begin(ctx, bash("", "echo begun; until test -e "+gate+"; do sleep 0.01; done; echo over"))
+	first.begin(ctx, bash("", "echo begun; touch "+gate+".begun; until test -e "+gate+"; do sleep 0.01; done; echo over"))
 	run := first.running(ctx, 1)[0]
+	until(t, "it has begun", func() bool {
+		_, err := os.Stat(gate + ".begun")
+		return err == nil
+	})
 	first.kill()
 	second := h.start()
 	second.running(ctx, 1)
@@ -347,11 +352,11 @@ func TestShutdownLeavesSessionsAlive(t *testing.T) {
 	id := first.session(ctx)
 	answered := make(chan error, 2)
 	go func() {
-		_, err := first.Execute(ctx, bash(id, "echo begun; until test -e go; do sleep 0.01; done; echo over"))
+		_, err := first.Execute(ctx, bash(id, "echo begun; touch begun; until test -e go; do sleep 0.01; done; echo over"))
 		answered <- err
 	}()
 	run := first.running(ctx, 1)[0]
-	first.exists(ctx, id, "/workspace")
+	first.exists(ctx, id, "/workspace/begun")
 	go func() {
 		x, _ := first.Execute(ctx, bash("", "sleep 1000"))
 		answered <- fmt.Errorf("one-shot: %s", x.Status)

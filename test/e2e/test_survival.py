@@ -43,6 +43,16 @@ def begin(server: Server, code: str, **kw) -> threading.Thread:
     return t
 
 
+# Code that begins with more output than is taken without being put aside, so that
+# the test sees that it has begun.
+SAID = "x" * 200_000 + "\n"
+LOUD = "import time; print('x' * 200_000, flush=True); "
+
+
+def begun(server: Server, execution: str) -> None:
+    assert eventually(lambda: (server.data / "spool" / execution).exists(), 60), "the run does not begin"
+
+
 def running(http, session: str | None = None) -> list[str]:
     query = {"status": "running", **({"session_id": session} if session else {})}
     return [e["id"] for e in http.get("/v1/executions", params=query).json()["executions"]]
@@ -92,20 +102,19 @@ def test_runs_outlive_a_killed_server(mortal):
         begin(mortal, loud, session_id=session)
         assert eventually(lambda: http.get(f"/v1/sessions/{session}/fs/stat", params={"path": "/workspace/half"}).status_code == 200), http.get(f"/v1/sessions/{session}/fs/stat", params={"path": "/workspace/half"}).text
         (in_session,) = running(http)
-        begin(mortal, "import time; print('begun', flush=True); time.sleep(3); open('out.txt', 'w').write('x'); print('over')")
+        begin(mortal, LOUD + "time.sleep(3); open('out.txt', 'w').write('x'); print('over')")
         assert eventually(lambda: len(running(http)) == 2)
         (once,) = set(running(http)) - {in_session}
-        eventually(lambda: False, 0.5)
+        begun(mortal, once)
     restart(mortal)
     with mortal.http() as http:
-        assert sorted(running(http)) == sorted([in_session, once])
         run(http, "open('/workspace/go', 'w').close()", session_id=session)
         e = outcome(http, in_session)
         assert (e["status"], e["return_code"], e["truncated"]) == ("succeeded", 0, False), {**e, "stdout": "", "code": ""}
         assert e["stdout"] == "".join(f"line {i:06}\n" for i in range(lines))
         assert e["files_count"] >= 1
         e = outcome(http, once)
-        assert (e["status"], e["stdout"], e["files_count"]) == ("succeeded", "begun\nover\n", 1), e
+        assert (e["status"], e["stdout"], e["files_count"]) == ("succeeded", SAID + "over\n", 1), e["status"]
         files = http.get("/v1/files").json()["files"]
         assert {f["filename"] for f in files} >= {"made.txt", "out.txt"}
     assert not list((mortal.data / "spool").iterdir())
@@ -114,14 +123,15 @@ def test_runs_outlive_a_killed_server(mortal):
 def test_time_limits_outlive_a_killed_server(mortal):
     with mortal.http() as http:
         session = http.post("/v1/sessions", json={}).json()["session_id"]
-        begin(mortal, "print('x', flush=True); import time; time.sleep(100)", session_id=session, timeout_ms=2000)
+        begin(mortal, LOUD + "time.sleep(100)", session_id=session, timeout_ms=5000)
         assert eventually(lambda: running(http))
         (execution,) = running(http)
+        begun(mortal, execution)
     restart(mortal)
     with mortal.http() as http:
         e = outcome(http, execution)
         assert (e["status"], e["return_code"]) == ("timed_out", 124)
-        assert e["duration_ms"] < 10_000
+        assert e["stdout"] == SAID
         assert run(http, "print(1)", session_id=session)["stdout"] == "1\n"
 
 
@@ -147,12 +157,12 @@ def test_sigterm_leaves_sessions_alive(mortal):
     with mortal.http() as http:
         session = http.post("/v1/sessions", json={}).json()["session_id"]
         run(http, "open('kept', 'w').write('state')", session_id=session)
-        begin(mortal, "import time; time.sleep(2.5); print('over')", session_id=session)
+        begin(mortal, LOUD + "time.sleep(2.5); print('over')", session_id=session)
         begin(mortal, "import time; time.sleep(100)")
         assert eventually(lambda: len(running(http)) == 2)
         (in_session,) = running(http, session)
         (once,) = set(running(http)) - {in_session}
-        eventually(lambda: False, 0.3)
+        begun(mortal, in_session)
     assert mortal.stop() == 0, mortal.log_text()
     assert "sessions stay alive" in mortal.log_text() and "sessions=1" in mortal.log_text()
     assert len(mortal.sandboxes()) == 1, "the pool and the runs without a session end with the server"
@@ -161,7 +171,7 @@ def test_sigterm_leaves_sessions_alive(mortal):
     with mortal.http() as http:
         assert outcome(http, once)["status"] == "cancelled"
         e = outcome(http, in_session)
-        assert (e["status"], e["stdout"]) == ("succeeded", "over\n"), e
+        assert (e["status"], e["stdout"]) == ("succeeded", SAID + "over\n"), e["status"]
         assert run(http, "print(open('kept').read())", session_id=session)["stdout"] == "state\n"
 
 
