@@ -1,11 +1,14 @@
-package httpapi
+// Package credentials tries every route of the API with every kind of credential.
+package credentials
 
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -17,6 +20,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	fakeruntime "github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -24,7 +28,13 @@ import (
 )
 
 // The matrix of every route by every kind of credential, on the real engine and
-// store. The routes come from the router; one without a row here fails the test.
+// store. The routes come from the document, which is made from the declarations
+// of the routes themselves; one without a row here fails the test.
+
+const (
+	uploadBody = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\nabc\r\n--b--\r\n"
+	uploadType = "multipart/form-data; boundary=b"
+)
 
 // access says what a route needs and how to ask it. In request and body,
 // {session_id}, {file_id}, {execution_id} and {key_id} stand for things of the
@@ -71,17 +81,20 @@ var accessOfRoutes = map[string]access{
 
 func TestEveryRouteByEveryCredential(t *testing.T) {
 	m := newMatrix(t)
-	routes := m.routes()
+	routes := m.routes(t)
 	for name := range accessOfRoutes {
-		if !slices.Contains(routes, name) {
+		if _, ok := routes[name]; !ok {
 			t.Errorf("%s has a row and is no route", name)
 		}
 	}
-	for _, name := range routes {
+	for _, name := range slices.Sorted(maps.Keys(routes)) {
 		a, ok := accessOfRoutes[name]
 		if !ok {
 			t.Errorf("%s has no row in accessOfRoutes: say which scope it needs and how to ask it", name)
 			continue
+		}
+		if routes[name] != a.scope {
+			t.Errorf("%s needs the scope %q by its document, and %q here", name, routes[name], a.scope)
 		}
 		t.Run(name, func(t *testing.T) { m.try(t, name, a) })
 	}
@@ -89,8 +102,7 @@ func TestEveryRouteByEveryCredential(t *testing.T) {
 
 // matrix is the API on the real engine, with two tenants.
 type matrix struct {
-	*api
-	t      *testing.T
+	http.Handler
 	store  *store.DB
 	engine *engine.Engine
 }
@@ -130,27 +142,41 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	a, err := build(Options{Service: e, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
+	handler, err := httpapi.New(httpapi.Options{Service: e, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &matrix{api: a, t: t, store: db, engine: e}
+	return &matrix{Handler: handler, store: db, engine: e}
 }
 
-// routes are those of the router: the document is made from the same
-// declarations.
-func (m *matrix) routes() []string {
-	var all []string
-	for path, item := range m.document.Paths {
-		for method, there := range map[string]bool{
-			"GET": item.Get != nil, "POST": item.Post != nil, "PUT": item.Put != nil, "DELETE": item.Delete != nil, "PATCH": item.Patch != nil,
-		} {
-			if there {
-				all = append(all, method+" "+path)
+// routes are those of the document, with the scope that each says it needs.
+func (m *matrix) routes(t *testing.T) map[string]agentsandbox.Scope {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/openapi.json", nil))
+	var document struct {
+		Paths map[string]map[string]struct {
+			Security []map[string][]agentsandbox.Scope
+		}
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]agentsandbox.Scope{}
+	for path, methods := range document.Paths {
+		for method, operation := range methods {
+			name := strings.ToUpper(method) + " " + path
+			all[name] = ""
+			for _, way := range operation.Security {
+				for _, scopes := range way {
+					all[name] = scopes[0]
+				}
 			}
 		}
 	}
-	slices.Sort(all)
+	if len(all) == 0 {
+		t.Fatal("the document has no routes")
+	}
 	return all
 }
 
