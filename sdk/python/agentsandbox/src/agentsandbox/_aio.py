@@ -12,6 +12,7 @@ import anyio.to_thread
 
 T = TypeVar("T")
 
+Semaphore = anyio.Semaphore
 sleep = anyio.sleep
 
 

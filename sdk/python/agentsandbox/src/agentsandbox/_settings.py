@@ -17,6 +17,7 @@ from ._version import __version__
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_MAX_RETRIES = 3
+DEFAULT_MAX_CONNECTIONS = 256
 
 # The server's own default limit of a run is 100 s, so that its verdict arrives
 # within the default timeout of 120 s; a longer run gets the same 20 s on top.
@@ -36,6 +37,7 @@ class Settings:
     base_url: str
     timeout: float
     max_retries: int
+    max_connections: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,6 +46,8 @@ class Settings:
             raise ValueError(f"timeout must be more than 0 seconds, not {self.timeout!r}")
         if self.max_retries < 0:
             raise ValueError(f"max_retries must be 0 or more, not {self.max_retries!r}")
+        if self.max_connections < 1:
+            raise ValueError(f"max_connections must be 1 or more, not {self.max_connections!r}")
         if not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url must start with http:// or https://, not {self.base_url!r}")
         try:
@@ -85,6 +89,7 @@ def resolve_settings(
     base_url: Optional[str],
     timeout: Optional[float],
     max_retries: Optional[int],
+    max_connections: Optional[int],
     headers: Optional[Mapping[str, str]],
 ) -> Settings:
     """Return the settings of a new client: arguments first, then the environment, then the defaults."""
@@ -97,5 +102,6 @@ def resolve_settings(
         base_url=base_url.strip().rstrip("/"),
         timeout=DEFAULT_TIMEOUT if timeout is None else float(timeout),
         max_retries=DEFAULT_MAX_RETRIES if max_retries is None else max_retries,
+        max_connections=DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections,
         headers=dict(headers or {}),
     )

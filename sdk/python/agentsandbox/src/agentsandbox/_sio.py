@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, Callable, TypeVar
 
 T = TypeVar("T")
 
+Semaphore = threading.Semaphore
 sleep = time.sleep
 
 

@@ -58,8 +58,12 @@ class AsyncTransport:
         self._owned = client is None
         self._client = client or httpx.AsyncClient(
             timeout=None,
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=60.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
         )
+        # httpx can limit connections itself, but hands one that became free to
+        # every request that waits, and all but one of them begin anew: a
+        # thousand waiting requests would keep it busy for minutes.
+        self._slots = _aio.Semaphore(settings.max_connections)
 
     def copy(self, settings: Settings) -> AsyncTransport:
         """Return a transport with other settings on the same pool, which it does not close."""
@@ -68,6 +72,7 @@ class AsyncTransport:
         other.session_limits = self.session_limits
         other._owned = False
         other._client = self._client
+        other._slots = self._slots
         return other
 
     async def close(self) -> None:
@@ -153,9 +158,10 @@ class AsyncTransport:
                 timeout=settings.http_timeout(timeout),
             )
             try:
-                response = await self._client.send(request, stream=stream, follow_redirects=False)
-                if stream and not response.is_success:
-                    await response.aread()
+                async with self._slots:
+                    response = await self._client.send(request, stream=stream, follow_redirects=False)
+                    if stream and not response.is_success:
+                        await response.aread()
             except httpx.TransportError as error:
                 _log(method, path, type(error).__name__, started, attempt)
                 delay = delay_after_error(error, attempt, safe=safe, reads=method in _READS)

@@ -47,6 +47,7 @@ class AgentSandbox:
         base_url: Optional[str] = None,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
+        max_connections: Optional[int] = None,
         headers: Optional[Mapping[str, str]] = None,
         http_client: Optional[httpx.Client] = None,
     ) -> None:
@@ -61,15 +62,17 @@ class AgentSandbox:
                 is repeated cannot happen twice: reads and deletions, requests
                 that the server did not get or refused for now, and others
                 under an idempotency key.
+            max_connections: How many requests are under way at once, further
+                ones wait; left out: 256.
             headers: Further headers of every request.
-            http_client: An httpx client to send with, for proxies, certificates
-                or connection limits; it stays yours to close.
+            http_client: An httpx client to send with, for proxies or
+                certificates; it stays yours to close.
 
         Raises:
             MissingAPIKeyError: There is no API key.
             ValueError: An argument cannot work.
         """
-        settings = resolve_settings(api_key, base_url, timeout, max_retries, headers)
+        settings = resolve_settings(api_key, base_url, timeout, max_retries, max_connections, headers)
         self._use(Transport(settings, http_client))
 
     def _use(self, transport: Transport) -> None:
