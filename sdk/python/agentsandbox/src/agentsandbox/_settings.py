@@ -17,7 +17,7 @@ from ._version import __version__
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_MAX_RETRIES = 3
-DEFAULT_MAX_CONNECTIONS = 256
+DEFAULT_MAX_CONNECTIONS = 100
 
 # The server's own default limit of a run is 100 s, so that its verdict arrives
 # within the default timeout of 120 s; a longer run gets the same 20 s on top.

@@ -58,7 +58,7 @@ class AsyncTransport:
         self._owned = client is None
         self._client = client or httpx.AsyncClient(
             timeout=None,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=60.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0),
         )
         # httpx can limit connections itself, but hands one that became free to
         # every request that waits, and all but one of them begin anew: a

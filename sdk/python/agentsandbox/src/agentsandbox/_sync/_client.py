@@ -63,7 +63,7 @@ class AgentSandbox:
                 that the server did not get or refused for now, and others
                 under an idempotency key.
             max_connections: How many requests are under way at once, further
-                ones wait; left out: 256.
+                ones wait; left out: 100.
             headers: Further headers of every request.
             http_client: An httpx client to send with, for proxies or
                 certificates; it stays yours to close.
