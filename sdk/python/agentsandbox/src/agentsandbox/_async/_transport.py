@@ -114,7 +114,7 @@ class AsyncTransport:
                 if received and response.status_code != 206:
                     raise APIConnectionError(f"The download broke after {received} bytes and the server cannot resume it.")
                 total = _total(response, received)
-                async for chunk in response.aiter_bytes(262144):
+                async for chunk in response.aiter_bytes():
                     received += len(chunk)
                     if progress is not None:
                         progress(received, total)

@@ -115,7 +115,7 @@ class Transport:
                 if received and response.status_code != 206:
                     raise APIConnectionError(f"The download broke after {received} bytes and the server cannot resume it.")
                 total = _total(response, received)
-                for chunk in response.iter_bytes(262144):
+                for chunk in response.iter_bytes():
                     received += len(chunk)
                     if progress is not None:
                         progress(received, total)
