@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Optional
@@ -27,6 +29,12 @@ VERDICT_MARGIN = 20.0
 _CONNECT_TIMEOUT = 15.0
 
 USER_AGENT = f"agentsandbox-python/{__version__} (Python {platform.python_version()}; httpx {httpx.__version__})"
+
+
+@functools.lru_cache(maxsize=1)
+def ssl_context() -> ssl.SSLContext:
+    """Return what all clients of the process trust: reading it takes longer than all else that makes a client."""
+    return httpx.create_ssl_context()
 
 
 @dataclass(frozen=True)
