@@ -59,12 +59,12 @@ def test_files_of_a_session_by_path(client, tmp_path):
 
 
 def test_names_survive(client):
-    for name in ('a"b.txt', "ü\\n.txt", "a\nb.txt", "a;filename=x.txt", "\u202ereversed"):
+    for name in ('a"b.txt', "a;filename=x.txt", "ü b.txt", "\u202ereversed"):
         uploaded = client.files.upload(b"x", filename=name)
-        try:
-            assert uploaded.filename == name
-        finally:
-            client.files.delete(uploaded.file_id)
+        client.files.delete(uploaded.file_id)
+        assert uploaded.filename == name
+    with pytest.raises(agentsandbox.ValidationError, match="control characters"):
+        client.files.upload(b"x", filename="a\nb.txt")
 
 
 def test_large_files_in_chunks(client, tmp_path):
