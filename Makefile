@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse chaos bench compare fuzz schemathesis soak lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick wheels bench compare fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(AGENT): go.mod $(shell find internal/guest internal/posture/inside cmd/agentsa
 $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-birth -name '*.go' -not -name '*_test.go')
 	$(GO) build -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/agentsandbox-birth
 
-test: setup unit e2e ## run all tests, real sandboxes included
+test: setup unit e2e sdk-quick ## run all tests, real sandboxes included
 
 unit: setup ## run the Go tests; they need the default template, and root for network namespaces
 	@scripts/install-packages ip:iproute2
@@ -57,6 +57,21 @@ abuse: setup ## run every abusive program against the real binary, with what mus
 
 chaos: setup ## kill a real server at random under load: CHAOS="-seed N -kills N"
 	test/chaos/run $(CHAOS)
+
+sdk-test: setup ## type checks and all tests of the Python packages, beside the published one
+	sdk/python/tests/run
+
+sdk-quick: setup ## the tests of the Python packages, without type checks and the published one
+	sdk/python/tests/run quick
+
+wheels: .cache/wheels-venv/done ## build the wheels of both Python packages into dist/
+	sdk/python/scripts/wheels .cache/wheels-venv/bin/python
+
+.cache/wheels-venv/done: sdk/python/tests/requirements.txt
+	@scripts/install-packages python3:python3
+	rm -rf $(@D)
+	python3 -m venv $(@D) || { scripts/install-packages no-such-command:python3-venv && rm -rf $(@D) && python3 -m venv $(@D); }
+	$(@D)/bin/pip install --quiet --disable-pip-version-check $$(grep -E '^(build|hatchling)==' $<) && touch $@
 
 bench: setup .cache/bench-venv/done ## measure against bare Python and bubblewrap
 	@scripts/install-packages bwrap:bubblewrap
@@ -97,9 +112,10 @@ $(GOLANGCI):
 
 generate: $(AGENT) $(BIRTH) ## make the generated reference anew
 	$(GO) generate ./...
+	python3 sdk/python/scripts/unasync.py
 
 verify: generate lint ## fail on stale generated files and lint
-	git diff --exit-code -- api docs/reference internal/runtime/gvisor/filter
+	git diff --exit-code -- api docs/reference internal/runtime/gvisor/filter sdk/python
 
 clean: ## remove what was built here; templates stay in the cache directory
-	rm -rf bin .cache $(AGENT) $(BIRTH)
+	rm -rf bin dist .cache $(AGENT) $(BIRTH)

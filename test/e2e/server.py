@@ -24,9 +24,11 @@ def free_port() -> int:
 class Server:
     """One `agentsandbox serve` with a data directory of its own."""
 
-    def __init__(self, data: Path, *flags: str, env: dict[str, str] | None = None, on_shutdown: str = "destroy"):
+    def __init__(
+        self, data: Path, *flags: str, env: dict[str, str] | None = None, key: str | None = None, on_shutdown: str = "destroy"
+    ):
         self.data = Path(data)
-        self.key = "test-" + secrets.token_hex(16)
+        self.key = key or "test-" + secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{free_port()}"
         # What the server calls its control groups and its directory in /run.
         digest = hashlib.sha256(str(self.data / "sandboxes").encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""Run Python and Bash in isolated sandboxes of an Agent Sandbox service.
+
+``AgentSandbox`` is the client, ``AsyncAgentSandbox`` the same for asyncio and trio.
+"""
+
+from ._async._client import AsyncAgentSandbox
+from ._errors import (
+    AgentSandboxError,
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    ConflictError,
+    ForbiddenError,
+    InvalidResponseError,
+    MissingAPIKeyError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    ServiceUnavailableError,
+    StorageFullError,
+    TooLargeError,
+    ValidationError,
+)
+from ._models import (
+    ErrorDetail,
+    ExecuteRequest,
+    ExecuteResponse,
+    ExecutionFile,
+    ExecutionListResponse,
+    ExecutionLog,
+    FileInfo,
+    FileListResponse,
+    FileRef,
+    FileUploadResponse,
+    Language,
+    NetworkPolicy,
+    PathInfo,
+    PathListResponse,
+    SessionCreateRequest,
+    SessionInfo,
+    SessionListResponse,
+)
+from ._sync._client import AgentSandbox
+from ._version import __version__
+
+__all__ = [
+    "APIConnectionError",
+    "APITimeoutError",
+    "AgentSandbox",
+    "AgentSandboxError",
+    "AsyncAgentSandbox",
+    "AuthenticationError",
+    "ConflictError",
+    "ErrorDetail",
+    "ExecuteRequest",
+    "ExecuteResponse",
+    "ExecutionFile",
+    "ExecutionListResponse",
+    "ExecutionLog",
+    "FileInfo",
+    "FileListResponse",
+    "FileRef",
+    "FileUploadResponse",
+    "ForbiddenError",
+    "InvalidResponseError",
+    "Language",
+    "MissingAPIKeyError",
+    "NetworkPolicy",
+    "NotFoundError",
+    "PathInfo",
+    "PathListResponse",
+    "RateLimitError",
+    "ServerError",
+    "ServiceUnavailableError",
+    "SessionCreateRequest",
+    "SessionInfo",
+    "SessionListResponse",
+    "StorageFullError",
+    "TooLargeError",
+    "ValidationError",
+    "__version__",
+]

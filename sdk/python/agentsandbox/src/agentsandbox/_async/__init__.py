@@ -1,0 +1,1 @@
+"""The client for asyncio and trio, written by hand; ``_sync`` is generated from it."""

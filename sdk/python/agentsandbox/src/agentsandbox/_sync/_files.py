@@ -1,0 +1,140 @@
+# Made by sdk/python/scripts/unasync.py from the asynchronous twin; do not edit.
+"""``client.files``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Optional, Union
+
+from .. import _sio
+from .._disk import Destination
+from .._models import FileInfo, FileListResponse, FileUploadResponse
+from .._sources import UploadInput
+from .._wire import decode, query, route
+from ._transport import Transport, Progress
+from ._upload import Source
+
+
+class FilesResource:
+    """Bytes that the service keeps under ids. Reached as ``client.files``."""
+
+    def __init__(self, transport: Transport) -> None:
+        """Make the resource of a client."""
+        self._transport = transport
+
+    def upload(
+        self,
+        file: UploadInput,
+        filename: Optional[str] = None,
+        content_type: Optional[str] = None,
+        *,
+        session_id: Optional[str] = None,
+        progress: Optional[Progress] = None,
+        timeout: Optional[float] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> FileUploadResponse:
+        """Upload a file, a chunk at a time.
+
+        Args:
+            file: Bytes, the path of a file, a file open for reading bytes, or
+                an iterable of bytes. What an iterable gave out cannot be sent
+                again: an upload from one is not repeated when it breaks.
+            filename: The name to keep; left out: that of the path or file, or ``"file"``.
+            content_type: The media type; left out: by the name.
+            session_id: A live session to copy the file into at once.
+            progress: Called with the bytes sent so far and their total (None
+                when it is not known), after each chunk.
+            timeout: Seconds to wait whenever the server is silent.
+            idempotency_key: The same key again returns the same file. Left out: a new one.
+
+        Raises:
+            OSError: The path cannot be read.
+        """
+        source = _sio.in_thread(Source, file)
+        response = self._transport.request(
+            "POST",
+            route("files") + query(session_id=session_id),
+            body=source.form_body(filename, content_type, progress),
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+        )
+        return decode(FileUploadResponse, response)
+
+    def list(self, limit: int = 50, offset: int = 0, *, timeout: Optional[float] = None) -> FileListResponse:
+        """Return a page of files, uploaded and produced ones alike, newest first.
+
+        Args:
+            limit: How many, 1 to 100.
+            offset: How many to pass over.
+            timeout: Seconds to wait for the answer.
+        """
+        response = self._transport.request("GET", route("files") + query(limit=limit, offset=offset), timeout=timeout)
+        return decode(FileListResponse, response)
+
+    def list_all(self, limit: int = 50) -> Iterator[FileInfo]:
+        """Yield all files, newest first, each once; ``limit`` is how many come with one request."""
+        offset = 0
+        seen: set[str] = set()
+        while True:
+            page = self.list(limit, offset)
+            for file in page.files:
+                # An upload in the meantime moves files to the next page.
+                if file.file_id not in seen:
+                    seen.add(file.file_id)
+                    yield file
+            offset += len(page.files)
+            if not page.files or offset >= page.total:
+                return
+
+    def download(self, file_id: str, *, timeout: Optional[float] = None) -> bytes:
+        """Return the contents of a file. For large ones see ``download_to`` and ``stream``."""
+        chunks: list[bytes] = []
+        for chunk in self.stream(file_id, timeout=timeout):
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def stream(
+        self, file_id: str, *, progress: Optional[Progress] = None, timeout: Optional[float] = None
+    ) -> Iterator[bytes]:
+        """Yield the contents of a file in chunks; a broken connection is resumed where it broke.
+
+        Args:
+            file_id: The file.
+            progress: Called with the bytes received so far and their total.
+            timeout: Seconds to wait whenever the server is silent.
+        """
+        for chunk in self._transport.stream(route("files", file_id), timeout, progress, resume=True):
+            yield chunk
+
+    def download_to(
+        self,
+        file_id: str,
+        path: Union[str, os.PathLike[str]],
+        *,
+        progress: Optional[Progress] = None,
+        timeout: Optional[float] = None,
+    ) -> Path:
+        """Download a file to disk, and return its path.
+
+        The file appears under its name when it is complete, and not before.
+
+        Args:
+            file_id: The file.
+            path: Where to write; what stands there is replaced.
+            progress: Called with the bytes received so far and their total.
+            timeout: Seconds to wait whenever the server is silent.
+        """
+        destination = _sio.in_thread(Destination, path)
+        try:
+            for chunk in self.stream(file_id, progress=progress, timeout=timeout):
+                _sio.in_thread(destination.write, chunk)
+            _sio.in_thread(destination.keep)
+        finally:
+            destination.discard()
+        return destination.path
+
+    def delete(self, file_id: str, *, timeout: Optional[float] = None) -> None:
+        """Delete a file; copies in sandboxes stay. Raises NotFoundError when it is gone already."""
+        self._transport.request("DELETE", route("files", file_id), timeout=timeout, gone=404)

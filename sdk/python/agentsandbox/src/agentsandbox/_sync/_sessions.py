@@ -1,0 +1,212 @@
+# Made by sdk/python/scripts/unasync.py from the asynchronous twin; do not edit.
+"""``client.sessions``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+from .. import _sio
+from .._errors import AgentSandboxError, NotFoundError
+from .._models import NetworkInput, SessionInfo, SessionListResponse
+from .._wire import decode, encode, network_value, query, route
+from ._transport import Body, Transport
+
+logger = logging.getLogger("agentsandbox")
+
+
+class SessionsResource:
+    """Sandboxes that are kept between runs. Reached as ``client.sessions``."""
+
+    def __init__(self, transport: Transport) -> None:
+        """Make the resource of a client."""
+        self._transport = transport
+
+    def create(
+        self,
+        env_vars: Optional[Mapping[str, str]] = None,
+        file_ids: Optional[Sequence[str]] = None,
+        *,
+        timeout_ms: Optional[int] = None,
+        memory_mb: Optional[int] = None,
+        cpus: Optional[float] = None,
+        processes: Optional[int] = None,
+        open_files: Optional[int] = None,
+        disk_mb: Optional[int] = None,
+        inodes: Optional[int] = None,
+        output_bytes: Optional[int] = None,
+        idle_timeout_ms: Optional[int] = None,
+        max_lifetime_ms: Optional[int] = None,
+        network: Optional[NetworkInput] = None,
+        secrets: Optional[Sequence[Mapping[str, Any]]] = None,
+        metadata: Optional[Mapping[str, str]] = None,
+        template: Optional[str] = None,
+        timeout: Optional[float] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> SessionInfo:
+        """Make a session: a sandbox whose /workspace lasts until it is deleted.
+
+        What is left out is the server's default.
+
+        Args:
+            env_vars: Environment variables of every run in the session.
+            file_ids: Files to copy to /workspace/{filename}.
+            timeout_ms: Time limit of each run.
+            memory_mb: Memory limit in MiB.
+            cpus: CPU limit in cores.
+            processes: How many processes and threads may exist at once.
+            open_files: How many files a process may have open.
+            disk_mb: Disk space in MiB.
+            inodes: How many files and directories may be made.
+            output_bytes: How much of each output stream of a run is kept.
+            idle_timeout_ms: How long the session lives without being used.
+            max_lifetime_ms: How long it lives at most.
+            network: What code in it may reach: a ``NetworkPolicy``, a mapping
+                like it, or a mode such as ``"public"``.
+            secrets: Secrets that are put into requests on their way out, as the
+                server's API describes them.
+            metadata: Names and values to keep with the session.
+            template: The template to start from.
+            timeout: Seconds to wait for the answer.
+            idempotency_key: The same key again returns the same session. Left out: a new one.
+        """
+        fields = {
+            "env_vars": None if env_vars is None else dict(env_vars),
+            "file_ids": None if file_ids is None else list(file_ids),
+            "timeout_ms": timeout_ms,
+            "memory_mb": memory_mb,
+            "cpus": cpus,
+            "processes": processes,
+            "open_files": open_files,
+            "disk_mb": disk_mb,
+            "inodes": inodes,
+            "output_bytes": output_bytes,
+            "idle_timeout_ms": idle_timeout_ms,
+            "max_lifetime_ms": max_lifetime_ms,
+            "network": network_value(network),
+            "secrets": None if secrets is None else [dict(secret) for secret in secrets],
+            "metadata": None if metadata is None else dict(metadata),
+            "template": template,
+        }
+        response = self._transport.request(
+            "POST",
+            route("sessions"),
+            body=Body("application/json", encode(fields)),
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+        )
+        return self._transport.session_limits.remember(decode(SessionInfo, response))
+
+    def list(
+        self, limit: Optional[int] = None, offset: Optional[int] = None, *, timeout: Optional[float] = None
+    ) -> SessionListResponse:
+        """Return live sessions, newest first: their ids in ``sessions``, their details in ``items``.
+
+        Args:
+            limit: How many; left out: the server's default.
+            offset: How many to pass over.
+            timeout: Seconds to wait for the answer.
+        """
+        path = route("sessions") + query(limit=limit, offset=offset)
+        return decode(SessionListResponse, self._transport.request("GET", path, timeout=timeout))
+
+    def get(self, session_id: str, *, timeout: Optional[float] = None) -> SessionInfo:
+        """Return a live session. Raises NotFoundError when it is gone."""
+        response = self._transport.request("GET", route("sessions", session_id), timeout=timeout)
+        return self._transport.session_limits.remember(decode(SessionInfo, response))
+
+    def delete(self, session_id: str, *, timeout: Optional[float] = None) -> None:
+        """Delete a session, and end what runs in it. Raises NotFoundError when it is gone already."""
+        self._transport.request("DELETE", route("sessions", session_id), timeout=timeout, gone=404)
+        self._transport.session_limits.forget(session_id)
+
+    def inject_files(self, session_id: str, file_ids: Sequence[str], *, timeout: Optional[float] = None) -> None:
+        """Copy files to /workspace/{filename} of a live session."""
+        body = Body("application/json", encode({"file_ids": list(file_ids)}))
+        self._transport.request("POST", route("sessions", session_id, "files"), body=body, timeout=timeout)
+
+    def keepalive(
+        self, session_id: str, *, idle_timeout_ms: Optional[int] = None, timeout: Optional[float] = None
+    ) -> SessionInfo:
+        """Let the session's idle time begin anew, and return the session.
+
+        Args:
+            session_id: The session.
+            idle_timeout_ms: How long it lives without being used from now on.
+            timeout: Seconds to wait for the answer.
+        """
+        body = Body("application/json", encode({"idle_timeout_ms": idle_timeout_ms}))
+        response = self._transport.request("POST", route("sessions", session_id, "keepalive"), body=body, timeout=timeout)
+        return self._transport.session_limits.remember(decode(SessionInfo, response))
+
+    def set_network(
+        self, session_id: str, network: NetworkInput, *, timeout: Optional[float] = None
+    ) -> SessionInfo:
+        """Replace what code in a live session may reach, and return the session."""
+        body = Body("application/json", encode(network_value(network) or {}))
+        response = self._transport.request("PUT", route("sessions", session_id, "network"), body=body, timeout=timeout)
+        return self._transport.session_limits.remember(decode(SessionInfo, response))
+
+    @contextlib.contextmanager
+    def context(
+        self,
+        env_vars: Optional[Mapping[str, str]] = None,
+        file_ids: Optional[Sequence[str]] = None,
+        *,
+        timeout_ms: Optional[int] = None,
+        memory_mb: Optional[int] = None,
+        cpus: Optional[float] = None,
+        processes: Optional[int] = None,
+        open_files: Optional[int] = None,
+        disk_mb: Optional[int] = None,
+        inodes: Optional[int] = None,
+        output_bytes: Optional[int] = None,
+        idle_timeout_ms: Optional[int] = None,
+        max_lifetime_ms: Optional[int] = None,
+        network: Optional[NetworkInput] = None,
+        secrets: Optional[Sequence[Mapping[str, Any]]] = None,
+        metadata: Optional[Mapping[str, str]] = None,
+        template: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> Iterator[SessionInfo]:
+        """Make a session for a ``with`` block, and delete it at the end.
+
+        The arguments are those of ``create``. The session is deleted when the
+        block fails or is cancelled, too; that it is gone already is no error.
+        """
+        session = self.create(
+            env_vars,
+            file_ids,
+            timeout_ms=timeout_ms,
+            memory_mb=memory_mb,
+            cpus=cpus,
+            processes=processes,
+            open_files=open_files,
+            disk_mb=disk_mb,
+            inodes=inodes,
+            output_bytes=output_bytes,
+            idle_timeout_ms=idle_timeout_ms,
+            max_lifetime_ms=max_lifetime_ms,
+            network=network,
+            secrets=secrets,
+            metadata=metadata,
+            template=template,
+            timeout=timeout,
+        )
+        try:
+            yield session
+        except BaseException:
+            try:
+                self._delete_if_there(session.session_id)
+            except AgentSandboxError as error:
+                # What ended the block is what the caller must see.
+                logger.warning("session %s was not deleted: %s", session.session_id, error)
+            raise
+        self._delete_if_there(session.session_id)
+
+    def _delete_if_there(self, session_id: str) -> None:
+        with _sio.shielded(30):
+            with contextlib.suppress(NotFoundError):
+                self.delete(session_id)

@@ -1,0 +1,83 @@
+"""Paths, queries and bodies of requests. Pure functions that both clients share."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, Optional, TypeVar, Union
+from urllib.parse import quote, quote_from_bytes
+
+import httpx
+import pydantic
+
+from ._errors import InvalidResponseError
+from ._models import NetworkInput, NetworkPolicy
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+def route(*parts: str) -> str:
+    """Return the path /v1/…, each part escaped, so that an id can never lead elsewhere."""
+    for part in parts:
+        if not part:
+            raise ValueError("an id is empty")
+    # A dot segment would be resolved by whoever reads the URL.
+    return "/v1/" + "/".join(quote(part, safe="").replace(".", "%2E") if set(part) == {"."} else quote(part, safe="") for part in parts)
+
+
+def query(**values: Union[str, bytes, int, None]) -> str:
+    """Return a query string of the values that are not None; bytes are escaped as they are."""
+    pairs: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bytes):
+            pairs.append(f"{name}={quote_from_bytes(value, safe='')}")
+        elif value is not None:
+            # Paths of the local system can hold bytes as surrogates; they go out as those bytes.
+            pairs.append(f"{name}={quote(str(value), safe='', errors='surrogateescape')}")
+    return "?" + "&".join(pairs) if pairs else ""
+
+
+def sandbox_path(path: Union[str, bytes, os.PathLike[str]]) -> Union[str, bytes]:
+    """Return an absolute path in a sandbox; a relative one counts from /workspace."""
+    text = os.fspath(path)
+    if isinstance(text, bytes):
+        return text if text.startswith(b"/") else b"/workspace/" + text
+    return text if text.startswith("/") else "/workspace/" + text
+
+
+def network_value(network: Optional[NetworkInput]) -> Optional[dict[str, Any]]:
+    """Return a network policy as the service takes it."""
+    if network is None:
+        return None
+    if isinstance(network, str):
+        return {"mode": network}
+    if isinstance(network, NetworkPolicy):
+        value: dict[str, Any] = {"mode": network.mode}
+        if network.allow:
+            value["allow"] = network.allow
+        if network.deny:
+            value["deny"] = network.deny
+        return value
+    return dict(network)
+
+
+def encode(fields: Mapping[str, Any]) -> bytes:
+    """Return the JSON of the fields that are not None."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    return json.dumps(present, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+
+
+def decode(model: type[M], response: httpx.Response) -> M:
+    """Return the answer as a model."""
+    try:
+        return model.model_validate_json(response.content)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise InvalidResponseError(
+            f"The answer to {response.request.method} {response.request.url.path} is not one of this service: {where}: {first['msg']}.",
+            status_code=response.status_code,
+            response_body=response.text,
+            request_id=response.headers.get("X-Request-Id"),
+        ) from None

@@ -1,0 +1,2 @@
+# Made by sdk/python/scripts/unasync.py from the asynchronous twin; do not edit.
+"""The sandbox for ordinary code, generated from ``_sync``."""

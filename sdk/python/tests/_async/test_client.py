@@ -1,0 +1,350 @@
+"""The client against a local server: what it sends, what it makes of answers, what it repeats."""
+
+import io
+import logging
+import os
+
+import agentsandbox as package
+import pytest
+from agentsandbox import AsyncAgentSandbox, _aio
+from local import Answer, failure
+
+RESULT = {"session_id": "ses_1", "stdout": "2\n", "return_code": 0}
+SESSION = {"session_id": "ses_1", "created": True}
+FILE = {"file_id": "fil_1", "filename": "a.csv", "size_bytes": 3, "created_at": "2026-01-02T03:04:05Z"}
+
+
+@pytest.fixture
+async def client(local):
+    async with AsyncAgentSandbox("sk_secret", base_url=local.url + "/") as c:
+        yield c
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses between attempts, which are not waited for."""
+    seen = []
+
+    async def sleep(seconds):
+        seen.append(seconds)
+
+    monkeypatch.setattr(_aio, "sleep", sleep)
+    return seen
+
+
+async def test_run_sends_what_was_given_and_nothing_else(local, client):
+    local.default = lambda asked: Answer(200, RESULT)
+    result = await client.run("print(2)")
+    assert (result.stdout, result.exit_code, result.success, result.files) == ("2\n", 0, True, [])
+    asked = local.asked[0]
+    assert (asked.method, asked.path, asked.json) == ("POST", "/v1/execute", {"code": "print(2)", "language": "python"})
+    assert asked.headers["Authorization"] == "Bearer sk_secret"
+    assert asked.headers["User-Agent"].startswith("agentsandbox-python/" + package.__version__)
+    assert len(asked.headers["Idempotency-Key"]) == 32
+    given = dict(
+        env_vars={"A": "b"}, file_ids=["fil_1"], session_id="ses_1", timeout_ms=5, cpu_time_ms=4, memory_mb=64, cpus=0.5,
+        processes=9, open_files=8, disk_mb=7, inodes=6, output_bytes=3, metadata={"k": "v"},
+    )  # fmt: skip
+    policy = package.NetworkPolicy(mode="allowlist", allow=["*.example.org"])
+    await client.execute.create("ä", language=package.Language.BASH, network=policy, idempotency_key="mine", **given)
+    asked = local.asked[1]
+    assert asked.headers["Idempotency-Key"] == "mine"
+    network = {"mode": "allowlist", "allow": ["*.example.org"]}
+    assert asked.json == {"code": "ä", "language": "bash", "network": network, **given}
+    await client.run("ls", "bash", "ses_2", network="off")
+    assert local.asked[2].json == {"code": "ls", "language": "bash", "session_id": "ses_2", "network": {"mode": "off"}}
+
+
+async def test_an_unknown_language_is_refused_before_anything_is_sent(local, client):
+    with pytest.raises(ValueError, match="ruby"):
+        await client.run("puts 1", language="ruby")
+    assert local.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, package.AuthenticationError), (403, package.ForbiddenError), (404, package.NotFoundError),
+        (409, package.ConflictError), (413, package.TooLargeError), (422, package.ValidationError),
+        (429, package.RateLimitError), (500, package.ServerError), (503, package.ServiceUnavailableError),
+        (507, package.StorageFullError), (418, package.AgentSandboxError),
+    ],
+)  # fmt: skip
+async def test_an_exception_for_each_status(local, client, status, error):
+    local.default = lambda asked: failure(status, "some_code", "A sentence.", Retry_After="7")
+    with pytest.raises(error) as caught:
+        await client.with_options(max_retries=0).run("1")
+    e = caught.value
+    assert type(e) is error and isinstance(e, package.AgentSandboxError)
+    assert (e.status_code, e.message, e.code, e.request_id, e.retry_after) == (status, "A sentence.", "some_code", "req_1", 7)
+    assert [(d.field, d.message) for d in e.details] == [("f", "m")]
+    assert str(e) == f"[{status}] A sentence." and e.response_body["error"]["code"] == "some_code"
+
+
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
+async def test_refused_for_now_is_repeated_with_the_same_key(local, client, pauses, status):
+    local.answers.extend([failure(status), failure(status, Retry_After="5"), Answer(200, RESULT)])
+    assert (await client.run("1")).stdout == "2\n"
+    assert len({a.headers["Idempotency-Key"] for a in local.asked}) == 1 and len(local.asked) == 3
+    assert pauses[0] < 1 and 5 <= pauses[1] < 6
+
+
+async def test_what_will_not_change_is_not_repeated(local, client):
+    for status in (401, 404, 409, 422, 500, 507):
+        local.asked.clear()
+        local.answers.append(failure(status))
+        with pytest.raises(package.AgentSandboxError):
+            await client.run("1")
+        assert len(local.asked) == 1
+    local.answers.append(failure(503, Retry_After="3600"))
+    with pytest.raises(package.ServiceUnavailableError):
+        await client.run("1")
+    assert len(local.asked) == 2, "an hour is for the caller to wait"
+
+
+async def test_a_broken_connection_is_repeated_with_the_same_key(local, client):
+    local.answers.extend([Answer(cut=0), Answer(200, RESULT, cut=5), failure(409, Retry_After="1"), Answer(200, RESULT)])
+    assert (await client.run("1")).return_code == 0
+    assert len({a.headers["Idempotency-Key"] for a in local.asked}) == 1 and len(local.asked) == 4
+
+
+async def test_attempts_end(local, client):
+    local.default = lambda asked: Answer(cut=0)
+    with pytest.raises(package.APIConnectionError, match="broke"):
+        await client.run("1")
+    assert len(local.asked) == 4
+
+
+async def test_a_deletion_that_was_done_before_the_connection_broke(local, client):
+    local.answers.extend([Answer(cut=0), failure(404)])
+    await client.sessions.delete("ses_1")
+    local.answers.append(failure(404))
+    with pytest.raises(package.NotFoundError):
+        await client.sessions.delete("ses_1")
+
+
+async def test_no_server(local):
+    client = AsyncAgentSandbox("k", base_url="http://127.0.0.1:1", max_retries=1)
+    with pytest.raises(package.APIConnectionError, match="AGENTSANDBOX_BASE_URL") as caught:
+        await client.run("1")
+    import httpx
+
+    assert isinstance(caught.value, httpx.TransportError) and caught.value.status_code is None
+    await client.close()
+    await client.close()
+
+
+async def test_answers_of_other_programs(local, client):
+    for answer in (Answer(200, b"<html>"), Answer(200, {"stdout": ""}), Answer(302, b"", {"Location": "http://x.invalid/"})):
+        local.answers.append(answer)
+        with pytest.raises(package.InvalidResponseError):
+            await client.run("1")
+    local.answers.append(Answer(400, b"<html>"))
+    with pytest.raises(package.AgentSandboxError, match="400 Bad Request"):
+        await client.run("1")
+
+
+async def test_the_answer_has_time_to_come(local, client):
+    local.default = lambda asked: Answer(201, {**SESSION, "timeout_ms": 500_000})
+    await client.sessions.create()
+    limits, settings = client._transport.session_limits, client._transport.settings
+    assert settings.run_timeout(None, limits.of("ses_1")) == 520
+    assert settings.run_timeout(None, None) == settings.run_timeout(None, 100_000) == 120
+    assert settings.run_timeout(3, 500_000) == 3
+    assert settings.http_timeout(520).read == 520 and settings.http_timeout(520).pool is None
+
+
+async def test_options_of_a_copy(local, client):
+    local.default = lambda asked: Answer(200, RESULT)
+    other = client.with_options(api_key="sk_other", timeout=1, max_retries=0, headers={"X-Request-Id": "abc"})
+    await other.run("1")
+    assert local.asked[0].headers["Authorization"] == "Bearer sk_other" and local.asked[0].headers["X-Request-Id"] == "abc"
+    await other.close()
+    await client.run("1")
+    assert local.asked[1].headers["Authorization"] == "Bearer sk_secret" and "X-Request-Id" not in local.asked[1].headers
+    assert "sk_" not in repr(client) + repr(other) + repr(other._transport.settings)
+
+
+async def test_the_log_has_no_secrets(local, client, caplog):
+    local.default = lambda asked: Answer(200, RESULT)
+    with caplog.at_level(logging.DEBUG):
+        await client.run("the_code()", env_vars={"TOKEN": "hush"})
+        local.default = lambda asked: Answer(200, b"x")
+        await client.workspace.read("ses_1", "/workspace/private.txt")
+    own = "\n".join(r.getMessage() for r in caplog.records if r.name == "agentsandbox")
+    assert "POST /v1/execute: 200" in own and "GET /v1/sessions/ses_1/fs: 200" in own and "private" not in own
+    assert not any(word in caplog.text for word in ("sk_secret", "the_code", "hush"))
+
+
+async def test_ids_lead_nowhere_else(local, client):
+    local.default = lambda asked: Answer(200, SESSION)
+    await client.sessions.get("../files/a?b#c d")
+    assert local.asked[0].path == "/v1/sessions/..%2Ffiles%2Fa%3Fb%23c%20d"
+    with pytest.raises(ValueError, match="empty"):
+        await client.sessions.get("")
+
+
+async def test_sessions(local, client):
+    local.default = lambda asked: Answer(201, {**SESSION, "expires_at": "2026-01-02T03:04:05Z", "network": {"mode": "off"}})
+    session = await client.sessions.create(
+        {"A": "b"}, ["fil_1"], memory_mb=64, idle_timeout_ms=1, max_lifetime_ms=2, secrets=[{"name": "n"}], template="t"
+    )
+    assert session.session_id == "ses_1" and session.expires_at.year == 2026 and session.network.mode == "off"
+    assert local.asked[0].json == {
+        "env_vars": {"A": "b"}, "file_ids": ["fil_1"], "memory_mb": 64, "idle_timeout_ms": 1, "max_lifetime_ms": 2,
+        "secrets": [{"name": "n"}], "template": "t",
+    }  # fmt: skip
+    await client.sessions.create()
+    assert local.asked[1].json == {}
+    await client.sessions.keepalive("ses_1", idle_timeout_ms=5)
+    await client.sessions.set_network("ses_1", "public")
+    assert [(a.method, a.path, a.json) for a in local.asked[2:]] == [
+        ("POST", "/v1/sessions/ses_1/keepalive", {"idle_timeout_ms": 5}),
+        ("PUT", "/v1/sessions/ses_1/network", {"mode": "public"}),
+    ]
+    local.default = lambda asked: Answer(200, {"sessions": ["ses_1"], "items": [SESSION], "total": 1})
+    page = await client.sessions.list(limit=1, offset=2)
+    assert page.sessions == ["ses_1"] and page.items[0].session_id == "ses_1"
+    assert local.asked[-1].path == "/v1/sessions?limit=1&offset=2"
+    local.default = lambda asked: Answer(204)
+    await client.sessions.inject_files("ses_1", ["fil_1"])
+    assert local.asked[-1].json == {"file_ids": ["fil_1"]}
+
+
+async def test_a_context_deletes_its_session(local, client):
+    local.default = lambda asked: Answer(201, SESSION) if asked.method == "POST" else Answer(204)
+    async with client.sessions.context(env_vars={"A": "b"}) as session:
+        assert session.session_id == "ses_1"
+    assert local.asked[-1].method == "DELETE"
+    with pytest.raises(KeyError):
+        async with client.sessions.context():
+            local.answers.append(failure(500))
+            raise KeyError("what ended the block")
+    assert local.asked[-1].method == "DELETE"
+    async with client.sessions.context():
+        local.answers.append(failure(404))
+
+
+async def test_uploads_from_everywhere(local, client, tmp_path):
+    local.default = lambda asked: Answer(201, FILE)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"abc")
+    seen = []
+    await client.files.upload(str(path), progress=lambda done, total: seen.append((done, total)))
+    await client.files.upload(path, session_id="ses_1")
+    with open(path, "rb") as file:
+        file.read(1)
+        await client.files.upload(file)
+    await client.files.upload(b"abc")
+    await client.files.upload(io.BytesIO(b"abc"), "x/b.png", "text/x-own")
+    await client.files.upload((part for part in (b"a", b"bc")), filename='q"ü\n.txt')
+    bodies = [a.body for a in local.asked]
+    assert [b.split(b"\r\n\r\n")[1].rsplit(b"\r\n--")[0] for b in bodies] == [b"abc", b"abc", b"bc", b"abc", b"abc", b"abc"]
+    heads = [b.split(b"\r\n\r\n")[0].decode() for b in bodies]
+    assert all('filename="a.csv"\r\nContent-Type: text/csv' in head for head in heads[:3])
+    assert 'filename="file"\r\nContent-Type: application/octet-stream' in heads[3]
+    assert 'filename="b.png"\r\nContent-Type: text/x-own' in heads[4]
+    assert "filename*=UTF-8''q%22%C3%BC%0A.txt\r\n" in heads[5]
+    assert seen == [(3, 3)] and local.asked[1].path == "/v1/files?session_id=ses_1"
+    assert [int(a.headers["Content-Length"]) for a in local.asked[:5]] == [len(b) for b in bodies[:5]]
+    assert local.asked[5].headers["Transfer-Encoding"] == "chunked"
+    with pytest.raises(FileNotFoundError):
+        await client.files.upload("/nonexistent")
+    with pytest.raises(TypeError, match="rb"):
+        await client.files.upload(io.StringIO("text"))
+    assert len(local.asked) == 6
+
+
+async def test_an_upload_is_the_same_when_repeated(local, client, tmp_path):
+    big = os.urandom(600_000)
+    path = tmp_path / "big"
+    path.write_bytes(big)
+    for source in (path, big, io.BytesIO(big)):
+        local.asked.clear()
+        local.answers.extend([failure(503), Answer(cut=0), Answer(201, FILE)])
+        assert (await client.files.upload(source)).file_id == "fil_1"
+        first, second, third = local.asked
+        assert first.body == second.body == third.body and big in first.body
+        assert first.headers["Idempotency-Key"] == third.headers["Idempotency-Key"]
+    local.asked.clear()
+    local.answers.append(failure(503))
+    with pytest.raises(package.ServiceUnavailableError):
+        await client.files.upload(part for part in (b"a", b"b"))
+    assert len(local.asked) == 1, "an iterator cannot be read twice"
+
+
+async def test_a_download_resumes_where_it_broke(local, client, tmp_path):
+    data = os.urandom(500_000)
+
+    def serve(asked):
+        start = int(asked.headers["Range"][6:-1]) if "Range" in asked.headers else 0
+        return Answer(206 if start else 200, data[start:], cut=None if len(local.asked) > 2 else 200_000)
+
+    local.default = serve
+    seen = []
+    path = await client.files.download_to("fil_1", tmp_path / "out", progress=lambda done, total: seen.append((done, total)))
+    assert path == tmp_path / "out" and path.read_bytes() == data
+    assert len(local.asked) == 3 and "Range" in local.asked[2].headers
+    assert seen[-1] == (500_000, 500_000) and {total for _, total in seen} == {500_000}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+async def test_a_download_that_fails_leaves_what_was_there(local, client, tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    local.default = lambda asked: Answer(200, b"new" * 100, cut=3)
+    with pytest.raises(package.APIConnectionError):
+        await client.files.download_to("fil_1", path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
+    local.default = lambda asked: failure(404)
+    with pytest.raises(package.NotFoundError):
+        await client.files.download_to("fil_1", path)
+    with pytest.raises(IsADirectoryError):
+        await client.files.download_to("fil_1", tmp_path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
+
+
+async def test_lists_go_on_to_the_end(local, client):
+    def serve(asked):
+        offset = int(asked.path.split("offset=")[1])
+        page = [{**FILE, "file_id": f"fil_{n}"} for n in range(offset, min(offset + 2, 5))]
+        return Answer(200, {"files": page, "total": 5, "limit": 2, "offset": offset})
+
+    local.default = serve
+    assert [f.file_id async for f in client.files.list_all(limit=2)] == [f"fil_{n}" for n in range(5)]
+    assert len(local.asked) == 3
+    log = {"id": "exe_1", "endpoint": "/v1/execute", "method": "POST", "created_at": "2026-01-02T03:04:05Z"}
+    local.default = lambda asked: Answer(200, {"executions": [log], "total": 1})
+    found = [e async for e in client.executions.list_all(status="failed", session_id="ses_1")]
+    assert [e.execution_id for e in found] == ["exe_1"]
+    assert local.asked[-1].path == "/v1/executions?limit=50&offset=0&session_id=ses_1&status=failed"
+    local.default = lambda asked: Answer(200, {**log, "return_code": 3, "stdout": "x"})
+    got = await client.executions.get("exe_1")
+    assert (got.exit_code, got.success, got.stdout) == (3, False, "x")
+    local.default = lambda asked: Answer(200, b"\xff\x00")
+    assert await client.executions.stdout("exe_1") == await client.executions.stderr("exe_1") == b"\xff\x00"
+
+
+async def test_files_of_a_session_by_path(local, client, tmp_path):
+    info = {"path": "/w", "kind": "file", "size_bytes": 3, "mode": "0644", "modified_at": "2026-01-02T03:04:05Z"}
+    local.default = lambda asked: Answer(200, info)
+    assert (await client.workspace.write("ses_1", "a b&c", io.BytesIO(b"abc"))).kind == "file"
+    assert (await client.workspace.stat("ses_1", b"/\xff")).size_bytes == 3
+    assert [(a.method, a.path, a.body) for a in local.asked] == [
+        ("PUT", "/v1/sessions/ses_1/fs?path=%2Fworkspace%2Fa%20b%26c", b"abc"),
+        ("GET", "/v1/sessions/ses_1/fs/stat?path=%2F%FF", b""),
+    ]
+    local.default = lambda asked: Answer(200, b"abc")
+    assert await client.workspace.read("ses_1", "/x") == b"abc"
+    assert (await client.workspace.read_to("ses_1", "/x", tmp_path / "x")).read_bytes() == b"abc"
+    local.answers.extend(
+        [
+            Answer(200, {"path": "/", "entries": [info], "next": "\ufffd", "next_base64": "/w=="}),
+            Answer(200, {"path": "/", "entries": [info], "next": ""}),
+        ]
+    )
+    assert len([e async for e in client.workspace.list_all("ses_1", "/", limit=1)]) == 2
+    assert local.asked[-1].path == "/v1/sessions/ses_1/fs/list?path=%2F&after=%FF&limit=1"
+    local.default = lambda asked: Answer(204)
+    await client.workspace.delete("ses_1", "/x")
+    assert local.asked[-1].method == "DELETE"
