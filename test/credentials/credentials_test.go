@@ -24,6 +24,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	fakeruntime "github.com/agentsandbox/agentsandbox/internal/runtime/fake"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -58,25 +59,29 @@ var accessOfRoutes = map[string]access{
 	"GET /v1/executions/{execution_id}/stdout": {scope: agentsandbox.ScopeRead, status: 200},
 	"GET /v1/executions/{execution_id}/stderr": {scope: agentsandbox.ScopeRead, status: 200},
 
-	"POST /v1/sessions":                     {scope: agentsandbox.ScopeSandbox, body: `{"file_ids":["{file_id}"]}`, status: 201},
-	"GET /v1/sessions":                      {scope: agentsandbox.ScopeRead, status: 200},
-	"GET /v1/sessions/{session_id}":         {scope: agentsandbox.ScopeRead, status: 200},
-	"DELETE /v1/sessions/{session_id}":      {scope: agentsandbox.ScopeSandbox, status: 204},
-	"POST /v1/sessions/{session_id}/files":  {scope: agentsandbox.ScopeSandbox, body: `{"file_ids":["{file_id}"]}`, status: 204},
-	"GET /v1/sessions/{session_id}/fs":      {scope: agentsandbox.ScopeRead, query: "path=/workspace/a.txt", status: 200},
-	"PUT /v1/sessions/{session_id}/fs":      {scope: agentsandbox.ScopeSandbox, query: "path=/workspace/b.txt", body: "bytes", status: 200},
-	"DELETE /v1/sessions/{session_id}/fs":   {scope: agentsandbox.ScopeSandbox, query: "path=/workspace/a.txt", status: 204},
-	"GET /v1/sessions/{session_id}/fs/stat": {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
-	"GET /v1/sessions/{session_id}/fs/list": {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
+	"POST /v1/sessions":                        {scope: agentsandbox.ScopeSandbox, body: `{"file_ids":["{file_id}"]}`, status: 201},
+	"GET /v1/sessions":                         {scope: agentsandbox.ScopeRead, status: 200},
+	"GET /v1/sessions/{session_id}":            {scope: agentsandbox.ScopeRead, status: 200},
+	"DELETE /v1/sessions/{session_id}":         {scope: agentsandbox.ScopeSandbox, status: 204},
+	"POST /v1/sessions/{session_id}/keepalive": {scope: agentsandbox.ScopeSandbox, status: 200},
+	"POST /v1/sessions/{session_id}/files":     {scope: agentsandbox.ScopeSandbox, body: `{"file_ids":["{file_id}"]}`, status: 204},
+	"GET /v1/sessions/{session_id}/fs":         {scope: agentsandbox.ScopeRead, query: "path=/workspace/a.txt", status: 200},
+	"PUT /v1/sessions/{session_id}/fs":         {scope: agentsandbox.ScopeSandbox, query: "path=/workspace/b.txt", body: "bytes", status: 200},
+	"DELETE /v1/sessions/{session_id}/fs":      {scope: agentsandbox.ScopeSandbox, query: "path=/workspace/a.txt", status: 204},
+	"GET /v1/sessions/{session_id}/fs/stat":    {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
+	"GET /v1/sessions/{session_id}/fs/list":    {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
 
-	"POST /v1/files":             {scope: agentsandbox.ScopeSandbox, query: "session_id={session_id}", upload: true, status: 201},
-	"GET /v1/files":              {scope: agentsandbox.ScopeRead, status: 200},
-	"GET /v1/files/{file_id}":    {scope: agentsandbox.ScopeRead, status: 200},
-	"DELETE /v1/files/{file_id}": {scope: agentsandbox.ScopeSandbox, status: 204},
+	"POST /v1/files":                   {scope: agentsandbox.ScopeSandbox, query: "session_id={session_id}", upload: true, status: 201},
+	"GET /v1/files":                    {scope: agentsandbox.ScopeRead, status: 200},
+	"GET /v1/files/{file_id}":          {scope: agentsandbox.ScopeRead, status: 200},
+	"GET /v1/files/{file_id}/metadata": {scope: agentsandbox.ScopeRead, status: 200},
+	"DELETE /v1/files/{file_id}":       {scope: agentsandbox.ScopeSandbox, status: 204},
 
 	"POST /v1/api-keys":            {scope: agentsandbox.ScopeKeys, body: `{"name":"more","scopes":["keys"]}`, status: 201},
 	"GET /v1/api-keys":             {scope: agentsandbox.ScopeKeys, status: 200},
 	"DELETE /v1/api-keys/{key_id}": {scope: agentsandbox.ScopeKeys, status: 204},
+
+	"GET /v1/audit": {scope: agentsandbox.ScopeAdmin, status: 200},
 }
 
 func TestEveryRouteByEveryCredential(t *testing.T) {
@@ -119,6 +124,10 @@ func newMatrix(t *testing.T) *matrix {
 	if err != nil {
 		t.Fatal(err)
 	}
+	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	limits := engine.Limits{
 		DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute, DefaultMemoryMB: 256, MaxMemoryMB: 1024,
 		DefaultCPUs: 1, MaxCPUs: 2, Tasks: 100, OutputBytes: 1000, CodeBytes: 10_000, UploadBytes: 1 << 20,
@@ -129,7 +138,7 @@ func newMatrix(t *testing.T) *matrix {
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	p.Start()
-	e := engine.New(engine.Options{Store: db, Blobs: blobs, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
+	e := engine.New(engine.Options{Store: db, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
 	if err := e.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +151,7 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	handler, err := httpapi.New(httpapi.Options{Service: e, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
+	handler, err := httpapi.New(httpapi.Options{Service: e, Idempotency: e, Audit: e.Audit, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
