@@ -57,7 +57,7 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 	}
 	defer func() { err = errors.Join(err, sb.Destroy(context.WithoutCancel(ctx))) }()
 	return look(ctx, sb, posture.Grant{
-		MemoryBytes: limits.MemoryBytes, MilliCPUs: limits.MilliCPUs, Tasks: limits.Tasks,
+		MemoryBytes: limits.MemoryBytes, WallBytes: gvisor.MemoryWall(limits.MemoryBytes), MilliCPUs: limits.MilliCPUs, Tasks: limits.Tasks,
 		CPUs: gvisor.CPUs(limits), DiskBytes: options.DiskBytes, Network: probedNetwork,
 	})
 }

@@ -53,10 +53,12 @@ const (
 // Grant is what the sandbox was given, as far as the list depends on it.
 type Grant struct {
 	MemoryBytes int64
-	MilliCPUs   int64
-	Tasks       int64
-	CPUs        int // that programs see
-	DiskBytes   int64
+	// WallBytes is where the host stops the sandbox, above MemoryBytes.
+	WallBytes int64
+	MilliCPUs int64
+	Tasks     int64
+	CPUs      int // that programs see
+	DiskBytes int64
 	// Network is the mode of the sandbox's network, such as "off": the name of
 	// the section of the list that holds beside the common lines.
 	Network string
@@ -66,6 +68,7 @@ func (g Grant) variables() map[string]string {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	return map[string]string{
 		"{memory_bytes}": number(g.MemoryBytes),
+		"{wall_bytes}":   number(g.WallBytes),
 		"{milli_cpus}":   number(g.MilliCPUs),
 		"{tasks}":        number(g.Tasks),
 		"{cpus}":         strconv.Itoa(g.CPUs),

@@ -16,8 +16,7 @@ func identity(r *report) {
 	r.addf("uid", "real %d, effective %d, saved %d", ruid, euid, suid)
 	rgid, egid, sgid := unix.Getresgid()
 	r.addf("gid", "real %d, effective %d, saved %d", rgid, egid, sgid)
-	groups, err := unix.Getgroups()
-	r.add("groups", fmt.Sprint(groups, " ", failure(err)))
+	r.add("groups", groups())
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		r.add("capabilities", failure(err))
@@ -38,6 +37,20 @@ func identity(r *report) {
 	}
 	slices.Sort(names)
 	r.add("environment", strings.Join(names, " "))
+}
+
+// groups are the supplementary groups. The agent gives each run one of its own,
+// whose number no account has, to know its processes by.
+func groups() string {
+	all, err := unix.Getgroups()
+	if err != nil {
+		return failure(err)
+	}
+	const firstMark = 1 << 20
+	if len(all) == 1 && all[0] >= firstMark {
+		return "the mark of its run"
+	}
+	return fmt.Sprint(all)
 }
 
 func prctl(option int) string {

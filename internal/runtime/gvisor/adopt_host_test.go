@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -96,7 +97,7 @@ func TestLimitsAreInForceAfterAdoption(t *testing.T) {
 	}
 	text, err := os.ReadFile(files[0])
 	must(t, err)
-	if got := strings.TrimSpace(string(text)); got != "805306368" {
+	if got := strings.TrimSpace(string(text)); got != strconv.FormatInt(walled(limits).MemoryBytes, 10) {
 		t.Errorf("the memory limit in force is %s", got)
 	}
 }

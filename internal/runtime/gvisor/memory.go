@@ -37,10 +37,17 @@ const (
 
 // walled puts the wall in the place of the limit of memory.
 func walled(l runtime.Limits) runtime.Limits {
-	if l.MemoryBytes > 0 {
-		l.MemoryBytes += memoryMargin(l.MemoryBytes)
-	}
+	l.MemoryBytes = MemoryWall(l.MemoryBytes)
 	return l
+}
+
+// MemoryWall is where the host stops a sandbox of a memory limit, both in bytes;
+// 0: nowhere.
+func MemoryWall(limit int64) int64 {
+	if limit <= 0 {
+		return 0
+	}
+	return limit + memoryMargin(limit)
 }
 
 func memoryMargin(limit int64) int64 {

@@ -28,7 +28,7 @@ func TestPosture(t *testing.T) {
 	seen.Inside, err = posture.Look(t.Context(), sb)
 	must(t, err)
 	rows, err := posture.Compare(posture.List(), posture.Grant{
-		MemoryBytes: testLimits.MemoryBytes, MilliCPUs: testLimits.MilliCPUs, Tasks: testLimits.Tasks,
+		MemoryBytes: testLimits.MemoryBytes, WallBytes: MemoryWall(testLimits.MemoryBytes), MilliCPUs: testLimits.MilliCPUs, Tasks: testLimits.Tasks,
 		CPUs: CPUs(testLimits), DiskBytes: DefaultDiskBytes, Network: "off",
 	}, seen)
 	must(t, err)

@@ -443,7 +443,7 @@ class Store:
             process._current_process._config["authkey"] = process.AuthenticationString(os.urandom(32))
 
 
-def preload(names):
+def preload(names, freeze):
     recorder = Recorder()
     recorder.run(names)
     gc = recorder.collector
@@ -465,15 +465,5 @@ def preload(names):
     # end of the interpreter need not take it apart. The last of the exit handlers
     # leaves the modules to the end of the process.
     store.register(store.leave)
-    # The names of __main__ are to be garbage in the end, so what holds them must
-    # not last: an empty dictionary is none of the collector's, until it is filled.
-    main = vars(sys.modules["__main__"])
-    names = list(main.items())
-    main.clear()
-    gc.collect()
-    lasting = [store.hidden.copy()]
-    lasting.append(lasting)
-    gc.freeze()
-    for name, value in names:
-        main[name] = value
+    freeze(gc, store.hidden.copy())
     return store

@@ -58,17 +58,7 @@ def _wait():
     def message():
         return receive(int.from_bytes(receive(4), "big")).split(b"\0")
 
-    ahead = [name.decode() for name in message() if name]
-    store = None
-    if ahead:
-        namespace = {"__name__": "preload"}
-        with open(os.path.join(here, "preload.py"), "rb") as file:
-            exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
-        store = namespace["preload"](ahead)
-    fresh = "gc" not in sys.modules
-    import gc
-
-    def freeze():
+    def freeze(gc, modules):
         # What an interpreter has when it begins is never garbage. Frozen, it need not
         # be looked through at the end, which is most of the end of a short run. Two
         # things keep the end what it is. The names of __main__ must not be frozen,
@@ -81,23 +71,37 @@ def _wait():
         names.clear()
         gc.collect()
         if not gc.is_tracked(names):
-            kept = [module for name, module in sys.modules.items() if name != "__main__"]
+            kept = [modules]
             kept.append(kept)
             gc.freeze()
         names.update(saved)
 
-    freeze()
+    def freeze_bare():
+        known = "gc" in sys.modules
+        import gc
+
+        gc.unfreeze()
+        freeze(gc, {name: module for name, module in sys.modules.items() if name != "__main__"})
+        if not known:
+            del sys.modules["gc"]
+
+    ahead = [name.decode() for name in message() if name]
+    store = None
+    if ahead:
+        namespace = {"__name__": "preload"}
+        with open(os.path.join(here, "preload.py"), "rb") as file:
+            exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
+        store = namespace["preload"](ahead, freeze)
+    else:
+        freeze_bare()
     os.write(control, b"r")
     workspace, *settings = message()
     while not workspace:  # a rehearsal
         with open(__file__, "rb") as file:
             compile(file.read(), "rehearsal", "exec")
         if not ahead:  # all the memory of libraries would be too much
-            gc.unfreeze()
-            freeze()
+            freeze_bare()
         workspace, *settings = message()
-    if fresh:
-        del sys.modules["gc"]
     try:
         ready = store is None or store.ready(os.fsdecode(workspace), settings)
     except Exception:
