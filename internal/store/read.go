@@ -68,16 +68,6 @@ func list[T any](ctx context.Context, c *conn, scan func(scanner) (T, error), ta
 	return items, total[0], err
 }
 
-// ids reads a column of ids.
-func (db *DB) ids(ctx context.Context, query string) ([]string, error) {
-	var all []string
-	err := db.read(ctx, func(c *conn) (err error) {
-		all, err = rows(ctx, c, scanValue[string], query)
-		return err
-	})
-	return all, err
-}
-
 // withMetadata narrows a condition to rows that have each of these pairs in
 // their metadata.
 func withMetadata(where string, args []any, metadata map[string]string) (string, []any) {

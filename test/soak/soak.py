@@ -283,7 +283,7 @@ def main() -> int:
     args.add_argument("--memory-rise-mb", type=float, default=64, help="how much the daemon's memory may rise (64)")
     a = args.parse_args()
     with tempfile.TemporaryDirectory(prefix="asbx-soak") as dir_:
-        s = Server(Path(dir_) / "data", "--pool-size", "2", "--pool-data-size", "0", "--disk-mb", "256", "--max-output-bytes", "1000000").start()
+        s = Server(Path(dir_) / "data", "--pool-size", "2", "--pool-memory-percent", "0", "--pool-data-size", "0", "--disk-mb", "256", "--max-output-bytes", "1000000").start()
         try:
             ok = soak(s, a)
         finally:

@@ -25,6 +25,10 @@ const (
 	fillRate  = 4 << 30
 	leastLook = 2 * time.Millisecond
 	mostLook  = 250 * time.Millisecond
+	// Without a run under way, only what earlier runs left behind can take memory:
+	// hundreds of idle sessions are to cost nothing.
+	idleRate = 1 << 30
+	mostIdle = 2 * time.Second
 
 	// reliefTime bounds the ending of the user's processes, and reliefWait the
 	// time that the sandbox's kernel takes to give their memory back.
@@ -58,6 +62,7 @@ func memoryMargin(limit int64) int64 {
 type memoryWatch struct {
 	limit atomic.Int64 // bytes; 0: none
 	once  sync.Once
+	begun chan struct{} // capacity 1: a run has begun
 
 	mu   sync.Mutex
 	runs map[*watchedRun]bool // under way
@@ -75,7 +80,10 @@ func (s *sandbox) Attach(ctx context.Context, cmd runtime.Command, from runtime.
 
 // watched begins a run and watches the memory that it takes.
 func (s *sandbox) watched(begin func() (runtime.Run, error)) (runtime.Run, error) {
-	s.memory.once.Do(func() { s.r.owned.Go(s.watchMemory) })
+	s.memory.once.Do(func() {
+		s.memory.begun = make(chan struct{}, 1)
+		s.r.owned.Go(s.watchMemory)
+	})
 	before, err := s.Usage()
 	if err != nil {
 		return nil, err
@@ -87,6 +95,10 @@ func (s *sandbox) watched(begin func() (runtime.Run, error)) (runtime.Run, error
 	}
 	s.memory.runs[w] = true
 	s.memory.mu.Unlock()
+	select {
+	case s.memory.begun <- struct{}{}:
+	default:
+	}
 	if w.Run, err = begin(); err != nil {
 		w.forget()
 		return nil, err
@@ -151,6 +163,7 @@ func (s *sandbox) watchMemory() {
 		select {
 		case <-s.done:
 			return
+		case <-s.memory.begun:
 		case <-look.C:
 		}
 		limit := s.memory.limit.Load()
@@ -171,14 +184,25 @@ func (s *sandbox) watchMemory() {
 			slack = s.relieve(limit)
 			used = limit
 		}
-		look.Reset(nextLook(limit + slack - used))
+		look.Reset(nextLook(limit+slack-used, s.memory.idle()))
 	}
 }
 
 // nextLook is how long a sandbox that may take so many more bytes can be left
 // alone.
-func nextLook(left int64) time.Duration {
-	return min(max(time.Duration(float64(left)/fillRate*float64(time.Second)), leastLook), mostLook)
+func nextLook(left int64, idle bool) time.Duration {
+	rate, most := float64(fillRate), mostLook
+	if idle {
+		rate, most = idleRate, mostIdle
+	}
+	return min(max(time.Duration(float64(left)/rate*float64(time.Second)), leastLook), most)
+}
+
+// idle tells whether no run is under way.
+func (m *memoryWatch) idle() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.runs) == 0
 }
 
 // relieve has the agent end the user's processes and waits for their memory. It

@@ -18,8 +18,11 @@ func TestTheWallStandsAboveTheLimit(t *testing.T) {
 
 func TestLooksComeBeforeTheLimit(t *testing.T) {
 	for left, want := range map[int64]time.Duration{-1: leastLook, 0: leastLook, 1 << 20: leastLook, fillRate / 10: 100 * time.Millisecond, 8 << 30: mostLook} {
-		if got := nextLook(left).Round(time.Microsecond); got != want {
+		if got := nextLook(left, false).Round(time.Microsecond); got != want {
 			t.Errorf("with %d bytes left, the next look is after %v, want %v", left, got, want)
 		}
+	}
+	if got := nextLook(1<<40, true); got != mostIdle {
+		t.Errorf("an idle sandbox is looked at after %v, want %v", got, mostIdle)
 	}
 }

@@ -54,7 +54,7 @@ class Host:
     def __init__(self, tmp: Path):
         self.canary = tmp / "canary"
         self.canary.write_text("nobody touches this")
-        self.server = Server(tmp / "data", "--pool-size", "1", "--preload", "none").start()
+        self.server = Server(tmp / "data", "--pool-size", "1", "--pool-memory-percent", "0", "--preload", "none").start()
         self.http = self.server.http()
         self.neighbour = self.http.post("/v1/sessions", json={}).json()["session_id"]
         for _ in range(3):
