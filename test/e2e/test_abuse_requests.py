@@ -17,7 +17,7 @@ from server import Server, eventually, refused, run
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
     """A server of this file's own, so that its memory and descriptors tell something."""
-    s = Server(tmp_path_factory.mktemp("abuse") / "data", "--pool-size", "2", "--pool-data-size", "0").start()
+    s = Server(tmp_path_factory.mktemp("abuse") / "data", "--pool-size", "2", "--pool-data-size", "0", "--pool-memory-percent", "0").start()
     with s.http() as http:
         run(http, "print(1)")
     yield s
