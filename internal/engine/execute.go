@@ -157,6 +157,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	note := ""
 	switch {
 	case result != nil:
+		rec.Stderr = appendNote(rec.Stderr, clearedNote(result, x.bounds))
 		note = judge(rec, result, x.bounds)
 		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)

@@ -57,6 +57,14 @@ func judge(rec *agentsandbox.Execution, r *runtime.Result, b bounds) (note strin
 	return ""
 }
 
+// clearedNote says that the sandbox was made usable before the run began.
+func clearedNote(r *runtime.Result, b bounds) string {
+	if r.Cleared == 0 {
+		return ""
+	}
+	return fmt.Sprintf("before this ran, %d processes that earlier runs had left behind were ended: they had reached the limit of %d processes", r.Cleared, b.run.Processes)
+}
+
 func timedOutNote(limit time.Duration) string {
 	return fmt.Sprintf("ended after %s: the time limit", inSeconds(limit))
 }

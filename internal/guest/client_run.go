@@ -281,7 +281,7 @@ func (r *run) result(res RunResult) (*runtime.Result, error) {
 		return nil, breach("a run that limit %q ended, timed out %t, killed %t", res.Limit, res.TimedOut, res.Killed)
 	case r.cmd.OutputLimit == 0 && (res.StdoutBytes != r.stdout || res.StderrBytes != r.stderr):
 		return nil, breach("output was dropped without a limit")
-	case res.Changed != len(r.changed) || res.Omitted < 0:
+	case res.Changed != len(r.changed) || res.Omitted < 0 || res.Cleared < 0:
 		return nil, breach("%d changed files, %d omitted; %d came", res.Changed, res.Omitted, len(r.changed))
 	}
 	return &runtime.Result{
@@ -292,6 +292,7 @@ func (r *run) result(res RunResult) (*runtime.Result, error) {
 		Limit:         runtime.Limit(res.Limit),
 		ProcessesFull: res.ProcessesFull,
 		DiskFull:      res.DiskFull,
+		Cleared:       res.Cleared,
 		Duration:      time.Duration(res.DurationNS),
 		CPU:           time.Duration(res.CPUNS),
 		StdoutBytes:   res.StdoutBytes,

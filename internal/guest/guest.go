@@ -158,14 +158,17 @@ type RunResult struct {
 	Limit string `json:"limit,omitempty"`
 	// ProcessesFull says that the user had as many processes as it may while the
 	// run was under way, DiskFull that the file system was full when it ended.
-	ProcessesFull bool  `json:"processes_full,omitempty"`
-	DiskFull      bool  `json:"disk_full,omitempty"`
-	DurationNS    int64 `json:"duration_ns"`
-	CPUNS         int64 `json:"cpu_ns"`
-	StdoutBytes   int64 `json:"stdout_bytes"`
-	StderrBytes   int64 `json:"stderr_bytes"`
-	Changed       int   `json:"changed"` // entries that were sent before
-	Omitted       int   `json:"omitted,omitempty"`
+	ProcessesFull bool `json:"processes_full,omitempty"`
+	DiskFull      bool `json:"disk_full,omitempty"`
+	// Cleared counts processes of earlier runs that were ended before this one,
+	// because they left it no room.
+	Cleared     int   `json:"cleared,omitempty"`
+	DurationNS  int64 `json:"duration_ns"`
+	CPUNS       int64 `json:"cpu_ns"`
+	StdoutBytes int64 `json:"stdout_bytes"`
+	StderrBytes int64 `json:"stderr_bytes"`
+	Changed     int   `json:"changed"` // entries that were sent before
+	Omitted     int   `json:"omitted,omitempty"`
 }
 
 // Entry is what is at a path.

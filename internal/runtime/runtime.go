@@ -288,6 +288,9 @@ type Result struct {
 	// moment of a run that failed, DiskFull that a file system had no room left
 	// when it failed.
 	ProcessesFull, DiskFull bool
+	// Cleared counts the processes that earlier runs had left behind and that were
+	// ended before this one, because the user had as many as it may.
+	Cleared int
 	// MemoryPeakBytes is the most memory that the sandbox held during the run,
 	// its files and its own kernel included; 0: it is not known. It is exact
 	// where it is the most that the sandbox ever held, and sampled otherwise.

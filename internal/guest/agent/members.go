@@ -98,6 +98,35 @@ func processes() []int {
 	return pids
 }
 
+// clearBombs ends what the run that is over and has left most processes behind
+// still has, if the user has almost as many as it may: a sandbox in which nothing
+// can be started any more is of no use. It returns how many processes it ended.
+func (a *Agent) clearBombs(most int64) (ended int) {
+	const room = 8
+	if !a.opts.Init || !a.processesFull(most-min(room, most/4)) {
+		return 0
+	}
+	a.children.mu.Lock()
+	defer a.children.mu.Unlock()
+	wanted := map[mark]bool{} // of runs under way, and of interpreters that wait
+	for _, ch := range a.children.live {
+		wanted[ch.mark] = true
+	}
+	byMark := map[mark]int{}
+	worst := mark(0)
+	for _, m := range a.members() {
+		if m.mark != 0 && !wanted[m.mark] {
+			if byMark[m.mark]++; byMark[m.mark] > byMark[worst] {
+				worst = m.mark
+			}
+		}
+	}
+	if worst == 0 {
+		return 0 // the runs under way need them
+	}
+	return a.killMarked(worst)
+}
+
 // killRounds bounds how often killRun looks for processes that were born while
 // it looked.
 const killRounds = 16
@@ -113,18 +142,25 @@ func (a *Agent) killRun(ch *child) {
 	}
 	ch.set.mu.Lock() // keeps ids from being reaped and used again
 	defer ch.set.mu.Unlock()
+	a.killMarked(ch.mark)
+}
+
+// killMarked ends the processes that bear a mark, and those that have put theirs
+// off, and returns how many. The lock of the children is held.
+func (a *Agent) killMarked(marked mark) (ended int) {
 	var others []int
 	for range killRounds {
 		_ = a.threads.do(func() error { return unix.Kill(-1, unix.SIGSTOP) })
 		others = others[:0]
 		found := false
 		for _, m := range a.members() {
-			if m.mark != ch.mark && m.mark != 0 {
+			if m.mark != marked && m.mark != 0 {
 				others = append(others, m.pid)
 				continue
 			}
 			_ = unix.Kill(m.pid, unix.SIGKILL)
 			found = true
+			ended++
 		}
 		if !found {
 			break
@@ -133,6 +169,7 @@ func (a *Agent) killRun(ch *child) {
 	for _, pid := range others {
 		_ = unix.Kill(pid, unix.SIGCONT)
 	}
+	return ended
 }
 
 // cpuOf adds up the CPU time of the processes of a run: of those that live, and

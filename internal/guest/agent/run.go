@@ -42,6 +42,8 @@ type run struct {
 	ended bool
 	// next is what the interpreter that waits afterwards loads ahead.
 	next []string
+	// cleared counts processes of earlier runs that made room for this one.
+	cleared int
 	// before are the files as they were.
 	before *index
 
@@ -154,6 +156,7 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 }
 
 func (r *run) start() (err error) {
+	r.cleared = r.a.clearBombs(r.req.Processes)
 	r.before = r.a.snapshotFiles(r.req)
 	for _, setting := range r.req.Env {
 		r.env = append(r.env, string(setting))
@@ -360,7 +363,7 @@ func (r *run) await() guest.RunResult {
 // report puts the changed files and the result into the log.
 func (r *run) report(result guest.RunResult) {
 	changed, omitted := r.a.changedFiles(r.req, r.before)
-	result.Changed, result.Omitted = len(changed), omitted
+	result.Changed, result.Omitted, result.Cleared = len(changed), omitted, r.cleared
 	for len(changed) > 0 {
 		var list []byte
 		list, changed = encodeEntries(changed)

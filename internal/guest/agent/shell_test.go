@@ -62,20 +62,19 @@ func TestWaitingShellIsLikeAnyOther(t *testing.T) {
 	c := client(t, a)
 	const ask = `echo "[$_] $? $# $LINENO ${BASH_SOURCE[*]} $SHLVL $BASH_SUBSHELL $- $SHELLOPTS $BASHOPTS ${FUNCNAME[*]}"
 declare -p; declare -F; trap -p; hash; alias; shopt; set -o; ls -l /proc/$$/fd; ulimit -a; jobs; env | sort; pwd; caller; umask; echo "$VALUE"
-cd /; echo "$OLDPWD"; f() { caller 0; }; f; printf '%s\n' "${BASH_LINENO[@]}"; exit 3`
+cd /; echo "$OLDPWD"; f() { caller 0; }; f; printf '%s\n' "${BASH_LINENO[@]}"; echo "pid $$"; exit 3`
 	env := map[string]string{"VALUE": "it's \"$HOME\" `pwd`\n\\ é\x01 end\n", "EMPTY": ""}
 	// What differs between any two shells: ids, times, numbers of sockets, the
 	// script's directory. BASH_ARGC is made by the first file that is read.
-	own := regexp.MustCompile(`(?m)^.*(BASHPID|EPOCH|RANDOM|PPID|SECONDS|BASH_ARGC|LC_TIME).*$|pipe:\[\d+\]|` + regexp.QuoteMeta(a.scripts.dir) + `/\d+|\d\d:\d\d|_=.*`)
+	own := regexp.MustCompile(`(?m)^.*(BASHPID|EPOCH|RANDOM|PPID|SECONDS|BASH_ARGC|LC_TIME).*$|pipe:\[\d+\]|` + regexp.QuoteMeta(a.scripts.dir) + `/\d+|\d\d:\d\d|_=.*|pid \d+`)
 	normal := func(s string) string { return own.ReplaceAllString(s, "") }
 
-	waitingShell(t, a)
-	waited := normal(do(t, c, agentsandbox.Bash, ask, env))
-	a.shells.mu.Lock()
-	if a.shells.waiting != nil {
-		t.Error("the Bash that waited was not used")
+	pid := strconv.Itoa(waitingShell(t, a))
+	said := do(t, c, agentsandbox.Bash, ask, env)
+	if !strings.HasSuffix(said, "\npid "+pid+"\n") {
+		t.Errorf("the Bash that waited, %s, was not used: %.100s", pid, said)
 	}
-	a.shells.mu.Unlock()
+	waited := normal(said)
 	// TZ is read at the start, so this one starts for the run.
 	env["TZ"] = "UTC"
 	fresh := normal(do(t, c, agentsandbox.Bash, ask, env))

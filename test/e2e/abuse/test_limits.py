@@ -169,6 +169,17 @@ def test_a_shell_fork_bomb(abuse, session):
     assert int(left["stdout"]) < 12, left["stdout"]
 
 
+@quick
+def test_a_fork_bomb_left_behind(abuse, session):
+    """What is said of the run is true; the next one makes room first, and says so."""
+    bomb = "import os, time\ntry:\n  while True:\n    if os.fork() == 0: time.sleep(1000)\nexcept BlockingIOError: os._exit(0)"
+    r = abuse(bomb, session_id=session, processes=60)
+    assert (r["status"], r["return_code"], r["session_status"]) == ("succeeded", 0, "live"), r
+    left = abuse("ps -e | wc -l", language="bash", session_id=session, processes=60)
+    assert left["status"] == "succeeded" and int(left["stdout"]) < 12, left
+    assert "processes that earlier runs had left behind were ended" in left["stderr"], left["stderr"]
+
+
 def test_ten_thousand_orphans(abuse, session):
     r = abuse(
         "import os\nfor i in range(10_000):\n  try: p = os.fork()\n  except BlockingIOError: continue\n"

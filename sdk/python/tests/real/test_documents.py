@@ -66,7 +66,7 @@ CASES = {
         Case("Chart generated!\n\n0\n…\n['/workspace/chart.png']\n", SANDBOX),
         Case("Execution timed out\n2\n", SHORT, "print(sandbox.run('print(1 + 1)').output, end='')"),
         Case(
-            "…count     2.0…\nTotal revenue: ${df['revenue'].sum():,.2f}\n",
+            "…count  2.000000…\nTotal revenue: ${df['revenue'].sum():,.2f}\n",
             "from alphagent import Sandbox\n",
             "print(result.output, end='')",
         ),
@@ -76,7 +76,7 @@ CASES = {
     "readme": [
         Case("Hello, World!\n\n0\n"),
         Case("timed_out 124\n", CLIENT),
-        Case("A,B\n1,2\n\n['/workspace/in.csv']\n", CLIENT),
+        Case("A,B\n1,2\n\n\n['/workspace/in.csv']\n", CLIENT),
         Case("chart.txt b'###'\n", CLIENT),
         Case("['0', '1', '4']\n"),
     ],
