@@ -1,5 +1,6 @@
 """What stands outside of a sandbox: a name server, web servers, a certificate authority."""
 
+import ctypes
 import http.server
 import json
 import os
@@ -13,9 +14,42 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-# An address of this machine that no server listens on by itself. It is reserved:
-# sandboxes reach it only where the operator opens it.
-ADDRESS = "127.0.0.77"
+# Where the web servers are: in a network namespace, in a range for tests of
+# devices. It is reserved: sandboxes reach it only where the operator opens it.
+HOST, ADDRESS, LINK = "198.18.77.1", "198.18.77.2", "asbx-e2e"
+
+
+class Namespace:
+    """A network namespace with one address, which this machine reaches and nothing else."""
+
+    def __init__(self):
+        self.name = f"{LINK}-{os.getpid()}"
+        host, peer = f"asbx{os.getpid() % 10**7}h", f"asbx{os.getpid() % 10**7}p"
+        for command in (
+            f"netns add {self.name}", f"link add {host} type veth peer name {peer} netns {self.name}",
+            f"addr add {HOST}/30 dev {host}", f"link set {host} up",
+            f"-n {self.name} addr add {ADDRESS}/30 dev {peer}", f"-n {self.name} link set {peer} up",
+        ):  # fmt: skip
+            subprocess.run(["ip", *command.split()], check=True)
+
+    def make(self, what):
+        """Calls what in the namespace, to which its sockets belong from then on."""
+        made = []
+
+        def call():
+            libc = ctypes.CDLL(None, use_errno=True)
+            with open(f"/run/netns/{self.name}") as ns:
+                if libc.setns(ns.fileno(), 0x40000000):
+                    raise OSError(ctypes.get_errno(), "setns")
+            made.append(what())
+
+        t = threading.Thread(target=call)
+        t.start()
+        t.join()
+        return made[0]
+
+    def close(self):
+        subprocess.run(["ip", "netns", "del", self.name], check=True)  # the link goes with it
 
 
 class Names:
