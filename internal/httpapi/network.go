@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -163,9 +165,10 @@ func (a *api) portRoutes() {
 		} `nameHint:"PortRequest"`
 	}
 	answer(a, route{
-		method: "POST", path: "/v1/sessions/{session_id}/ports", id: "openPort", tag: "network", scope: agentsandbox.ScopeSandbox, secret: true,
+		method: "POST", path: "/v1/sessions/{session_id}/ports", id: "openPort", tag: "network", scope: agentsandbox.ScopeSandbox,
 		summary: "Give a port of a session a URL", description: "Makes a signed URL on this server that expires, for HTTP and WebSockets, in place of an earlier one of the same port. Whoever has the URL can use it without a key.",
-		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeConflict, agentsandbox.CodeStorageFull},
+		codes:  []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeConflict, agentsandbox.CodeStorageFull},
+		resume: func(ctx context.Context, object, _ string) (any, error) { return a.resumePort(ctx, object) },
 	}, func(c *call, in *openInput) (*PortInfo, error) {
 		p, err := a.service.OpenPort(c.Context(), in.ID, in.Body.Port, in.Body.ExpiresInMS)
 		if err != nil {
@@ -220,6 +223,23 @@ func (a *api) portRoutes() {
 		}
 		return a.tunnel(c, in.ID, port)
 	})
+}
+
+// resumePort answers a repeated request with the URL that the port has now.
+func (a *api) resumePort(ctx context.Context, object string) (*PortInfo, error) {
+	session, number, _ := strings.Cut(object, ":")
+	open, err := a.service.OpenPorts(ctx, session)
+	if err != nil {
+		return nil, err
+	}
+	c, ok := ctx.Value(callKey{}).(*call)
+	for _, p := range open {
+		if ok && fmt.Sprint(p.Port) == number {
+			info := c.portInfo(session, p)
+			return &info, nil
+		}
+	}
+	return nil, agentsandbox.Errorf(agentsandbox.CodePortNotFound, "Port %s of the session %s was opened, and has no valid URL any more.", number, session)
 }
 
 func portNumber(n int) (uint16, error) {

@@ -142,6 +142,9 @@ func rewriteFromPort(r *http.Response) error {
 // tunnel joins the connection of a request to one of a port of a session.
 func (a *api) tunnel(c *call, session string, port uint16) error {
 	if !strings.EqualFold(c.r.Header.Get("Upgrade"), tunnelProtocol) {
+		if _, err := a.service.Session(c.Context(), session); err != nil {
+			return err
+		}
 		return agentsandbox.Invalid("Upgrade", "must be %s, with Connection: Upgrade.", tunnelProtocol)
 	}
 	inside, err := a.service.DialPort(c.Context(), session, port)
