@@ -34,6 +34,7 @@ type Service interface {
 	WorkspaceService
 	KeyService
 	AuditService
+	NetworkService
 }
 
 // ExecutionService runs code and keeps the records of the runs.

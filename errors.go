@@ -18,6 +18,8 @@ const (
 	CodeExecutionNotFound Code = "execution_not_found"
 	CodeKeyNotFound       Code = "key_not_found"
 	CodePathNotFound      Code = "path_not_found"
+	CodePortNotFound      Code = "port_not_found"
+	CodePortNotReached    Code = "port_not_reached"
 	CodeRouteNotFound     Code = "route_not_found"
 	CodeMethodNotAllowed  Code = "method_not_allowed"
 	CodeConflict          Code = "conflict"
@@ -37,6 +39,8 @@ var statuses = map[Code]int{
 	CodeExecutionNotFound: 404,
 	CodeKeyNotFound:       404,
 	CodePathNotFound:      404,
+	CodePortNotFound:      404,
+	CodePortNotReached:    502,
 	CodeRouteNotFound:     404,
 	CodeMethodNotAllowed:  405,
 	CodeConflict:          409,

@@ -63,6 +63,9 @@ type ExecuteRequest struct {
 	DiskLimits
 	// Metadata is kept and shown with the execution.
 	Metadata map[string]string
+	// Network is what a run without a session may reach; nil: what the server
+	// allows.
+	Network *NetworkPolicy
 
 	// What the record shows of the request; set by the HTTP layer.
 	Endpoint, Method string
@@ -183,6 +186,11 @@ func (r *ExecuteRequest) Validate(maxCodeBytes int64) error {
 	}
 	if err := cmp.Or(r.RunLimits.Validate(), r.DiskLimits.Validate(), ValidateMetadata(r.Metadata)); err != nil {
 		return err
+	}
+	if r.Network != nil {
+		if err := r.Network.Validate(); err != nil {
+			return err
+		}
 	}
 	if err := ValidateEnv(r.Env); err != nil {
 		return err

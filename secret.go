@@ -68,6 +68,16 @@ var framingHeaders = map[string]bool{
 	"upgrade": true, "te": true, "trailer": true, "expect": true, "keep-alive": true,
 }
 
+// PlaceholderPrefix marks placeholders, so that people and scanners see that
+// they are none of the real ones.
+const PlaceholderPrefix = "asb_placeholder_"
+
+// NewPlaceholder returns what stands for a secret in a sandbox. It says nothing
+// about the value.
+func NewPlaceholder() string {
+	return PlaceholderPrefix + randomText(32)
+}
+
 // HeaderParts returns the header's name and the scheme before the value, both
 // "" when no header is given.
 func (s *Secret) HeaderParts() (name, scheme string) {

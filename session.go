@@ -26,6 +26,10 @@ type SessionRequest struct {
 	// IdleTimeoutMS ends the session when nothing uses it for so long, and
 	// MaxLifetimeMS in any case; 0: the server's default.
 	IdleTimeoutMS, MaxLifetimeMS int64
+	// Network is what the sandbox may reach; nil: what the server allows.
+	Network *NetworkPolicy
+	// Secrets are put into its requests to the hosts that they are bound to.
+	Secrets []Secret
 }
 
 // Validate checks the request.
@@ -51,7 +55,17 @@ func (r *SessionRequest) Validate() error {
 	if r.MaxLifetimeMS < 0 {
 		return Invalid("max_lifetime_ms", "must not be negative.")
 	}
-	return ValidateMetadata(r.Metadata)
+	if r.Network != nil {
+		if err := r.Network.Validate(); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.Secrets {
+		if _, twice := r.Env[s.Name]; twice {
+			return Invalid("secrets."+s.Name, "is in env_vars, too; a variable has one value.")
+		}
+	}
+	return cmp.Or(ValidateSecrets(r.Secrets), ValidateMetadata(r.Metadata))
 }
 
 // ValidateMetadata checks the bounds of metadata.
@@ -107,6 +121,16 @@ type Session struct {
 	LastUsedAt time.Time
 	// Busy says that something is being done in it now.
 	Busy bool
+	// Network is what was asked for, nil for nothing; what a live session shows
+	// instead is what is in force.
+	Network *NetworkPolicy
+	// Secrets are without their values.
+	Secrets []Secret
+
+	// SealedSecrets and Ports are kept for the engine alone: what a later server
+	// needs to know of them.
+	SealedSecrets []byte
+	Ports         []OpenPort
 }
 
 // ExpiresAt is when the session ends if nothing uses it until then; zero: never.

@@ -110,6 +110,8 @@ type call struct {
 	body io.Reader
 	// json is encoded as the body, and can be sent again; nil for none.
 	json any
+	// upgrade is the protocol to switch to; "" for none.
+	upgrade string
 }
 
 // segments joins a path of the API, each segment escaped: ids come from
@@ -174,6 +176,10 @@ func (c *Client) once(ctx context.Context, call call, body io.Reader) (*http.Res
 	}
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	if call.upgrade != "" {
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", call.upgrade)
 	}
 	if call.contentType != "" {
 		req.Header.Set("Content-Type", call.contentType)

@@ -24,6 +24,7 @@ type executeBody struct {
 	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty"`
 	limitsBody
 	Metadata map[string]string `json:"metadata,omitempty"`
+	Network  *policyBody       `json:"network,omitempty"`
 }
 
 // limitsBody is what bounds a run and the file system of a sandbox.
@@ -155,6 +156,7 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		MemoryMB:  req.MemoryMB,
 		CPUs:      req.CPUs,
 		CPUTimeMS: req.CPUTimeMS, limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
+		Network: policyBodyOf(req.Network),
 	}}
 	var answer struct {
 		executionAnswer

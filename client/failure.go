@@ -53,6 +53,9 @@ func mayRepeat(ctx context.Context, call call, resp *http.Response, err error) b
 	if err != nil {
 		return reads || neverConnected(err)
 	}
+	if call.upgrade != "" && resp.StatusCode == http.StatusBadGateway {
+		return false // nobody listens, and a caller wants to know
+	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return reads

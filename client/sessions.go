@@ -20,6 +20,9 @@ type sessionBody struct {
 
 	IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty"`
 	MaxLifetimeMS int64 `json:"max_lifetime_ms,omitempty"`
+
+	Network *policyBody  `json:"network,omitempty"`
+	Secrets []secretBody `json:"secrets,omitempty"`
 }
 
 type sessionAnswer struct {
@@ -38,6 +41,9 @@ type sessionAnswer struct {
 	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
 	LastUsedAt    *time.Time `json:"last_used_at"`
 	ExpiresAt     *time.Time `json:"expires_at"`
+
+	Network *policyBody  `json:"network"`
+	Secrets []secretBody `json:"secrets"`
 }
 
 // busy tells whether something was being done in the session: then it expires
@@ -68,6 +74,8 @@ func (a sessionAnswer) session() (*agentsandbox.Session, error) {
 		MaxLifetimeMS: a.MaxLifetimeMS,
 		LastUsedAt:    timeOrZero(a.LastUsedAt),
 		Busy:          a.busy(),
+		Network:       a.Network.policy(),
+		Secrets:       secretsOf(a.Secrets),
 	}, nil
 }
 
@@ -80,11 +88,16 @@ func (c *Client) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := validTexts("metadata", req.Metadata); err != nil {
 		return nil, err
 	}
+	secrets, err := secretBodies(req.Secrets)
+	if err != nil {
+		return nil, err
+	}
 	return c.session(ctx, call{method: http.MethodPost, path: segments("sessions"), json: sessionBody{
 		Env: req.Env, FileIDs: req.FileIDs, Template: req.Template,
 		TimeoutMS: req.TimeoutMS, MemoryMB: req.MemoryMB, CPUs: req.CPUs,
 		limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
 		IdleTimeoutMS: req.IdleTimeoutMS, MaxLifetimeMS: req.MaxLifetimeMS,
+		Network: policyBodyOf(req.Network), Secrets: secrets,
 	}})
 }
 

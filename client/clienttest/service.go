@@ -166,6 +166,7 @@ func (s *Service) CreateSession(_ context.Context, req agentsandbox.SessionReque
 		Env: req.Env, Metadata: req.Metadata, TimeoutMS: cmp.Or(req.TimeoutMS, 100_000), MemoryMB: cmp.Or(req.MemoryMB, 2048),
 		CPUs: cmp.Or(req.CPUs, 1), CreatedAt: Epoch,
 		IdleTimeoutMS: cmp.Or(req.IdleTimeoutMS, 3_600_000), MaxLifetimeMS: cmp.Or(req.MaxLifetimeMS, 86_400_000), LastUsedAt: Epoch,
+		Network: req.Network, Secrets: withoutValues(req.Secrets),
 	}
 	s.sessions = append([]agentsandbox.Session{session}, s.sessions...)
 	if s.paths == nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/config"
-	"github.com/agentsandbox/agentsandbox/internal/egress"
+	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -28,6 +28,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/template"
+	"github.com/agentsandbox/agentsandbox/internal/vault"
 )
 
 const (
@@ -54,7 +55,7 @@ type daemon struct {
 	store    *store.DB
 	runtime  *gvisor.Runtime
 	pool     *pool.Pool
-	network  *egress.Gateway // nil if sandboxes have no network
+	network  *border.Border
 	engine   *engine.Engine
 	handler  http.Handler
 	images   *images
@@ -96,9 +97,20 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.onClose(d.images.close)
+	keys, err := vault.Open(d.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	env, err := d.cfg.Env()
+	if err != nil {
+		return err
+	}
+	if err := d.openNetwork(); err != nil {
+		return err
+	}
 	if d.runtime, err = gvisor.New(gvisor.Options{
 		StateDir: filepath.Join(d.cfg.DataDir, sandboxesDir), CacheDir: d.cfg.CacheDir, Images: d.images.find,
-		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Network: d.openNetwork(), Logger: d.log,
+		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Network: d.network.Network(), Logger: d.log,
 	}); err != nil {
 		return err
 	}
@@ -113,6 +125,7 @@ func (d *daemon) open(ctx context.Context) error {
 	})
 	d.engine = engine.New(engine.Options{
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Template: template.DefaultName,
+		Network: d.network, Vault: keys, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
 	})
@@ -123,8 +136,8 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.engine.Audit,
-		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, admissionMetrics(d.pool, d.runtime, d.cfg)...), Rates: rates(d.cfg),
+		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken,
+		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.runtime, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,
 	})

@@ -48,7 +48,16 @@ type Config struct {
 	TenantMaxFiles      int64
 	TenantMaxBytes      int64
 	// Network of sandboxes.
-	EgressMode string // off, public, allowlist
+	EgressMode                          string   // off, public, allowlist
+	EgressAllow, EgressOpen, EgressDeny []string // targets
+	EgressDNS                           []string // ADDRESS or ADDRESS:PORT
+	EgressMaxConnections                int      // of one sandbox, as the next three
+	EgressMaxBytes                      int64    // 0: no limit
+	EgressBytesPerSecond                int64    // 0: no limit
+	EgressMaxQueries                    int64
+	EgressCACert, EgressCAKey           string // paths of PEM files; both or none
+	// SandboxEnv are NAME=VALUE for every execution.
+	SandboxEnv []string
 
 	// Limits of one sandbox or execution.
 	DefaultTimeoutMS, MaxTimeoutMS int64

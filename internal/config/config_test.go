@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -68,7 +69,10 @@ func sample(t *testing.T) map[string]string {
 	return map[string]string{
 		"listen": "0.0.0.0:9", "data_dir": "/d", "cache_dir": "/c", "tls_cert": pem, "tls_key": pem,
 		"shutdown_grace_ms": "11", "on_shutdown": "destroy", "log_level": "debug", "log_format": "json", "platform": "kvm",
-		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "egress_mode": "allowlist", "default_timeout_ms": "14",
+		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "egress_mode": "allowlist",
+		"egress_allow": "*.example.org:443", "egress_open": "10.0.0.0/8\n[fd00::1]:80", "egress_deny": "203.0.113.7", "egress_dns": "192.0.2.53\n[2001:db8::1]:5353",
+		"egress_max_connections": "33", "egress_max_bytes": "34", "egress_bytes_per_second": "35", "egress_max_queries": "36", "egress_ca_cert": pem, "egress_ca_key": pem,
+		"sandbox_env": "A=b c,d\nE=", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",
 		"max_cpus": "1.5", "max_tasks": "400", "disk_mb": "21", "max_disk_mb": "22",
 		"default_inodes": "2025", "max_inodes": "2026", "default_processes": "27", "max_processes": "28",
@@ -95,7 +99,7 @@ func TestEverySettingCanBeSetInEveryWay(t *testing.T) {
 			t.Fatalf("the test has no sample of %s", s.Name)
 		}
 		pairs = append(pairs, s.Env(), values[s.Name])
-		fmt.Fprintf(&yaml, "%s: %s\n", s.Name, values[s.Name])
+		fmt.Fprintf(&yaml, "%s: %s\n", s.Name, yamlValue(s, values[s.Name]))
 	}
 	var first *Config
 	for name, src := range map[string]Sources{
@@ -114,7 +118,7 @@ func TestEverySettingCanBeSetInEveryWay(t *testing.T) {
 		}
 		if first == nil {
 			first = &got.Config
-		} else if *first != got.Config {
+		} else if !reflect.DeepEqual(*first, got.Config) {
 			t.Errorf("%s: differs:\n%+v\n%+v", name, got.Config, *first)
 		}
 	}
@@ -144,12 +148,16 @@ func TestMistakesNameTheSettingAndTheRemedy(t *testing.T) {
 		"CA bundle is no file":  {map[string]string{"ca_bundle": "/"}, "", []string{"ca_bundle: must be a file"}},
 		"default over the most": {map[string]string{"default_memory_mb": "9000"}, "", []string{"default_memory_mb: must not be more than max_memory_mb"}},
 		"pool over the most":    {map[string]string{"pool_size": "100"}, "", []string{"pool_size: must not be more than max_sandboxes"}},
+		"no name server":        {map[string]string{"egress_dns": "dns.example.org"}, "", []string{"egress_dns: must be addresses with an optional port"}},
+		"no variable":           {map[string]string{"sandbox_env": "=x"}, "", []string{"sandbox_env: must be NAME=VALUE"}},
+		"allowed in public":     {map[string]string{"egress_allow": "example.org"}, "", []string{"egress_allow: goes with egress_mode allowlist only"}},
+		"half of a CA":          {map[string]string{"egress_ca_cert": "/dev/null"}, "", []string{"egress_ca_key: is needed with egress_ca_cert"}},
 		"two at once":           {map[string]string{"pool_size": "x", "disk_mb": "y"}, "", []string{"pool_size", "disk_mb"}},
 		"unknown key":           {nil, "pool: 3\n", []string{`unknown setting "pool"; did you mean pool_size?`}},
 		"dashes for underlines": {nil, "pool-size: 3\n", []string{"did you mean pool_size?"}},
 		"nothing like it":       {nil, "colour: red\n", []string{`unknown setting "colour"`}},
 		"the same key twice":    {nil, "disk_mb: 30\ndisk_mb: 31\n", []string{"disk_mb", "already set"}},
-		"not flat":              {nil, "disk_mb: [30]\n", []string{"line 1", "name: value"}},
+		"not flat":              {nil, "disk_mb: [30]\n", []string{"disk_mb", "name: value"}},
 		"secret in the file":    {nil, "bootstrap_key: abc\n", []string{"bootstrap_key is a secret", "AGENTSANDBOX_BOOTSTRAP_KEY"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -246,7 +254,7 @@ func TestPrintIsAFileThatGivesTheSameConfig(t *testing.T) {
 		t.Fatalf("%v in:\n%s", err, &out)
 	}
 	r.BootstrapKey = ""
-	if again.Config != r.Config {
+	if !reflect.DeepEqual(again.Config, r.Config) {
 		t.Errorf("read back:\n%+v\nwant:\n%+v", again.Config, r.Config)
 	}
 }
@@ -271,4 +279,16 @@ func TestBootstrapKeyMustFitAHeader(t *testing.T) {
 			t.Errorf("for %.20q the error is %v", key, err)
 		}
 	}
+}
+
+// yamlValue is a value as a file has it: that of a list, one on each line.
+func yamlValue(s Setting, value string) string {
+	if !s.IsList() {
+		return value
+	}
+	var b strings.Builder
+	for line := range strings.Lines(value) {
+		fmt.Fprintf(&b, "\n  - %q", strings.TrimSuffix(line, "\n"))
+	}
+	return b.String()
 }

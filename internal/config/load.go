@@ -124,7 +124,7 @@ func (src Sources) getenv(name string) string {
 func (r *Resolved) absolutePaths() error {
 	paths := map[string]*string{
 		"data_dir": &r.DataDir, "cache_dir": &r.CacheDir, "ca_bundle": &r.CABundle,
-		"tls_cert": &r.TLSCert, "tls_key": &r.TLSKey,
+		"tls_cert": &r.TLSCert, "tls_key": &r.TLSKey, "egress_ca_cert": &r.EgressCACert, "egress_ca_key": &r.EgressCAKey,
 	}
 	for _, name := range slices.Sorted(maps.Keys(paths)) {
 		p := paths[name]
@@ -169,11 +169,23 @@ func (src Sources) readFile() (map[string]string, string, error) {
 
 // scalar keeps the text of a YAML value as it was written, so that one parser,
 // that of the setting, reads every source.
-type scalar struct{ text string }
+// The values of a list become lines.
+type scalar struct {
+	text    string
+	several bool
+}
 
-func (s *scalar) UnmarshalYAML(unmarshal func(any) error) error { return unmarshal(&s.text) }
+func (s *scalar) UnmarshalYAML(unmarshal func(any) error) error {
+	var several []string
+	if unmarshal(&several) == nil {
+		s.text, s.several = strings.Join(several, "\n"), true
+		return nil
+	}
+	return unmarshal(&s.text)
+}
 
-// parseFile reads a flat YAML mapping of setting names to scalars.
+// parseFile reads a flat YAML mapping of setting names to scalars, or to lists of
+// them.
 func parseFile(data []byte) (map[string]string, error) {
 	var raw map[string]scalar
 	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
@@ -192,6 +204,8 @@ func parseFile(data []byte) (map[string]string, error) {
 			errs = append(errs, unknownSetting(name))
 		case s.EnvOnly:
 			errs = append(errs, fmt.Errorf("%s is a secret and cannot stand in a file; set %s in the environment", name, s.Env()))
+		case raw[name].several && !s.IsList():
+			errs = append(errs, fmt.Errorf("%s takes one value, not a list; write one \"name: value\" on each line", name))
 		default:
 			values[name] = raw[name].text
 		}

@@ -129,6 +129,9 @@ func sandboxSettings() []Setting {
 		{Name: "max_sandboxes", Group: GroupSandboxes, Default: "64", Example: "N",
 			Help: "Sandboxes that may exist at once, warm ones included; further requests wait, then get 503 with Retry-After.",
 			bind: func(c *Config) value { return number[int]{&c.MaxSandboxes, 1, maxSandboxes} }},
+		{Name: "sandbox_env", Group: GroupSandboxes, Example: "NAME=VALUE",
+			Help: "Environment variable of every execution that does not set it itself, such as PIP_INDEX_URL. A list, one on each line.",
+			bind: func(c *Config) value { return list{&c.SandboxEnv} }},
 	}
 }
 

@@ -18,7 +18,7 @@ func (r Resolved) Validate() error {
 			errs = append(errs, r.wrong(s.Name, "%s", err))
 		}
 	}
-	errs = append(errs, r.checkListen(), r.checkDirs(), r.checkTLS(), r.checkDefaults(), r.checkAdmission())
+	errs = append(errs, r.checkListen(), r.checkDirs(), r.checkTLS(), r.checkDefaults(), r.checkAdmission(), r.checkNetwork())
 	return errors.Join(errs...)
 }
 

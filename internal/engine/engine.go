@@ -43,6 +43,13 @@ type Options struct {
 	Blobs     Blobs
 	Sandboxes Sandboxes
 	Spool     Spool
+	// Network is what sandboxes may reach; nil: nothing.
+	Network Network
+	// Vault seals the secrets of sessions and signs the URLs of their ports; nil:
+	// there are neither.
+	Vault Vault
+	// SandboxEnv is the environment of every run that does not set it itself.
+	SandboxEnv map[string]string
 	// KeepSessions says that sessions outlive Close, for the Recover of a later
 	// server.
 	KeepSessions bool
@@ -64,6 +71,9 @@ type Engine struct {
 	blobs     Blobs
 	sandboxes Sandboxes
 	spool     Spool
+	network   Network
+	vault     Vault
+	env       map[string]string // of every run
 	// keepSessions says that sessions outlive Close.
 	keepSessions bool
 	template     string
@@ -103,10 +113,13 @@ func New(opts Options) *Engine {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
+	if opts.Network == nil {
+		opts.Network = offline{}
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	return &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, keepSessions: opts.KeepSessions,
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv, keepSessions: opts.KeepSessions,
 		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},

@@ -36,6 +36,9 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := e.checkLimits(asked{req.TimeoutMS, req.MemoryMB, req.CPUs, req.RunLimits, req.DiskLimits}); err != nil {
 		return nil, err
 	}
+	if err := e.network.Check(req.Network); err != nil {
+		return nil, err
+	}
 	ctx, done, err := e.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -56,7 +59,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 	for _, limit := range []struct {
 		field string
 		asked bool
-	}{{"memory_mb", req.MemoryMB != 0}, {"cpus", req.CPUs != 0}, {"disk_mb", req.DiskMB != 0}, {"inodes", req.Inodes != 0}} {
+	}{{"memory_mb", req.MemoryMB != 0}, {"cpus", req.CPUs != 0}, {"disk_mb", req.DiskMB != 0}, {"inodes", req.Inodes != 0}, {"network", req.Network != nil}} {
 		if limit.asked {
 			return nil, agentsandbox.Invalid(limit.field, "is set when a session is created, not on a run in it.")
 		}
@@ -70,7 +73,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 		session: s,
 		record:  e.newRecord(p, req, s.info.ID),
 		sandbox: s.sandbox,
-		env:     mergeEnv(s.info.Env, req.Env),
+		env:     mergeEnv(mergeEnv(mergeEnv(e.env, s.info.Env), placeholders(s.secrets)), req.Env),
 		bounds:  e.boundsOf(req, s.info),
 		files:   files,
 	}
@@ -84,7 +87,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
 		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
 	}
-	sb, err := e.sandboxes.Claim(ctx, p.KeyID, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB))
+	sb, err := e.claim(ctx, p.KeyID, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +95,8 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	run := execution{
 		record:  e.newRecord(p, req, agentsandbox.NewID(agentsandbox.SessionPrefix)),
 		sandbox: sb,
-		env:     req.Env,
+		env:     mergeEnv(e.env, req.Env),
+		network: req.Network,
 		bounds:  e.boundsOf(req, agentsandbox.Session{DiskLimits: req.DiskLimits}),
 		files:   files,
 		final:   true,
@@ -111,6 +115,8 @@ type execution struct {
 	files   []agentsandbox.File
 	final   bool
 
+	// network is what a run in a sandbox of its own may reach.
+	network *agentsandbox.NetworkPolicy
 	command runtime.Command
 	// resume is where to follow a run that an earlier server started; nil: it is
 	// this one's.
@@ -134,7 +140,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	var err error
 	if x.resume == nil {
 		x.command = e.command(&x)
-		if err := place(rec, x.sandbox, x.command); err != nil {
+		if err := place(rec, x.sandbox, plan{x.command, x.network}); err != nil {
 			return nil, err
 		}
 		if err := e.store.InsertExecution(ctx, *rec); err != nil {

@@ -40,10 +40,17 @@ func useOf(s agentsandbox.Session) sessionUse {
 	return sessionUse{idleTimeoutMS: s.IdleTimeoutMS, last: s.LastUsedAt, saved: s.LastUsedAt}
 }
 
-// view is the session as it is now; the engine's lock is held.
+// view is the session as it is kept; the engine's lock is held.
 func (s *session) view() agentsandbox.Session {
 	info := s.info
 	info.IdleTimeoutMS, info.LastUsedAt, info.Busy = s.use.idleTimeoutMS, s.use.last, s.use.busy > 0
+	return info
+}
+
+// view is the session as it is shown; the engine's lock is held.
+func (e *Engine) view(s *session) agentsandbox.Session {
+	info := s.view()
+	info.Network = e.effective(info.Network)
 	return info
 }
 

@@ -24,15 +24,22 @@ func (e *Engine) command(x *execution) runtime.Command {
 	}
 }
 
+// plan is what a later server needs to follow a run.
+type plan struct {
+	runtime.Command
+	// Network is what a sandbox of the run's own may reach.
+	Network *agentsandbox.NetworkPolicy `json:",omitempty"`
+}
+
 // place notes in a record where the run is at work, and the limits under which
 // it is followed. Code and variables, which may hold secrets, are not needed.
-func place(rec *agentsandbox.Execution, sb runtime.Sandbox, cmd runtime.Command) error {
-	cmd.Code, cmd.Env = "", nil
-	plan, err := json.Marshal(cmd)
+func place(rec *agentsandbox.Execution, sb runtime.Sandbox, p plan) error {
+	p.Code, p.Env = "", nil
+	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("plan of %s: %w", rec.ID, err)
 	}
-	rec.Sandbox, rec.Plan = sb.ID(), plan
+	rec.Sandbox, rec.Plan = sb.ID(), text
 	return nil
 }
 

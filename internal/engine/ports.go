@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"net"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -55,6 +56,10 @@ type SessionStore interface {
 	// KeepSession records a use, and how long the session may be idle from then
 	// on, if it has not ended.
 	KeepSession(ctx context.Context, id string, used time.Time, idleTimeoutMS int64) error
+	// SetNetwork replaces the policy of a session that has not ended, and SetPorts
+	// its open ports.
+	SetNetwork(ctx context.Context, id string, policy *agentsandbox.NetworkPolicy) error
+	SetPorts(ctx context.Context, id string, ports []agentsandbox.OpenPort) error
 	// DeleteSessions forgets at most limit sessions that ended before a time.
 	DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error)
 }
@@ -171,7 +176,38 @@ type Sandboxes interface {
 	// code invalid_request; a server that cannot make sandboxes, or has too many
 	// who wait, of code unavailable.
 	Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	// ClaimIsolated is Claim of a sandbox without a network device.
+	ClaimIsolated(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
 	// Ready tells whether a sandbox of the default template can be claimed now;
 	// nil if so, otherwise why not.
 	Ready() error
+}
+
+// Network decides what sandboxes may reach. A sandbox that was just made reaches
+// nothing until Apply.
+type Network interface {
+	// Server is what sandboxes may reach of which nothing else is asked.
+	Server() agentsandbox.NetworkPolicy
+	// Check refuses what is more than the server allows: an *agentsandbox.Error of
+	// code invalid_request that names the entry.
+	Check(policy *agentsandbox.NetworkPolicy) error
+	// Apply puts a policy in force, nil for the server's, and cuts what it does not
+	// allow. Of a sandbox without a device it fails, unless the policy is off.
+	// After an error nothing is reached any more.
+	Apply(sandbox string, policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error
+	// HasDevice tells whether a sandbox has a network device.
+	HasDevice(sandbox string) bool
+	// Report tells what a sandbox did, its Policy aside.
+	Report(sandbox string) agentsandbox.NetworkReport
+	// Dial opens a connection to a port of a sandbox.
+	Dial(ctx context.Context, sandbox string, port uint16) (net.Conn, error)
+}
+
+// Vault seals what must not be stored in clear, and signs what strangers show
+// again. What was made under another label, or elsewhere, is an error.
+type Vault interface {
+	Seal(plain []byte, label string) []byte
+	Unseal(sealed []byte, label string) ([]byte, error)
+	Sign(payload []byte, label string) string
+	Verify(signed, label string) ([]byte, error)
 }

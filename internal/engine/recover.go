@@ -33,17 +33,18 @@ func (e *Engine) Owned(ctx context.Context) ([]string, error) {
 		}
 	}
 	for _, x := range runs {
-		if cmd, ok := readPlan(x); ok && cmd.Final {
+		if p, ok := readPlan(x); ok && p.Final {
 			ids = append(ids, x.Sandbox)
 		}
 	}
 	return ids, nil
 }
 
-// readPlan returns the command of a run as far as it was noted; not ok says that
-// the run cannot be followed.
-func readPlan(x Left) (cmd runtime.Command, ok bool) {
-	return cmd, x.Sandbox != "" && json.Unmarshal(x.Plan, &cmd) == nil && cmd.ID == x.ID
+// readPlan returns what was noted of a run; not ok says that the run cannot be
+// followed.
+func readPlan(x Left) (p plan, ok bool) {
+	ok = x.Sandbox != "" && json.Unmarshal(x.Plan, &p) == nil && p.ID == x.ID
+	return p, ok
 }
 
 // recovery is one Recover under way.
@@ -94,7 +95,8 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			r.sessions[row.ID] = r.e.admit(info, sb)
+			secrets := r.e.reconnect(&info, sb)
+			r.sessions[row.ID] = r.e.admit(info, sb, secrets)
 			continue
 		}
 		last := agentsandbox.SessionLost
@@ -128,11 +130,12 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 		}
 		rec.Stdout, rec.Stderr = kept.Stdout, kept.Stderr
 		rec.StdoutBytes, rec.StderrBytes = kept.Progress.Stdout, kept.Progress.Stderr
-		cmd, ok := readPlan(row)
+		p, ok := readPlan(row)
+		cmd := p.Command
 		sb := r.adopted[row.Sandbox]
 		if ok && sb != nil && (cmd.Final || r.sessions[rec.SessionID] != nil) {
 			r.follow = append(r.follow, execution{
-				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, resume: &kept.Progress,
+				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, network: p.Network, resume: &kept.Progress,
 				bounds: bounds{timeout: cmd.Timeout, output: cmd.OutputLimit, run: cmd.Limits},
 			})
 			continue
@@ -220,6 +223,9 @@ func (r *recovery) begin() {
 				r.e.followUp(ctx, x)
 			})
 			continue
+		}
+		if err := r.e.network.Apply(x.sandbox.ID(), x.network, nil); err != nil {
+			r.e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
 		}
 		r.e.background(func() {
 			r.e.followUp(r.e.ctx, x)

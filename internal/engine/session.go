@@ -26,6 +26,10 @@ type session struct {
 	end   context.CancelCauseFunc
 	use   sessionUse
 	users sync.WaitGroup // requests under way in it
+	// secrets are the session's, with their values and placeholders.
+	secrets []agentsandbox.BoundSecret
+	// networking is held while policy or ports are being replaced.
+	networking sync.Mutex
 }
 
 // context returns one that ends with ctx or with the session.
@@ -53,6 +57,9 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.checkLifetimes(req.IdleTimeoutMS, req.MaxLifetimeMS); err != nil {
 		return nil, err
 	}
+	if err := e.network.Check(req.Network); err != nil {
+		return nil, err
+	}
 	ctx, done, err := e.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -69,14 +76,19 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		TimeoutMS: cmp.Or(req.TimeoutMS, e.limits.DefaultTimeout.Milliseconds()),
 		MemoryMB:  cmp.Or(req.MemoryMB, e.limits.DefaultMemoryMB),
 		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),
-		CreatedAt: e.now(),
+		CreatedAt: e.now(), Network: req.Network,
 	}
+	var secrets []agentsandbox.BoundSecret
+	if secrets, info.SealedSecrets, err = e.bindSecrets(info.ID, req.Secrets); err != nil {
+		return nil, err
+	}
+	info.Secrets = withoutValues(secrets)
 	info.RunLimits, info.DiskLimits = e.sessionLimits(req.RunLimits, req.DiskLimits)
 	e.setLifetimes(&info, req)
 	if err := e.insertSession(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := e.bringUp(ctx, p.KeyID, &info, files); err != nil {
+	if err := e.bringUp(ctx, p.KeyID, &info, secrets, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
@@ -84,13 +96,14 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		}
 		return nil, err
 	}
+	info.Network = e.effective(info.Network)
 	return &info, nil
 }
 
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
-func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.Session, files []agentsandbox.File) error {
-	sb, err := e.sandboxes.Claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB))
+func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
+	sb, err := e.claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB), info.Network, secrets)
 	if err != nil {
 		return err
 	}
@@ -114,14 +127,14 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
 	}
 	info.Status = agentsandbox.SessionLive
-	e.admit(*info, sb)
+	e.admit(*info, sb, secrets)
 	live = true
 	return nil
 }
 
 // admit makes a session one of those that can be used.
-func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox) *session {
-	s := &session{info: info, sandbox: sb, use: useOf(info)}
+func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
+	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	e.mu.Lock()
 	e.sessions[info.ID] = s
@@ -219,7 +232,7 @@ func (e *Engine) Session(ctx context.Context, id string) (*agentsandbox.Session,
 	e.mu.Lock()
 	s := e.sessions[id]
 	if s != nil && s.info.Tenant == p.Tenant {
-		info := s.view()
+		info := e.view(s)
 		e.mu.Unlock()
 		return &info, nil
 	}
@@ -241,7 +254,7 @@ func (e *Engine) Sessions(ctx context.Context, filter agentsandbox.SessionFilter
 	defer e.mu.Unlock()
 	for i, row := range list.Sessions {
 		if s := e.sessions[row.ID]; s != nil {
-			list.Sessions[i] = s.view() // the store is behind in its times of last use
+			list.Sessions[i] = e.view(s) // the store is behind in its times of last use
 		}
 	}
 	return &list, err

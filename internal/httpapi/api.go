@@ -22,7 +22,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httputil"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -52,6 +55,9 @@ type Options struct {
 	Limits   Limits
 	// Rates bound what one key may ask for.
 	Rates Rates
+	// DialToken opens a connection to the port that the token of a URL is for; nil:
+	// no port has one.
+	DialToken func(ctx context.Context, token string) (net.Conn, error)
 	// Logger takes the access log. Needed.
 	Logger *slog.Logger
 	// Version is the program's, shown by /healthz.
@@ -99,6 +105,8 @@ type api struct {
 	ready        func() error
 	idempotency  Idempotency
 	audit        func(ctx context.Context, entry agentsandbox.AuditEntry)
+	dialToken    func(ctx context.Context, token string) (net.Conn, error)
+	ports        *httputil.ReverseProxy
 	limits       Limits
 	limiter      *limiter
 	log          *slog.Logger
@@ -148,6 +156,7 @@ func build(o Options) (*api, error) {
 		ready:        o.Ready,
 		idempotency:  o.Idempotency,
 		audit:        o.Audit,
+		dialToken:    o.DialToken,
 		limits:       o.Limits,
 		limiter:      rates,
 		log:          o.Logger,
@@ -156,10 +165,12 @@ func build(o Options) (*api, error) {
 		mux:          http.NewServeMux(),
 		document:     newDocument(),
 	}
+	a.ports = a.newPortProxy()
 	a.executionRoutes()
 	a.sessionRoutes()
 	a.fileRoutes()
 	a.workspaceRoutes()
+	a.networkRoutes()
 	a.keyRoutes()
 	a.auditRoutes()
 	a.healthRoutes()
@@ -185,6 +196,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.metrics.inFlight.Inc()
 	defer c.finish()
 	defer c.recoverPanic()
+	if strings.HasPrefix(c.r.URL.Path, portPrefix) {
+		a.servePort(c) // what is not clean in its path is the sandbox's business
+		return
+	}
 	a.dispatch(c)
 }
 

@@ -23,7 +23,8 @@ type executeRequest struct {
 	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty" minimum:"0" doc:"CPU time of all processes of the run together, in milliseconds. 0 or left out: the server's default."`
 	RunLimitFields
 	DiskLimitFields
-	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the execution; names and values of at most 1024 bytes."`
+	Network  *networkPolicy `json:"network,omitempty" doc:"What a run without a session may reach. Left out: what the server allows."`
+	Metadata stringMap      `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the execution; names and values of at most 1024 bytes."`
 }
 
 // RunLimitFields are limits that can be set on a session and on a run.
@@ -178,7 +179,7 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	req := agentsandbox.ExecuteRequest{
 		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
 		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
-		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(), Metadata: in.Metadata,
+		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(), Metadata: in.Metadata, Network: in.Network.policy(),
 		Endpoint: c.route, Method: c.r.Method, Meta: c.meta(),
 	}
 	req.CPUTimeMS = in.CPUTimeMS

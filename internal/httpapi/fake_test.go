@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ type fake struct {
 	runs      map[string]agentsandbox.Execution // what known code does
 	requests  []agentsandbox.ExecuteRequest
 	principal agentsandbox.Principal // of the last call
+	dialled   func(ctx context.Context) (net.Conn, error)
 }
 
 var fakeTime = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
@@ -142,6 +144,10 @@ func (f *fake) CreateSession(ctx context.Context, req agentsandbox.SessionReques
 		RunLimits:     agentsandbox.RunLimits{Processes: max(req.Processes, 256), OpenFiles: max(req.OpenFiles, 16384), OutputBytes: max(req.OutputBytes, 10<<20)},
 		DiskLimits:    agentsandbox.DiskLimits{DiskMB: max(req.DiskMB, 1024), Inodes: max(req.Inodes, 262_144)},
 		IdleTimeoutMS: max(req.IdleTimeoutMS, 3_600_000), MaxLifetimeMS: max(req.MaxLifetimeMS, 86_400_000), LastUsedAt: fakeTime,
+		Network: &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkPublic}, Secrets: req.Secrets,
+	}
+	if req.Network != nil {
+		s.Network = req.Network
 	}
 	f.sessions = append(f.sessions, s)
 	return &s, nil

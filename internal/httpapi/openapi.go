@@ -57,6 +57,7 @@ func newDocument() *huma.OpenAPI {
 			{Name: "sessions", Description: "Sandboxes that are kept between runs."},
 			{Name: "files", Description: "Bytes that were uploaded or that runs produced, kept under ids."},
 			{Name: "workspace", Description: "Files inside a live session, by path."},
+			{Name: "network", Description: "What sessions may reach, and the ways into them."},
 			{Name: "keys", Description: "API keys."},
 			{Name: "audit", Description: "Who did what."},
 			{Name: "server", Description: "The state of the server."},

@@ -21,6 +21,9 @@ type sessionRequest struct {
 	DiskLimitFields
 	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
 
+	Network *networkPolicy `json:"network,omitempty" doc:"What the sandbox may reach. Left out: what the server allows."`
+	Secrets []secretInput  `json:"secrets,omitempty" nullable:"false" maxItems:"64" doc:"Secrets that the session uses without holding them: in requests to their hosts, the placeholder becomes the value on the way out."`
+
 	IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty" minimum:"0" doc:"The session expires when nothing uses it for so long, in milliseconds. 0 or left out: the server's default."`
 	MaxLifetimeMS int64 `json:"max_lifetime_ms,omitempty" minimum:"0" doc:"The session expires at this age in any case, in milliseconds. 0 or left out: the server's default."`
 }
@@ -42,10 +45,13 @@ type sessionInfo struct {
 	Inodes      int64                      `json:"inodes" doc:"Files, directories and links that the sandbox may hold."`
 	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
 
-	IdleTimeoutMS int64      `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
-	MaxLifetimeMS int64      `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
-	LastUsedAt    *time.Time `json:"last_used_at" doc:"When something was last done in the session (RFC 3339, UTC); null: never."`
-	ExpiresAt     *time.Time `json:"expires_at" doc:"When the session expires if nothing uses it until then (RFC 3339, UTC); null: never. While something runs in it, only its age ends it."`
+	IdleTimeoutMS int64         `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
+	MaxLifetimeMS int64         `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
+	LastUsedAt    *time.Time    `json:"last_used_at" doc:"When something was last done in the session (RFC 3339, UTC); null: never."`
+	Network       networkPolicy `json:"network" doc:"What the sandbox may reach."`
+	Secrets       []secretInfo  `json:"secrets" nullable:"false" doc:"The session's secrets, without their values."`
+
+	ExpiresAt *time.Time `json:"expires_at" doc:"When the session expires if nothing uses it until then (RFC 3339, UTC); null: never. While something runs in it, only its age ends it."`
 }
 
 func (s sessionInfo) objectID() string { return s.SessionID }
@@ -160,6 +166,7 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 		MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
 		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(),
 		IdleTimeoutMS: in.IdleTimeoutMS, MaxLifetimeMS: in.MaxLifetimeMS,
+		Network: in.Network.policy(), Secrets: secretsFrom(in.Secrets),
 	}
 	if err := req.Validate(); err != nil {
 		return nil, err
@@ -247,6 +254,7 @@ func sessionInfoOf(s *agentsandbox.Session, created bool) sessionInfo {
 		Processes: s.Processes, OpenFiles: s.OpenFiles, OutputBytes: s.OutputBytes, DiskMB: s.DiskMB, Inodes: s.Inodes, CreatedAt: wireTime(s.CreatedAt),
 		IdleTimeoutMS: s.IdleTimeoutMS, MaxLifetimeMS: s.MaxLifetimeMS,
 		LastUsedAt: timeOrNull(s.LastUsedAt), ExpiresAt: timeOrNull(s.ExpiresAt()),
+		Network: policyOf(s.Network), Secrets: secretInfos(s.Secrets),
 	}
 	if info.EnvVarNames == nil {
 		info.EnvVarNames = []string{}

@@ -207,7 +207,7 @@ func (p *Pool) startLocked(q *queue) func() {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits, Network: p.opts.Network})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits, Network: p.opts.Network && !q.isolated})
 	p.mu.Lock()
 	q.building--
 	var surplus *member

@@ -129,6 +129,7 @@ type kind struct {
 	template string
 	variant  runtime.Variant
 	limits   runtime.Limits
+	isolated bool // without a network device, where others have one
 }
 
 // queue is the warm sandboxes of one kind, and what is known of those who want one.
@@ -180,7 +181,7 @@ func New(opts Options) *Pool {
 }
 
 // warm is the kind that most claims ask for.
-func (p *Pool) warm() kind { return kind{p.opts.Template, runtime.Bare, p.opts.Limits} }
+func (p *Pool) warm() kind { return kind{template: p.opts.Template, limits: p.opts.Limits} }
 
 // Start begins to build.
 func (p *Pool) Start() {
@@ -196,8 +197,17 @@ func (p *Pool) Start() {
 // and with those limits in force. The caller destroys it. Claims that wait are
 // served in turn between owners, and in order within one.
 func (p *Pool) Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
-	if template == "" {
-		template = p.opts.Template
+	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits})
+}
+
+// ClaimIsolated is Claim of a sandbox without a network device.
+func (p *Pool) ClaimIsolated(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
+	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits, isolated: p.opts.Network})
+}
+
+func (p *Pool) claim(ctx context.Context, owner string, k kind) (runtime.Sandbox, error) {
+	if k.template == "" {
+		k.template = p.opts.Template
 	}
 	waitCtx := ctx
 	if p.opts.Wait > 0 {
@@ -205,7 +215,7 @@ func (p *Pool) Claim(ctx context.Context, owner, template string, variant runtim
 		waitCtx, cancel = context.WithTimeoutCause(ctx, p.opts.Wait, errBusy)
 		defer cancel()
 	}
-	sb, err := p.take(waitCtx, owner, kind{template, variant, limits})
+	sb, err := p.take(waitCtx, owner, k)
 	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(waitCtx), errBusy) {
 		p.countRefusal()
 		err = unavailable(errBusy.Error(), nil)

@@ -11,15 +11,16 @@ import (
 
 const (
 	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, " +
-		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at"
+		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, secrets, ports"
 
-	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
 	// A session has ended exactly while ended_at is set; its environment, which
-	// may hold secrets, is of no use then.
-	moveSession = `UPDATE sessions SET status = ?, ended_at = ?, env = CASE WHEN ? THEN '{}' ELSE env END
-		WHERE id = ? AND status IN (SELECT value FROM json_each(?))`
+	// may hold secrets, and its secrets, are of no use then.
+	moveSession = `UPDATE sessions SET status = ?1, ended_at = ?2, env = CASE WHEN ?3 THEN '{}' ELSE env END,
+			secrets = CASE WHEN ?3 THEN x'' ELSE secrets END, ports = CASE WHEN ?3 THEN '[]' ELSE ports END
+		WHERE id = ?4 AND status IN (SELECT value FROM json_each(?5))`
 )
 
 func ended(s agentsandbox.SessionStatus) bool {
@@ -43,11 +44,15 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 	if err != nil {
 		return err
 	}
+	network, ports, err := networkColumns(s.Network, s.Ports)
+	if err != nil {
+		return err
+	}
 	return db.insert(ctx, s.ID, insertSession,
 		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
 		s.TimeoutMS, s.MemoryMB, s.CPUs,
 		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt),
-		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt))
+		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt), network, bytesOf(s.SealedSecrets), ports)
 }
 
 // Session finds a session in any state. Codes: session_not_found.
@@ -99,12 +104,12 @@ func (db *DB) MoveSession(ctx context.Context, id string, from []agentsandbox.Se
 
 func scanSession(row scanner) (agentsandbox.Session, error) {
 	var s agentsandbox.Session
-	var env, metadata string
+	var env, metadata, network, ports string
 	var created, ended, used sql.NullInt64
 	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
 		&s.TimeoutMS, &s.MemoryMB, &s.CPUs,
 		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended,
-		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used)
+		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used, &network, &s.SealedSecrets, &ports)
 	if err != nil {
 		return s, err
 	}
@@ -113,6 +118,12 @@ func scanSession(row scanner) (agentsandbox.Session, error) {
 	}
 	if s.Metadata, err = fromObject(metadata); err != nil {
 		return s, err
+	}
+	if s.Network, s.Ports, err = fromNetworkColumns(network, ports); err != nil {
+		return s, err
+	}
+	if len(s.SealedSecrets) == 0 {
+		s.SealedSecrets = nil
 	}
 	s.CreatedAt, s.EndedAt, s.LastUsedAt = fromMicros(created), fromMicros(ended), fromMicros(used)
 	return s, nil

@@ -71,6 +71,13 @@ var accessOfRoutes = map[string]access{
 	"GET /v1/sessions/{session_id}/fs/stat":    {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
 	"GET /v1/sessions/{session_id}/fs/list":    {scope: agentsandbox.ScopeRead, query: "path=/workspace", status: 200},
 
+	"GET /v1/sessions/{session_id}/network":             {scope: agentsandbox.ScopeRead, status: 200},
+	"PUT /v1/sessions/{session_id}/network":             {scope: agentsandbox.ScopeSandbox, body: `{"mode":"off"}`, status: 200},
+	"GET /v1/sessions/{session_id}/ports":               {scope: agentsandbox.ScopeSandbox, status: 200},
+	"POST /v1/sessions/{session_id}/ports":              {scope: agentsandbox.ScopeSandbox, body: `{"port":80}`, status: 409},
+	"DELETE /v1/sessions/{session_id}/ports/{port}":     {scope: agentsandbox.ScopeSandbox, status: 409},
+	"GET /v1/sessions/{session_id}/ports/{port}/tunnel": {scope: agentsandbox.ScopeSandbox, status: 422},
+
 	"POST /v1/files":                   {scope: agentsandbox.ScopeSandbox, query: "session_id={session_id}", upload: true, status: 201},
 	"GET /v1/files":                    {scope: agentsandbox.ScopeRead, status: 200},
 	"GET /v1/files/{file_id}":          {scope: agentsandbox.ScopeRead, status: 200},

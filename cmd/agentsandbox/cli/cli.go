@@ -75,6 +75,8 @@ type grammar struct {
 	Run        runCommand        `cmd:"" group:"Run code:" help:"Run a file, or standard input, in a sandbox."`
 	Exec       execCommand       `cmd:"" group:"Run code:" help:"Run a shell command in a session."`
 	Sessions   sessionsCommand   `cmd:"" group:"Look after what the server keeps:" help:"Make, use and delete sessions."`
+	Ports      portsCommand      `cmd:"" group:"Look after what the server keeps:" help:"Give ports of sessions a URL."`
+	Forward    forwardCommand    `cmd:"" group:"Look after what the server keeps:" help:"Bring a port of a session to this machine."`
 	Files      filesCommand      `cmd:"" group:"Look after what the server keeps:" help:"Upload, download and delete files."`
 	Executions executionsCommand `cmd:"" group:"Look after what the server keeps:" help:"Look at the records of executions."`
 	Keys       keysCommand       `cmd:"" group:"Look after what the server keeps:" help:"Make and revoke API keys."`

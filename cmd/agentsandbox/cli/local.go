@@ -122,9 +122,14 @@ func (s *settings) prepare(names ...string) {
 		}
 		tag := "name:" + strconv.Quote(setting.Flag()) + " placeholder:" + strconv.Quote(setting.Example) +
 			" group:" + strconv.Quote(setting.Group+":") + " help:" + strconv.Quote(help)
+		kind := reflect.TypeFor[*string]() // nil: not given
+		if setting.IsList() {
+			kind = reflect.TypeFor[[]string]()
+			tag += ` sep:"none"`
+		}
 		fields = append(fields, reflect.StructField{
 			Name: "Setting_" + setting.Name,
-			Type: reflect.TypeFor[*string](), // nil: not given
+			Type: kind,
 			Tag:  reflect.StructTag(tag),
 		})
 	}
@@ -137,8 +142,16 @@ func (s *settings) given() map[string]string {
 	for _, plugin := range s.Flags {
 		flags := reflect.ValueOf(plugin).Elem()
 		for i := range flags.NumField() {
-			if p, ok := flags.Field(i).Interface().(*string); ok && p != nil {
-				values[strings.TrimPrefix(flags.Type().Field(i).Name, "Setting_")] = *p
+			name := strings.TrimPrefix(flags.Type().Field(i).Name, "Setting_")
+			switch v := flags.Field(i).Interface().(type) {
+			case *string:
+				if v != nil {
+					values[name] = *v
+				}
+			case []string:
+				if v != nil {
+					values[name] = strings.Join(v, "\n")
+				}
 			}
 		}
 	}

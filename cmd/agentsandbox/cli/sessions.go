@@ -11,16 +11,17 @@ import (
 )
 
 type sessionsCommand struct {
-	List   sessionsList   `cmd:"" help:"List live sessions, newest first."`
-	Create sessionsCreate `cmd:"" help:"Create a session."`
-	Get    sessionsGet    `cmd:"" help:"Show a session."`
-	Delete sessionsDelete `cmd:"" help:"Delete sessions and what runs in them."`
-	Keep   sessionsKeep   `cmd:"" help:"Put off the expiry of sessions."`
-	Inject sessionsInject `cmd:"" help:"Copy uploaded files to /workspace of a session."`
-	Ls     sessionsLs     `cmd:"" help:"List a directory of a session."`
-	Read   sessionsRead   `cmd:"" help:"Read a file of a session."`
-	Write  sessionsWrite  `cmd:"" help:"Write a file of a session."`
-	Rm     sessionsRm     `cmd:"" help:"Delete files and directories of a session."`
+	List    sessionsList    `cmd:"" help:"List live sessions, newest first."`
+	Create  sessionsCreate  `cmd:"" help:"Create a session."`
+	Get     sessionsGet     `cmd:"" help:"Show a session."`
+	Delete  sessionsDelete  `cmd:"" help:"Delete sessions and what runs in them."`
+	Keep    sessionsKeep    `cmd:"" help:"Put off the expiry of sessions."`
+	Network sessionsNetwork `cmd:"" help:"Show or replace what a session may reach."`
+	Inject  sessionsInject  `cmd:"" help:"Copy uploaded files to /workspace of a session."`
+	Ls      sessionsLs      `cmd:"" help:"List a directory of a session."`
+	Read    sessionsRead    `cmd:"" help:"Read a file of a session."`
+	Write   sessionsWrite   `cmd:"" help:"Write a file of a session."`
+	Rm      sessionsRm      `cmd:"" help:"Delete files and directories of a session."`
 }
 
 // Help is the text between the summary and the flags.
@@ -105,7 +106,8 @@ type sessionsCreate struct {
 	Inodes    int64             `placeholder:"N" help:"Files, directories and links that the sandbox may hold."`
 	Metadata  map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
 	Idle      time.Duration     `placeholder:"DURATION" help:"End the session when nothing uses it for so long, such as 30m; the server's default otherwise."`
-	Lifetime  time.Duration     `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
+	networkFlags
+	Lifetime time.Duration `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
 	jsonFlag
 	connection
 }
@@ -147,6 +149,7 @@ func (c *sessionsCreate) Run(a *app) error {
 
 		IdleTimeoutMS: c.Idle.Milliseconds(),
 		MaxLifetimeMS: c.Lifetime.Milliseconds(),
+		Network:       c.policy(),
 	})
 	if err != nil {
 		return err
@@ -193,6 +196,7 @@ func (c *sessionsGet) Run(a *app) error {
 		{"timeout", millis(s.TimeoutMS)},
 		{"memory", sizeText(s.MemoryMB << 20)},
 		{"cpus", fmt.Sprint(s.CPUs)},
+		{"network", policyText(s.Network)},
 		{"metadata", metadataText(s.Metadata)},
 	})
 }

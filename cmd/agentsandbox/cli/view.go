@@ -114,10 +114,13 @@ type sessionView struct {
 	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
 	LastUsedAt    *time.Time `json:"last_used_at,omitempty"`
 	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
+
+	Network *policyView `json:"network,omitempty"`
 }
 
 func viewOfSession(s agentsandbox.Session) sessionView {
 	return sessionView{
+		Network:   viewOfPolicy(s.Network),
 		ID:        s.ID,
 		Status:    s.Status,
 		Template:  s.Template,

@@ -161,7 +161,7 @@ type Gate struct {
 	fw      *Firewall
 	id      string
 	limits  *Limits
-	secrets []Secret
+	secrets atomic.Pointer[[]Secret]
 	pins    pins
 	budget  budget
 	ledger  ledger
@@ -181,13 +181,14 @@ type Gate struct {
 func (fw *Firewall) Gate(id string, p *Policy, secrets []Secret) *Gate {
 	l := &fw.limits
 	g := &Gate{
-		fw: fw, id: id, limits: l, secrets: secrets, policy: p,
+		fw: fw, id: id, limits: l, policy: p,
 		budget:   budget{limits: l},
 		connects: rate.NewLimiter(rate.Limit(l.ConnectsPerSecond), 2*l.Connections),
 		queries:  rate.NewLimiter(rate.Limit(l.QueriesPerSecond), 5*l.QueriesPerSecond),
 		lookups:  make(chan struct{}, lookupsAtOnce),
 		flows:    map[*flow]struct{}{},
 	}
+	g.secrets.Store(&secrets)
 	if l.BytesPerSecond > 0 {
 		// A burst is at least one buffer, or a read of one could never be paid for.
 		burst := int(max(l.BytesPerSecond/4, bigBuffer))
@@ -221,6 +222,9 @@ func (g *Gate) SetPolicy(p *Policy) {
 		}
 	}
 }
+
+// SetSecrets replaces the secrets, for requests that come from now on.
+func (g *Gate) SetSecrets(secrets []Secret) { g.secrets.Store(&secrets) }
 
 // Close cuts all connections and refuses what comes after; it does not fail. The calls of TCP that
 // are under way return soon afterwards; who made them waits for them.

@@ -89,7 +89,7 @@ func TestSecretBindings(t *testing.T) {
 	must(t, err)
 	two, err := NewSecret(good, "")
 	must(t, err)
-	if one.Placeholder == two.Placeholder || !strings.HasPrefix(one.Placeholder, placeholderPrefix) {
+	if one.Placeholder == two.Placeholder || !strings.HasPrefix(one.Placeholder, agentsandbox.PlaceholderPrefix) {
 		t.Errorf("placeholders %s and %s", one.Placeholder, two.Placeholder)
 	}
 	again, err := NewSecret(good, one.Placeholder)

@@ -104,7 +104,7 @@ func (g *Gate) strict(dst netip.AddrPort) bool {
 	if p.deniesNames || !p.connect("", dst, g.fw.kindOf(dst.Addr())).Allowed {
 		return true
 	}
-	if len(g.secrets) > 0 {
+	if len(*g.secrets.Load()) > 0 {
 		for _, name := range g.pins.names(dst.Addr(), time.Now()) {
 			if len(g.secretsFor(name, dst.Port())) > 0 {
 				return true

@@ -1,18 +1,12 @@
 package firewall
 
 import (
-	"crypto/rand"
-	"encoding/base32"
 	"encoding/base64"
 	"net/http"
 	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 )
-
-// placeholderPrefix marks placeholders, so that people and scanners see that
-// they are none of the real ones.
-const placeholderPrefix = "asb_placeholder_"
 
 // Secret is a secret of one sandbox, and the placeholder that stands for it
 // inside.
@@ -31,11 +25,7 @@ func NewSecret(s agentsandbox.Secret, placeholder string) (Secret, error) {
 		return Secret{}, err
 	}
 	if placeholder == "" {
-		var random [20]byte
-		if _, err := rand.Read(random[:]); err != nil {
-			return Secret{}, err
-		}
-		placeholder = placeholderPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(random[:]))
+		placeholder = agentsandbox.NewPlaceholder()
 	}
 	bound := Secret{Secret: s, Placeholder: placeholder}
 	bound.header, bound.scheme = s.HeaderParts()
@@ -49,7 +39,7 @@ func NewSecret(s agentsandbox.Secret, placeholder string) (Secret, error) {
 // proves nothing.
 func (g *Gate) secretsFor(name string, port uint16) []Secret {
 	var bound []Secret
-	for _, s := range g.secrets {
+	for _, s := range *g.secrets.Load() {
 		for _, host := range s.hosts {
 			if host.MatchName(name) && host.Port(port) {
 				bound = append(bound, s)

@@ -49,6 +49,10 @@ func (r *Runtime) adopt(ctx context.Context, rec record) (*sandbox, error) {
 	if err := group.SetLimits(walled(rec.Limits)); err != nil {
 		return nil, fmt.Errorf("its limits are not in force: %w", err)
 	}
+	if m.link, err = r.adoptLink(rec, m.process); err != nil {
+		return nil, err
+	}
+	undo.add(func() { m.closeLink(r) })
 	client, err := r.attach(ctx, m)
 	if err != nil {
 		return nil, startError(ctx, err)
@@ -145,5 +149,6 @@ func (s *sandbox) Release() {
 	s.r.released.Add(1)
 	_ = s.client.Close() // the agent sees an end either way
 	<-s.done
+	s.m.closeLink(s.r)
 	s.m.process.close()
 }

@@ -140,6 +140,17 @@ func (r *Runtime) adoptLink(rec record, p *process) (runtime.Link, error) {
 	return r.opts.Network.Adopt(rec.ID, host)
 }
 
+// closeLink ends the daemon's part of the link. The sandbox's process, if it
+// lives, keeps both ends for a later daemon.
+func (m *machine) closeLink(r *Runtime) {
+	if m.link == nil {
+		return
+	}
+	if err := m.link.Close(); err != nil {
+		r.log.Error("the network of a sandbox could not be closed", "sandbox", m.id, "error", err)
+	}
+}
+
 // descriptor takes a copy of a descriptor out of the process.
 func (p *process) descriptor(number int) (*os.File, error) {
 	var (

@@ -16,6 +16,9 @@ func sessionRoundTrip(t *testing.T, s engine.Store) {
 	full.Metadata = map[string]string{"user": "ünïcode \U0001f600 \u2028"}
 	full.TimeoutMS, full.MemoryMB, full.CPUs = 100_000, 1<<40, 1.5
 	full.Processes, full.OpenFiles, full.OutputBytes, full.DiskMB, full.Inodes = 64, 128, 1<<40, 256, 100_000
+	full.Network = &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkAllowlist, Allow: []string{"*.example.org:443"}, Deny: []string{"10.0.0.0/8"}}
+	full.SealedSecrets = []byte("\x00sealed\xff")
+	full.Ports = []agentsandbox.OpenPort{{Port: 8000, ID: "a", ExpiresAt: at(9)}, {Port: 65535, ID: "b", ExpiresAt: at(10)}}
 	gone := newSession(ours, at(2))
 	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(3)
 
@@ -138,4 +141,33 @@ func sessionTenants(t *testing.T, s engine.Store) {
 		page := must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), tenant, agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: 10}}))
 		wantEqual(t, "sessions seen by "+tenant, page.Total+len(page.Sessions), 0)
 	}
+}
+
+// sessionNetworks: policy and ports are replaced while a session has not ended,
+// and ports and secrets go with its end.
+func sessionNetworks(t *testing.T, s engine.Store) {
+	session := newSession(ours, at(0))
+	session.SealedSecrets = []byte("sealed")
+	ok(t, s.InsertSession(t.Context(), session))
+	policy := &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkOff}
+	ports := []agentsandbox.OpenPort{{Port: 80, ID: "x", ExpiresAt: at(5)}}
+	ok(t, s.SetNetwork(t.Context(), session.ID, policy))
+	ok(t, s.SetPorts(t.Context(), session.ID, ports))
+	got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+	wantSame(t, got.Network, policy)
+	wantSame(t, got.Ports, ports)
+	ok(t, s.SetPorts(t.Context(), session.ID, nil))
+	ok(t, s.SetPorts(t.Context(), session.ID, ports))
+	ok(t, s.SetNetwork(t.Context(), session.ID, nil))
+	got = must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+	if got.Network != nil || string(got.SealedSecrets) != "sealed" {
+		t.Errorf("%+v", got)
+	}
+	must[bool](t)(s.MoveSession(t.Context(), session.ID, []agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleted, at(6)))
+	got = must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+	if got.SealedSecrets != nil || got.Ports != nil {
+		t.Errorf("what is of no use any more is kept: %+v", got)
+	}
+	wantCode(t, s.SetNetwork(t.Context(), session.ID, policy), agentsandbox.CodeSessionNotFound)
+	wantCode(t, s.SetPorts(t.Context(), session.ID, ports), agentsandbox.CodeSessionNotFound)
 }

@@ -39,6 +39,7 @@ func Suite(t *testing.T, open func(t *testing.T) engine.Store) {
 		{"sessions/lists", sessionLists},
 		{"sessions/another tenant's", sessionTenants},
 		{"sessions/sandboxes", sessionSandboxes},
+		{"sessions/networks", sessionNetworks},
 		{"executions/plans", executionPlans},
 		{"executions/round trip", executionRoundTrip},
 		{"executions/finish once", executionFinishOnce},

@@ -1,0 +1,242 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+// offline is the network of an engine that was given none.
+type offline struct{}
+
+var errOffline = errors.New("this server has no network for sandboxes")
+
+func (offline) Server() agentsandbox.NetworkPolicy {
+	return agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkOff}
+}
+
+func (offline) Check(p *agentsandbox.NetworkPolicy) error {
+	if p != nil && p.Mode != "" && p.Mode != agentsandbox.NetworkOff {
+		return agentsandbox.Invalid("network.mode", "%s is more than is allowed here: the most is off.", p.Mode)
+	}
+	return nil
+}
+
+func (offline) Apply(string, *agentsandbox.NetworkPolicy, []agentsandbox.BoundSecret) error {
+	return nil
+}
+func (offline) HasDevice(string) bool                    { return false }
+func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.NetworkReport{} }
+func (offline) Dial(context.Context, string, uint16) (net.Conn, error) {
+	return nil, errOffline
+}
+
+// effective is what a request for a policy comes to, for people.
+func (e *Engine) effective(asked *agentsandbox.NetworkPolicy) *agentsandbox.NetworkPolicy {
+	p := e.network.Server()
+	if asked == nil {
+		return &p
+	}
+	if asked.Mode != "" {
+		p.Mode, p.Allow = asked.Mode, slices.Clone(asked.Allow)
+	}
+	p.Deny = slices.Clone(asked.Deny)
+	return &p
+}
+
+// isolated tells whether a sandbox for a policy needs no device at all.
+func (e *Engine) isolated(asked *agentsandbox.NetworkPolicy) bool {
+	return e.effective(asked).Mode == agentsandbox.NetworkOff
+}
+
+// claim takes a sandbox with a policy in force. The caller destroys it.
+func (e *Engine) claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits,
+	policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret,
+) (runtime.Sandbox, error) {
+	claim := e.sandboxes.Claim
+	if e.isolated(policy) && e.network.Server().Mode != agentsandbox.NetworkOff {
+		claim = e.sandboxes.ClaimIsolated
+	}
+	sb, err := claim(ctx, owner, template, variant, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.network.Apply(sb.ID(), policy, secrets); err != nil {
+		e.background(func() { _ = e.destroy(sb) }) // logged there
+		return nil, err
+	}
+	return sb, nil
+}
+
+// sealed is a secret as it is sealed, value included.
+type sealed struct {
+	Name        string   `json:"name"`
+	Value       string   `json:"value"`
+	Hosts       []string `json:"hosts"`
+	Header      string   `json:"header,omitempty"`
+	Placeholder string   `json:"placeholder"`
+}
+
+func sealLabel(session string) string { return "secrets of " + session }
+
+// bindSecrets gives each secret a placeholder, and seals them for the next server.
+func (e *Engine) bindSecrets(session string, secrets []agentsandbox.Secret) (bound []agentsandbox.BoundSecret, sealedSecrets []byte, err error) {
+	if len(secrets) == 0 {
+		return nil, nil, nil
+	}
+	if e.vault == nil {
+		return nil, nil, agentsandbox.Invalid("secrets", "this server keeps no secrets.")
+	}
+	plain := make([]sealed, len(secrets))
+	for i, s := range secrets {
+		b := agentsandbox.BoundSecret{Secret: s, Placeholder: agentsandbox.NewPlaceholder()}
+		bound = append(bound, b)
+		plain[i] = sealed{s.Name, s.Value.Reveal(), s.Hosts, s.Header, b.Placeholder}
+	}
+	text, err := json.Marshal(plain)
+	if err != nil {
+		return nil, nil, fmt.Errorf("secrets of %s: %w", session, err)
+	}
+	return bound, e.vault.Seal(text, sealLabel(session)), nil
+}
+
+// unsealSecrets opens what bindSecrets sealed.
+func (e *Engine) unsealSecrets(session string, sealedSecrets []byte) ([]agentsandbox.BoundSecret, error) {
+	if len(sealedSecrets) == 0 {
+		return nil, nil
+	}
+	if e.vault == nil {
+		return nil, errors.New("this server keeps no secrets")
+	}
+	text, err := e.vault.Unseal(sealedSecrets, sealLabel(session))
+	if err != nil {
+		return nil, err
+	}
+	var plain []sealed
+	if err := json.Unmarshal(text, &plain); err != nil {
+		return nil, fmt.Errorf("what was sealed makes no sense: %w", err)
+	}
+	bound := make([]agentsandbox.BoundSecret, len(plain))
+	for i, s := range plain {
+		bound[i] = agentsandbox.BoundSecret{Placeholder: s.Placeholder, Secret: agentsandbox.Secret{
+			Name: s.Name, Value: agentsandbox.NewSecretValue(s.Value), Hosts: s.Hosts, Header: s.Header,
+		}}
+	}
+	return bound, nil
+}
+
+// withoutValues is secrets as they are shown.
+func withoutValues(bound []agentsandbox.BoundSecret) []agentsandbox.Secret {
+	if len(bound) == 0 {
+		return nil
+	}
+	shown := make([]agentsandbox.Secret, len(bound))
+	for i, b := range bound {
+		shown[i] = b.Secret
+		shown[i].Value = agentsandbox.SecretValue{}
+	}
+	return shown
+}
+
+// placeholders are the variables by which code finds its secrets.
+func placeholders(bound []agentsandbox.BoundSecret) map[string]string {
+	env := make(map[string]string, len(bound))
+	for _, b := range bound {
+		env[b.Name] = b.Placeholder
+	}
+	return env
+}
+
+// reconnect gives the sandbox of a session of an earlier server its policy again.
+// What cannot be had any more leaves it without a network, or without its
+// secrets, and is logged: the session lives on.
+func (e *Engine) reconnect(info *agentsandbox.Session, sb runtime.Sandbox) []agentsandbox.BoundSecret {
+	secrets, err := e.unsealSecrets(info.ID, info.SealedSecrets)
+	if err != nil {
+		e.log.Error("the secrets of a session are lost: its requests go out with placeholders in their place", "session", info.ID, "error", err)
+	}
+	info.Secrets = withoutValues(secrets)
+	if err := e.network.Apply(sb.ID(), info.Network, secrets); err != nil {
+		e.log.Warn("a session of an earlier server reaches nothing any more", "session", info.ID, "error", err)
+	}
+	return secrets
+}
+
+// SetNetwork implements agentsandbox.Service.
+func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.NetworkPolicy) (*agentsandbox.Session, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.network.Check(&policy); err != nil {
+		return nil, err
+	}
+	ctx, done, err := e.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	s, release, err := e.acquire(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
+	}
+	err = e.replaceNetwork(ctx, s, policy)
+	release()
+	if err != nil {
+		return nil, err
+	}
+	return e.Session(ctx, id)
+}
+
+func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsandbox.NetworkPolicy) error {
+	if !e.network.HasDevice(s.sandbox.ID()) && !e.isolated(&policy) {
+		return noDevice(s)
+	}
+	s.networking.Lock()
+	defer s.networking.Unlock()
+	e.mu.Lock()
+	before := s.info.Network
+	e.mu.Unlock()
+	// In force first: whoever is told that the policy holds must find that it does.
+	err := e.network.Apply(s.sandbox.ID(), &policy, s.secrets)
+	if err == nil {
+		err = e.store.SetNetwork(ctx, s.info.ID, &policy)
+	}
+	if err != nil {
+		return errors.Join(err, e.network.Apply(s.sandbox.ID(), before, s.secrets))
+	}
+	e.mu.Lock()
+	s.info.Network = &policy
+	e.mu.Unlock()
+	return nil
+}
+
+func noDevice(s *session) error {
+	return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was made without a network device, and can get none. Create a new one.", s.info.ID)
+}
+
+// NetworkReport implements agentsandbox.Service.
+func (e *Engine) NetworkReport(ctx context.Context, id string) (*agentsandbox.NetworkReport, error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// Looking at a session is no use of it.
+	e.mu.Lock()
+	s := e.sessions[id]
+	if s == nil || s.info.Tenant != p.Tenant {
+		e.mu.Unlock()
+		return nil, e.whyGone(ctx, p.Tenant, id)
+	}
+	asked := s.info.Network
+	e.mu.Unlock()
+	r := e.network.Report(s.sandbox.ID())
+	r.Policy = *e.effective(asked)
+	return &r, nil
+}

@@ -1,0 +1,79 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+const (
+	setNetwork = "UPDATE sessions SET network = ? WHERE id = ? AND ended_at IS NULL"
+	setPorts   = "UPDATE sessions SET ports = ? WHERE id = ? AND ended_at IS NULL"
+)
+
+// SetNetwork replaces the policy of a session that has not ended. Codes:
+// session_not_found, storage_full.
+func (db *DB) SetNetwork(ctx context.Context, id string, policy *agentsandbox.NetworkPolicy) error {
+	network, _, err := networkColumns(policy, nil)
+	if err != nil {
+		return err
+	}
+	return db.setOfSession(ctx, setNetwork, network, id)
+}
+
+// SetPorts replaces the open ports of a session that has not ended. Codes:
+// session_not_found, storage_full.
+func (db *DB) SetPorts(ctx context.Context, id string, open []agentsandbox.OpenPort) error {
+	_, ports, err := networkColumns(nil, open)
+	if err != nil {
+		return err
+	}
+	return db.setOfSession(ctx, setPorts, ports, id)
+}
+
+func (db *DB) setOfSession(ctx context.Context, statement, value, id string) error {
+	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+		n, err := c.exec(ctx, statement, value, id)
+		if err == nil && n == 0 {
+			err = notFound(agentsandbox.CodeSessionNotFound, "session", agentsandbox.SessionPrefix, id)
+		}
+		return err
+	})
+	return wrap(err, "store: network of session %s", id)
+}
+
+func networkColumns(policy *agentsandbox.NetworkPolicy, open []agentsandbox.OpenPort) (network, ports string, err error) {
+	if policy != nil {
+		b, err := json.Marshal(policy)
+		if err != nil {
+			return "", "", fmt.Errorf("store: network: %w", err)
+		}
+		network = string(b)
+	}
+	if len(open) == 0 {
+		return network, "[]", nil
+	}
+	b, err := json.Marshal(open)
+	if err != nil {
+		return "", "", fmt.Errorf("store: ports: %w", err)
+	}
+	return network, string(b), nil
+}
+
+func fromNetworkColumns(network, ports string) (policy *agentsandbox.NetworkPolicy, open []agentsandbox.OpenPort, err error) {
+	if network != "" {
+		policy = &agentsandbox.NetworkPolicy{}
+		if err := json.Unmarshal([]byte(network), policy); err != nil {
+			return nil, nil, fmt.Errorf("store: a stored network policy: %w", err)
+		}
+	}
+	if ports == "[]" {
+		return policy, nil, nil
+	}
+	if err := json.Unmarshal([]byte(ports), &open); err != nil {
+		return nil, nil, fmt.Errorf("store: stored ports: %w", err)
+	}
+	return policy, open, nil
+}
