@@ -84,6 +84,7 @@ func (c *Client) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		Env: req.Env, FileIDs: req.FileIDs, Template: req.Template,
 		TimeoutMS: req.TimeoutMS, MemoryMB: req.MemoryMB, CPUs: req.CPUs,
 		limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
+		IdleTimeoutMS: req.IdleTimeoutMS, MaxLifetimeMS: req.MaxLifetimeMS,
 	}})
 }
 
