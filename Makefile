@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick wheels bench compare fuzz schemathesis soak lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(AGENT): go.mod $(shell find internal/guest internal/posture/inside cmd/agentsa
 $(BIRTH): go.mod $(shell find internal/runtime/gvisor/birth cmd/agentsandbox-birth -name '*.go' -not -name '*_test.go')
 	$(GO) build -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/agentsandbox-birth
 
-test: setup unit e2e sdk-quick ## run all tests, real sandboxes included
+test: setup unit e2e sdk-quick documents ## run all tests, real sandboxes included
 
 unit: setup ## run the Go tests; they need the default template, and root for network namespaces
 	@scripts/install-packages ip:iproute2
@@ -63,6 +63,9 @@ sdk-test: setup ## type checks and all tests of the Python packages, beside the 
 
 sdk-quick: setup ## the tests of the Python packages, without type checks and the published one
 	sdk/python/tests/run quick
+
+documents: setup ## run every code block of the documentation, and compare what it prints with what it promises
+	test/docs/run
 
 wheels: .cache/wheels-venv/done ## build the wheels of both Python packages into dist/
 	sdk/python/scripts/wheels .cache/wheels-venv/bin/python

@@ -8,6 +8,9 @@ import (
 // Code is a stable, machine-readable reason why a request was not served.
 type Code string
 
+// Error makes a Code a target of errors.Is: errors.Is(err, CodeSessionNotFound).
+func (c Code) Error() string { return string(c) }
+
 // The closed set of codes. Their HTTP statuses stand in [Code.HTTPStatus].
 const (
 	CodeInvalidRequest    Code = "invalid_request"
@@ -96,6 +99,12 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Is tells whether the target is the error's [Code].
+func (e *Error) Is(target error) bool {
+	code, ok := target.(Code)
+	return ok && code == e.Code
+}
 
 // Errorf makes an Error with a code and a sentence, without a cause.
 func Errorf(code Code, format string, args ...any) *Error {

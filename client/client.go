@@ -9,9 +9,11 @@
 // one whose answer is cut short or makes no sense is of code internal, and the
 // end of the caller's context is the context's own error.
 //
-// Connecting, and calls that only read, are tried again after a failure that
-// may pass. What runs or changes something is sent twice only with an
-// Idempotency-Key, which a caller gives with [WithIdempotencyKey].
+// A call is tried again after a failure that may pass, where that does nothing
+// twice: when the server was not reached or refuses for now, when the call only
+// reads, and when it makes or runs something under an Idempotency-Key. The client
+// makes such a key for every call but uploads; [WithIdempotencyKey] gives one that
+// outlives the call. What is read from an io.Reader is sent once.
 package client
 
 import (
@@ -83,7 +85,7 @@ func New(baseURL, key string, opts ...Option) (*Client, error) {
 	c := &Client{
 		base:      strings.TrimRight(u.String(), "/"),
 		key:       key,
-		userAgent: "agentsandbox-go",
+		userAgent: defaultUserAgent(),
 		attempts:  3,
 		pause:     pause,
 		http: &http.Client{
@@ -112,6 +114,7 @@ type call struct {
 	json any
 	// upgrade is the protocol to switch to; "" for none.
 	upgrade string
+	key     string // the Idempotency-Key; set by send
 }
 
 // segments joins a path of the API, each segment escaped: ids come from
@@ -131,6 +134,21 @@ func segments(parts ...string) string {
 	return b.String()
 }
 
+// idempotencyKeyOf returns the key of a call: the caller's, or a fresh one for
+// what may be repeated; empty for none.
+func (c *Client) idempotencyKeyOf(ctx context.Context, call call) string {
+	if call.method != http.MethodPost {
+		return ""
+	}
+	if key, ok := ctx.Value(idempotencyKey{}).(string); ok {
+		return key
+	}
+	if call.body != nil || c.attempts == 1 {
+		return ""
+	}
+	return agentsandbox.NewID("go_")
+}
+
 // send makes the request, repeats it where that is allowed, and returns an
 // answer with a status below 300, whose body the caller closes.
 func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
@@ -142,6 +160,7 @@ func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
 		}
 		call.contentType = "application/json"
 	}
+	call.key = c.idempotencyKeyOf(ctx, call)
 	stream := &onceReader{r: call.body}
 	defer stream.finished.Store(true)
 	for attempt := 1; ; attempt++ {
@@ -157,7 +176,7 @@ func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
 			return resp, nil
 		}
 		failure := c.failure(ctx, call, resp, err)
-		if attempt >= c.attempts || ctx.Err() != nil || !mayRepeat(ctx, call, resp, err) {
+		if attempt >= c.attempts || ctx.Err() != nil || !mayRepeat(call, resp, err) {
 			return nil, failure
 		}
 		if c.pause(ctx, attempt, retryAfter(failure)) != nil {
@@ -185,8 +204,8 @@ func (c *Client) once(ctx context.Context, call call, body io.Reader) (*http.Res
 		req.Header.Set("Content-Type", call.contentType)
 	}
 	req.Header.Set("User-Agent", c.userAgent)
-	if key, ok := ctx.Value(idempotencyKey{}).(string); ok && call.method == http.MethodPost {
-		req.Header.Set("Idempotency-Key", key)
+	if call.key != "" {
+		req.Header.Set("Idempotency-Key", call.key)
 	}
 	if call.body != nil {
 		// A refusal then arrives before gigabytes were sent for nothing.
@@ -234,9 +253,8 @@ type idempotencyKey struct{}
 
 // WithIdempotencyKey returns a context for one call that runs or makes something.
 // However often the call is made with that key within 24 hours, by this process
-// or another, it has one effect and one answer; the client then repeats it after
-// a failure that may pass, as it does with calls that only read. The key is 1 to
-// 255 printable ASCII characters, such as a UUID, and a new one for each call.
+// or another, it has one effect and one answer. The key is 1 to 255 printable ASCII
+// characters, such as a UUID, and a new one for each call.
 func WithIdempotencyKey(ctx context.Context, key string) context.Context {
 	return context.WithValue(ctx, idempotencyKey{}, key)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -101,7 +102,11 @@ func TestAnswersOfAnotherServerAreNamed(t *testing.T) {
 			if agentsandbox.CodeOf(err) != test.code || !strings.Contains(fmt.Sprint(err), test.want) {
 				t.Errorf("got %v, want code %s and %q", err, test.code, test.want)
 			}
-			if calls.Load() != 1 {
+			want := int32(1)
+			if test.status == 502 {
+				want = 3 // with one key
+			}
+			if calls.Load() != want {
 				t.Errorf("the code was sent %d times", calls.Load())
 			}
 		})
@@ -118,59 +123,71 @@ func TestTheKeyDoesNotFollowARedirect(t *testing.T) {
 	}
 }
 
-func TestOnlyReadsAreRepeated(t *testing.T) {
+func TestNothingIsDoneTwice(t *testing.T) {
 	fail := map[string]http.HandlerFunc{
 		"503": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) },
 		"429": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(429) },
+		"502": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) },
 		"cut": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"500": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
 	}
-	calls := map[string]func(c *Client) error{
-		"read": func(c *Client) error { _, err := c.Session(context.Background(), "ses_1"); return err },
-		"file": func(c *Client) error { _, err := c.File(context.Background(), "fil_1"); return err },
-		"run": func(c *Client) error {
-			_, err := c.Execute(context.Background(), agentsandbox.ExecuteRequest{Code: "x"})
-			return err
-		},
-		"keyed run": func(c *Client) error {
-			ctx := WithIdempotencyKey(context.Background(), "k")
-			_, err := c.Execute(ctx, agentsandbox.ExecuteRequest{Code: "x"})
-			return err
-		},
-		"keyed upload": func(c *Client) error {
-			ctx := WithIdempotencyKey(context.Background(), "k")
-			_, err := c.UploadFile(ctx, agentsandbox.FileUpload{Filename: "a"}, strings.NewReader("a"))
-			return err
-		},
-		"delete": func(c *Client) error { return c.DeleteSession(context.Background(), "ses_1") },
-		"upload": func(c *Client) error {
-			_, err := c.UploadFile(context.Background(), agentsandbox.FileUpload{Filename: "a"}, strings.NewReader("a"))
-			return err
-		},
-	}
-	for failure, handler := range fail {
-		for name, call := range calls {
+	ctx := context.Background()
+	mine := WithIdempotencyKey(ctx, "mine")
+	run := agentsandbox.ExecuteRequest{Code: "x"}
+	upload := agentsandbox.FileUpload{Filename: "a"}
+	const always, refused, never = "429 502 503 cut", "429 503", ""
+	for name, test := range map[string]struct {
+		call     func(c *Client) error
+		repeated string // the failures after which it is sent again
+		key      string // "": none, "made": one that the client makes
+	}{
+		"read":         {func(c *Client) error { _, err := c.Session(ctx, "ses_1"); return err }, always, ""},
+		"run":          {func(c *Client) error { _, err := c.Execute(ctx, run); return err }, always, "made"},
+		"run, my key":  {func(c *Client) error { _, err := c.Execute(mine, run); return err }, always, "mine"},
+		"create":       {func(c *Client) error { _, err := c.CreateSession(ctx, agentsandbox.SessionRequest{}); return err }, always, "made"},
+		"delete":       {func(c *Client) error { return c.DeleteSession(ctx, "ses_1") }, refused, ""},
+		"upload":       {func(c *Client) error { _, err := c.UploadFile(ctx, upload, strings.NewReader("a")); return err }, never, ""},
+		"my upload":    {func(c *Client) error { _, err := c.UploadFile(mine, upload, strings.NewReader("a")); return err }, never, "mine"},
+		"write a path": {func(c *Client) error { _, err := c.WritePath(ctx, "ses_1", "/a", strings.NewReader("a")); return err }, never, ""},
+	} {
+		for failure, handler := range fail {
 			t.Run(failure+" "+name, func(t *testing.T) {
-				var n atomic.Int32
+				var mu sync.Mutex
+				var keys []string
 				c := against(t, func(w http.ResponseWriter, r *http.Request) {
-					if key := r.Header.Get("Idempotency-Key"); (key == "k") != strings.HasPrefix(name, "keyed") {
-						t.Errorf("Idempotency-Key: %q", key)
-					}
-					n.Add(1)
+					mu.Lock()
+					keys = append(keys, r.Header.Get("Idempotency-Key"))
+					mu.Unlock()
 					handler(w, r)
 				})
-				if call(c) == nil {
+				if test.call(c) == nil {
 					t.Error("no error")
 				}
-				want := int32(1)
-				if (name == "read" || name == "file" || name == "keyed run") && failure != "500" {
+				want := 1
+				if strings.Contains(test.repeated, failure) {
 					want = 3
 				}
-				if n.Load() != want {
-					t.Errorf("sent %d times, want %d", n.Load(), want)
+				first := keys[0]
+				if len(keys) != want || len(slices.Compact(keys)) != 1 {
+					t.Errorf("sent with the keys %q, want %d times the same", keys, want)
+				}
+				if made := strings.HasPrefix(first, "go_"); made != (test.key == "made") || !made && first != test.key {
+					t.Errorf("the key is %q, want %q", first, test.key)
 				}
 			})
 		}
+	}
+}
+
+func TestOneAttemptNeedsNoKey(t *testing.T) {
+	c := against(t, func(w http.ResponseWriter, r *http.Request) {
+		if key := r.Header.Get("Idempotency-Key"); key != "" {
+			t.Errorf("the key is %q", key)
+		}
+		w.WriteHeader(503)
+	}, WithAttempts(1))
+	if _, err := c.Execute(t.Context(), agentsandbox.ExecuteRequest{Code: "x"}); !errors.Is(err, agentsandbox.CodeUnavailable) {
+		t.Errorf("got %v", err)
 	}
 }
 

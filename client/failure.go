@@ -44,21 +44,25 @@ func pause(ctx context.Context, attempt int, hint time.Duration) error {
 
 // mayRepeat tells whether a failed request can be sent again without doing
 // anything twice.
-func mayRepeat(ctx context.Context, call call, resp *http.Response, err error) bool {
-	reads := call.method == http.MethodGet || call.method == http.MethodHead
-	if _, keyed := ctx.Value(idempotencyKey{}).(string); keyed && call.method == http.MethodPost {
-		// A body that was read is gone.
-		reads = call.body == nil
+func mayRepeat(call call, resp *http.Response, err error) bool {
+	if err != nil && neverConnected(err) {
+		return true
 	}
+	if call.body != nil {
+		return false // what was read of it is gone
+	}
+	once := call.key != "" || call.method == http.MethodGet || call.method == http.MethodHead
 	if err != nil {
-		return reads || neverConnected(err)
+		return once
 	}
 	if call.upgrade != "" && resp.StatusCode == http.StatusBadGateway {
 		return false // nobody listens, and a caller wants to know
 	}
 	switch resp.StatusCode {
-	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return reads
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable: // nothing was done
+		return true
+	case http.StatusBadGateway, http.StatusGatewayTimeout: // something may have been
+		return once
 	}
 	return false
 }

@@ -30,8 +30,9 @@ func connect(t *testing.T, service agentsandbox.Service) *client.Client {
 			}
 			return agentsandbox.Principal{KeyID: "key_1", Tenant: "main", Scopes: agentsandbox.Scopes}, nil
 		},
-		Ready:  func() error { return nil },
-		Logger: slog.New(slog.DiscardHandler),
+		Idempotency: new(clienttest.Keys),
+		Ready:       func() error { return nil },
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -74,6 +74,7 @@ type grammar struct {
 
 	Run        runCommand        `cmd:"" group:"Run code:" help:"Run a file, or standard input, in a sandbox."`
 	Exec       execCommand       `cmd:"" group:"Run code:" help:"Run a shell command in a session."`
+	MCP        mcpCommand        `cmd:"" name:"mcp" group:"Run code:" help:"Serve the sandbox to agents as tools of the Model Context Protocol."`
 	Sessions   sessionsCommand   `cmd:"" group:"Look after what the server keeps:" help:"Make, use and delete sessions."`
 	Ports      portsCommand      `cmd:"" group:"Look after what the server keeps:" help:"Give ports of sessions a URL."`
 	Forward    forwardCommand    `cmd:"" group:"Look after what the server keeps:" help:"Bring a port of a session to this machine."`

@@ -139,8 +139,9 @@ func newServer(service agentsandbox.Service) (*httptest.Server, error) {
 			}
 			return agentsandbox.Principal{KeyID: "key_1", Tenant: "main", Scopes: agentsandbox.Scopes}, nil
 		},
-		Ready:  func() error { return nil },
-		Logger: slog.New(slog.DiscardHandler),
+		Idempotency: new(clienttest.Keys),
+		Ready:       func() error { return nil },
+		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
-"""Every example of the two documents and of the READMEs, word for word, in a
-clean environment with the built wheels, against the real server; what each
-prints is compared with what the document says.
+"""Every example of the two documents, word for word, in a clean environment with the
+built wheels, against the real server; what each prints is compared with what the
+document says. test/docs does that for the READMEs.
 """
 
 import os
@@ -15,8 +15,6 @@ HERE = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     "agentsandbox": HERE / "documents/agentsandbox.md",
     "alphagent": HERE / "documents/alphagent.md",
-    "readme": HERE.parent / "agentsandbox/README.md",
-    "alphagent readme": HERE.parent / "alphagent/README.md",
 }
 
 CLIENT = "from agentsandbox import AgentSandbox\nclient = AgentSandbox()\n"
@@ -73,14 +71,6 @@ CASES = {
         Case("True\n", "from alphagent import Sandbox\n", "print(chart.startswith(b'\\x89PNG') and chart == open('output_chart.png', 'rb').read())"),
         Case("Example Domain\n\n", "from alphagent import Sandbox\n"),
     ],
-    "readme": [
-        Case("Hello, World!\n\n0\n"),
-        Case("timed_out 124\n", CLIENT),
-        Case("A,B\n1,2\n\n\n['/workspace/in.csv']\n", CLIENT),
-        Case("chart.txt b'###'\n", CLIENT),
-        Case("['0', '1', '4']\n"),
-    ],
-    "alphagent readme": [Case("42\n\n3\n\nb'###'\n")],
 }
 
 # The reason names what the product lacks; when it arrives, the test says so.

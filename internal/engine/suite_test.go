@@ -1,0 +1,40 @@
+package engine_test
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/client"
+	"github.com/agentsandbox/agentsandbox/client/clienttest"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+)
+
+// TestService holds the engine, and a client in front of it, against one suite.
+func TestService(t *testing.T) {
+	t.Run("engine", func(t *testing.T) {
+		clienttest.Suite(t, as(t, "a", agentsandbox.Scopes...), newFixture(t, t.TempDir()).Engine)
+	})
+	t.Run("client", func(t *testing.T) {
+		f := newFixture(t, t.TempDir())
+		key, err := f.Bootstrap(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		handler, err := httpapi.New(httpapi.Options{
+			Service: f.Engine, Authenticate: f.Authenticate, Idempotency: f.Engine, Audit: f.Audit,
+			Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewServer(handler)
+		defer server.Close()
+		c, err := client.New(server.URL, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clienttest.Suite(t, t.Context(), c)
+	})
+}
