@@ -210,7 +210,7 @@ func (th things) in(text string) string {
 	for name, id := range th {
 		text = strings.ReplaceAll(text, "{"+name+"}", id)
 	}
-	return text
+	return strings.ReplaceAll(text, "{port}", "80")
 }
 
 func (m *matrix) try(t *testing.T, name string, a access) {
