@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from documents import Block, Unmarked, blocks, documents, matches, tidy
+from models import Models
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -26,7 +27,7 @@ class World:
     """What the blocks of one document find: a directory that looks like the
     repository, programs, a key, and a server unless they start one."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, models: str):
         self.cwd = directory / "repository"
         self.cwd.mkdir()
         for entry in ROOT.iterdir():
@@ -40,7 +41,9 @@ class World:
             "AGENTSANDBOX_DATA_DIR": str(directory / "data"),
             "AGENTSANDBOX_ON_SHUTDOWN": "destroy",
             "OPENAI_API_KEY": "model-key",
+            "OPENAI_BASE_URL": models + "/v1",
             "ANTHROPIC_API_KEY": "model-key",
+            "ANTHROPIC_BASE_URL": models,
         }
         for name in ("AGENTSANDBOX_CACHE_DIR", "GOFLAGS", "GOPROXY", "GOMODCACHE", "GOCACHE", "GOTOOLCHAIN"):
             if name in os.environ:
@@ -103,9 +106,10 @@ def listens(address: tuple[str, int]) -> bool:
 
 @pytest.fixture
 def world(tmp_path):
-    w = World(tmp_path)
-    yield w
-    w.close()
+    with Models() as models:
+        w = World(tmp_path, models)
+        yield w
+        w.close()
 
 
 @pytest.mark.parametrize("path", documents(ROOT), ids=lambda p: str(p.relative_to(ROOT)))
