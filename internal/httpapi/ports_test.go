@@ -34,7 +34,14 @@ func newPortServer(t *testing.T, app http.HandlerFunc) (*server, *httptest.Serve
 	return s, outside
 }
 
-func get(t *testing.T, url string, headers ...string) (*http.Response, string) {
+// got is an answer, read whole.
+type got struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func get(t *testing.T, url string, headers ...string) got {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -52,7 +59,7 @@ func get(t *testing.T, url string, headers ...string) (*http.Response, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return resp, string(body)
+	return got{resp.StatusCode, resp.Header, string(body)}
 }
 
 func TestAPortGetsRequestsWithoutWhatIsTheAPIs(t *testing.T) {
@@ -66,7 +73,7 @@ func TestAPortGetsRequestsWithoutWhatIsTheAPIs(t *testing.T) {
 		w.Header().Add("Set-Cookie", "agentsandbox_key=stolen; Path=/")
 		w.WriteHeader(http.StatusFound)
 	})
-	resp, _ := get(t, outside.URL+"/p/good/a//b%2Fc/../d?q=%41", "Authorization", "Bearer key", "Cookie", "x=1; Agentsandbox_session=2", "X-Api-Key", "key", "X-Kept", "1")
+	answer := get(t, outside.URL+"/p/good/a//b%2Fc/../d?q=%41", "Authorization", "Bearer key", "Cookie", "x=1; Agentsandbox_session=2", "X-Api-Key", "key", "X-Kept", "1")
 	if seen == nil || seen.RequestURI != "/a//b%2Fc/../d?q=%41" {
 		t.Fatalf("asked for %+v", seen)
 	}
@@ -76,12 +83,12 @@ func TestAPortGetsRequestsWithoutWhatIsTheAPIs(t *testing.T) {
 	if got := seen.Header.Get("X-Forwarded-Prefix"); got != "/p/good" {
 		t.Errorf("prefix %q", got)
 	}
-	if got := resp.Header.Values("Set-Cookie"); len(got) != 1 || got[0] != "a=1; Path=/p/good/; HttpOnly" {
+	if got := answer.header.Values("Set-Cookie"); len(got) != 1 || got[0] != "a=1; Path=/p/good/; HttpOnly" {
 		t.Errorf("cookies %q", got)
 	}
-	if resp.Header.Get("Location") != "/p/good/next" || resp.Header.Get("Service-Worker-Allowed") != "" ||
-		!strings.HasPrefix(resp.Header.Get("Content-Security-Policy"), "sandbox ") || len(resp.Header.Values("X-Content-Type-Options")) != 1 {
-		t.Errorf("headers %v", resp.Header)
+	if h := answer.header; h.Get("Location") != "/p/good/next" || h.Get("Service-Worker-Allowed") != "" ||
+		!strings.HasPrefix(h.Get("Content-Security-Policy"), "sandbox ") || len(h.Values("X-Content-Type-Options")) != 1 {
+		t.Errorf("headers %v", h)
 	}
 }
 
@@ -103,13 +110,13 @@ func TestAPortThatCannotBeReachedSaysSo(t *testing.T) {
 		"/p//x":        {404, agentsandbox.CodePortNotFound},
 		"/p/%67ood2/x": {404, agentsandbox.CodePortNotFound},
 	} {
-		resp, body := get(t, outside.URL+path)
-		if resp.StatusCode != want.status || !strings.Contains(body, `"code":"`+string(want.code)+`"`) || strings.Contains(body, "cause") {
-			t.Errorf("%s: %d %s", path, resp.StatusCode, body)
+		a := get(t, outside.URL+path)
+		if a.status != want.status || !strings.Contains(a.body, `"code":"`+string(want.code)+`"`) || strings.Contains(a.body, "cause") {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}
 	}
-	if resp, _ := get(t, outside.URL+"/p/good?x=1"); resp.StatusCode != 308 || resp.Header.Get("Location") != "/p/good/?x=1" {
-		t.Errorf("without a slash: %d %s", resp.StatusCode, resp.Header.Get("Location"))
+	if a := get(t, outside.URL+"/p/good?x=1"); a.status != 308 || a.header.Get("Location") != "/p/good/?x=1" {
+		t.Errorf("without a slash: %d %s", a.status, a.header.Get("Location"))
 	}
 }
 
@@ -150,8 +157,8 @@ func TestATunnelIsAConnection(t *testing.T) {
 		t.Fatal(w.Body)
 	}
 	path := "/v1/sessions/" + s.fake.sessions[0].ID + "/ports/7/tunnel"
-	if resp, body := get(t, outside.URL+path, "Authorization", "Bearer sandbox", "Connection", "Upgrade", "Upgrade", tunnelProtocol); resp.StatusCode != 502 {
-		t.Errorf("nobody listens: %d %s", resp.StatusCode, body)
+	if a := get(t, outside.URL+path, "Authorization", "Bearer sandbox", "Connection", "Upgrade", "Upgrade", tunnelProtocol); a.status != 502 {
+		t.Errorf("nobody listens: %d %s", a.status, a.body)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -26,7 +26,7 @@ func main() {
 	flag.DurationVar(&o.sustained, "sustained", 60*time.Second, "how long each sustained load lasts")
 	flag.IntVar(&o.sessions, "sessions", 50, "how many idle sessions are weighed")
 	flag.IntVar(&o.transferMB, "transfer-mb", 1024, "the size of the file that is uploaded and downloaded")
-	only := flag.String("only", "", "latency, rates, weight or transfer; empty: all")
+	only := flag.String("only", "", "latency, rates, weight, transfer or network; empty: all")
 	flag.Parse()
 	if err := run(o, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -61,6 +61,7 @@ func run(o options, only string) error {
 		{"rates", func() error { return rates(o, warm) }},
 		{"weight", func() error { return weight(o, warm) }},
 		{"transfer", func() error { return transfer(o, warm) }},
+		{"network", func() error { return network(o, dir) }},
 	} {
 		if only != "" && only != part.name {
 			continue

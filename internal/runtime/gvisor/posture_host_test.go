@@ -1,11 +1,15 @@
 package gvisor
 
 import (
+	"context"
 	"flag"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/agentsandbox/agentsandbox/internal/egress/border"
+	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
 	"github.com/agentsandbox/agentsandbox/internal/posture"
 )
 
@@ -43,6 +47,43 @@ func TestPosture(t *testing.T) {
 		if !r.OK {
 			t.Errorf("%s %s = %s\nexpected: %s", r.Side, r.Name, r.Value, r.Expected)
 		}
+	}
+}
+
+// TestPostureWithANetwork holds the lines of the network in the mode that most
+// servers have against the list.
+func TestPostureWithANetwork(t *testing.T) {
+	server, err := firewall.ParseServer("public", nil, nil, nil)
+	must(t, err)
+	b, err := border.New(border.Options{Server: server, Logger: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	t.Cleanup(func() { must(t, b.Close()) })
+	h := newHostWith(t, func(o *Options) { o.Network = b.Network() })
+	spec := h.spec(testLimits)
+	spec.Network = true
+	sb, err := h.Start(t.Context(), spec)
+	must(t, err)
+	t.Cleanup(func() { must(t, sb.Destroy(context.Background())) })
+	must(t, b.Apply(sb.ID(), nil, nil))
+	var seen posture.Seen
+	seen.Inside, err = posture.Look(t.Context(), sb)
+	must(t, err)
+	rows, err := posture.Compare(posture.List(), posture.Grant{
+		MemoryBytes: testLimits.MemoryBytes, MilliCPUs: testLimits.MilliCPUs, Tasks: testLimits.Tasks,
+		CPUs: CPUs(testLimits), DiskBytes: DefaultDiskBytes, Network: "public",
+	}, seen)
+	must(t, err)
+	looked := 0
+	for _, r := range rows {
+		if r.Side != "inside" || !strings.HasPrefix(r.Name, "network ") {
+			continue // the other test's
+		}
+		if looked++; !r.OK {
+			t.Errorf("%s %s = %s\nexpected: %s", r.Side, r.Name, r.Value, r.Expected)
+		}
+	}
+	if looked < 10 {
+		t.Errorf("%d lines are no look at a network", looked)
 	}
 }
 
