@@ -208,6 +208,7 @@ func dialUpgrade(t *testing.T, to *httptest.Server, path, protocol, key string) 
 	if err != nil || resp.StatusCode != 101 {
 		t.Fatalf("%+v, %v", resp, err)
 	}
+	resp.Body.Close() // a 101 has none
 	return &upgraded{c.(*net.TCPConn), r}
 }
 

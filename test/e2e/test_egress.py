@@ -49,7 +49,7 @@ def egress(tmp_path_factory, outside, index):
     opened = [f"--egress-open={host}" for host in (ADDRESS, *index[1])]
     s = Server(
         tmp_path_factory.mktemp("egress") / "data", "--pool-size=1", "--preload=none", f"--egress-dns={outside.names.server}",
-        f"--ca-bundle={outside.bundle}", "--egress-deny=denied.example.com", *opened, on_shutdown="keep",
+        f"--ca-bundle={outside.bundle}", f"--egress-ca-cert={outside.bundle.parent}/ca.pem", f"--egress-ca-key={outside.bundle.parent}/ca.key", "--egress-deny=denied.example.com", *opened, on_shutdown="keep",
     ).start()  # fmt: skip
     yield s
     with s.http() as http:
@@ -232,6 +232,15 @@ def test_a_secret_goes_to_its_host_alone(egress, http, outside):
     ]:
         assert refused(http.post("/v1/sessions", json=body), 422)["details"][0]["field"] == field
     assert SECRET not in egress.log_text()
+
+
+def test_a_secret_goes_into_tls_where_the_operator_has_an_authority(http, outside):
+    s = session(http, secrets=[{"name": "API_TOKEN", "value": SECRET, "hosts": ["www.example.com"]}])
+    code = 'curl -sS -o /dev/null -w "%{http_code} %{ssl_verify_result}\\n" -H "X-Key: $API_TOKEN" '
+    for url, want in ("https://www.example.com/x", SECRET), ("https://example.com/x", "asb_placeholder_"):
+        r = bash(http, code + url, session_id=s)
+        assert r["stdout"] == "200 0\n", r
+        assert {k.lower(): v for k, v in outside.tls.seen[-1][1].items()}["x-key"].startswith(want)
 
 
 def read_all(directory) -> bytes:
