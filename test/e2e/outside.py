@@ -159,3 +159,24 @@ def package_index(package: str) -> tuple[str, set[str]]:
     with urllib.request.urlopen(page, timeout=60) as answer:
         links = re.findall(r'href="([^"]+)"', answer.read().decode())
     return index, {urllib.parse.urlsplit(urllib.parse.urljoin(page, link)).hostname for link in [page, *links]}
+
+
+class Outside:
+    """The stand-ins together: names, a web server and one with TLS, in a network namespace."""
+
+    def __init__(self, directory):
+        self.bundle, context = authority(directory, "example.com", "www.example.com")
+        self.names = Names({
+            "example.com": ADDRESS, "www.example.com": ADDRESS, "api.example.com": ADDRESS, "other.example.net": ADDRESS,
+            "rebound.example.com": "10.0.0.5", "metadata.example.com": "169.254.169.254",
+        })  # fmt: skip
+        self.namespace = Namespace()
+        self.web, self.tls = self.namespace.make(Web), self.namespace.make(lambda: Web(443, context))
+
+    def flags(self) -> list[str]:
+        """What an operator would set for a server that is to reach them."""
+        return [f"--egress-dns={self.names.server}", f"--ca-bundle={self.bundle}", f"--egress-open={ADDRESS}"]
+
+    def close(self):
+        for part in (self.names, self.web, self.tls, self.namespace):
+            part.close()

@@ -12,30 +12,18 @@ import threading
 
 import httpx
 import pytest
-from outside import ADDRESS, Names, Namespace, Web, authority, package_index
+from outside import ADDRESS, Outside, package_index
 from server import BIN, Server, eventually, refused, run
 
 PACKAGE = "iniconfig"  # small, pure Python, and not in the template
 SECRET = "the-value-of-the-secret"
 
 
-class Outside:
-    def __init__(self, directory):
-        self.bundle, context = authority(directory, "example.com", "www.example.com")
-        self.names = Names({
-            "example.com": ADDRESS, "www.example.com": ADDRESS, "api.example.com": ADDRESS, "other.example.net": ADDRESS,
-            "rebound.example.com": "10.0.0.5", "metadata.example.com": "169.254.169.254",
-        })  # fmt: skip
-        self.namespace = Namespace()
-        self.web, self.tls = self.namespace.make(Web), self.namespace.make(lambda: Web(443, context))
-
-
 @pytest.fixture(scope="module")
 def outside(tmp_path_factory):
     o = Outside(tmp_path_factory.mktemp("outside"))
     yield o
-    for part in (o.names, o.web, o.tls, o.namespace):
-        part.close()
+    o.close()
 
 
 @pytest.fixture(scope="module")

@@ -73,17 +73,13 @@ CASES = {
     ],
 }
 
-# The reason names what the product lacks; when it arrives, the test says so.
-WAITING = {("alphagent", 12): pytest.mark.xfail(strict=True, reason="needs a network in sandboxes, which the server does not give yet")}
-
-
 def examples():
     for document, cases in CASES.items():
         found = blocks(DOCUMENTS[document])
         assert len(found) == len(cases), f"{document} has {len(found)} examples, and {len(cases)} are expected"
         for number, (block, case) in enumerate(zip(found, cases)):
             name = f"{document}-{number}-{block.heading}"
-            yield pytest.param(block, case, id=name, marks=WAITING.get((document, number), ()))
+            yield pytest.param(block, case, id=name)
 
 
 # Runs a program where /path/to/data.csv exists, as one example has it, without
