@@ -168,10 +168,10 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
-	case errors.Is(context.Cause(ctx), runtime.ErrSandboxLost):
+	case errors.Is(x.endCause(ctx), runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil // its session has noticed already
-	case ctx.Err() != nil:
-		cancelled(rec, context.Cause(ctx))
+	case x.endCause(ctx) != nil:
+		cancelled(rec, x.endCause(ctx))
 		err = nil
 	case errors.Is(err, errNoVerdict):
 		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
@@ -193,6 +193,15 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	rec.Stderr = appendNote(rec.Stderr, note)
 	rec.SessionStatus = x.sessionStatus()
 	return e.finish(ctx, rec, err)
+}
+
+// endCause is why the run has to end; nil: it need not. The context hears of the
+// end of its session a moment later than those who destroy the sandbox.
+func (x *execution) endCause(ctx context.Context) error {
+	if x.session != nil && x.session.ended.Err() != nil {
+		return context.Cause(x.session.ended)
+	}
+	return context.Cause(ctx)
 }
 
 // sessionStatus is what became of the session of the run; empty if it has none.

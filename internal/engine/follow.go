@@ -101,7 +101,7 @@ func (e *Engine) endOfWork() error {
 
 // goesOn tells whether a run that has begun is left to the next server.
 func (x *execution) goesOn(ctx context.Context) bool {
-	return !x.final && x.handle != nil && errors.Is(context.Cause(ctx), errLeaving)
+	return !x.final && x.handle != nil && errors.Is(x.endCause(ctx), errLeaving)
 }
 
 func leftRunning(id string) error {
