@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,11 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest/agent"
 	"github.com/agentsandbox/agentsandbox/internal/posture/inside"
 )
+
+// The main thread stays that of the main goroutine. What /proc says of the agent
+// is said of that thread, and it must not be one that takes on the user's rights
+// for file operations.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {

@@ -43,7 +43,7 @@ def test_200_executions_leave_nothing(tmp_path):
     assert s.cgroups() == set()
     left = [os.path.join(d, f) for d, _, fs in os.walk(tmp_path / "data") for f in fs]
     left = [f for f in left if "/blobs/" not in f]
-    assert all(os.path.basename(f).startswith(("agentsandbox.db", "admin.key", "lock", "reserve")) for f in left), left
+    assert all(os.path.basename(f).startswith(("agentsandbox.db", "admin.key", "lock", "reserve", "vault.key")) for f in left), left
 
 
 def test_sigterm_waits_for_what_runs(own_server):
