@@ -80,14 +80,14 @@ def restart(server: Server, sig: int = signal.SIGKILL) -> None:
 def test_sessions_outlive_a_killed_server(mortal):
     with mortal.http() as http:
         session = http.post("/v1/sessions", json={"env_vars": {"NAME": "value"}}).json()["session_id"]
-        run(http, "echo state > kept; (while :; do date +%s%N > /tmp/beat; sleep 0.05; done) >/dev/null 2>&1 & echo $! > /tmp/pid", language="bash", session_id=session)
+        run(http, "echo state > kept; (while :; do date +%s%N > /tmp/next; mv /tmp/next /tmp/beat; sleep 0.05; done) >/dev/null 2>&1 & echo $! > /tmp/pid", language="bash", session_id=session)
         before = mortal.sandboxes()
     for _ in range(2):
         restart(mortal)
     with mortal.http() as http:
         assert http.get("/v1/sessions").json()["sessions"] == [session]
         assert http.get(f"/v1/sessions/{session}").json()["status"] == "live"
-        r = run(http, "cat kept; echo $NAME; kill -0 $(cat /tmp/pid) && a=$(cat /tmp/beat); sleep 0.3; test $a != $(cat /tmp/beat) && echo beats", language="bash", session_id=session)
+        r = run(http, "cat kept; echo $NAME; kill -0 $(cat /tmp/pid) && a=$(cat /tmp/beat) && until test $a != $(cat /tmp/beat); do sleep 0.05; done && echo beats", language="bash", session_id=session)
         assert r["stdout"] == "state\nvalue\nbeats\n", r
         # The sandbox is the one from before; those of the pool are not.
         assert len(before & mortal.sandboxes()) == 1

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/google/subcommands"
@@ -89,6 +90,21 @@ var firstProgram = sync.OnceValue(func() error {
 	return nil
 })
 
+// seal makes a file in memory one that nobody can change. Linux refuses that with
+// EBUSY while it holds pages of the file itself: pages that were just written wait
+// in a list of the processor that wrote them, and on a busy machine the 150 ms for
+// which the kernel waits are not always enough (mm/memfd.c).
+func seal(f *os.File) error {
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	for tries := 0; ; tries++ {
+		_, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+		if !errors.Is(err, unix.EBUSY) || tries == 20 {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // sealedProgram returns a descriptor of a program in memory.
 //
 // The number of the descriptor is higher than any that a sandbox's process uses.
@@ -110,7 +126,7 @@ func sealedProgram(code []byte) (int, error) {
 	if _, err := f.Write(code); err != nil {
 		return 0, err
 	}
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+	if err := seal(f); err != nil {
 		return 0, err
 	}
 	const above = birth.KeptLinkFD + 1

@@ -3,15 +3,13 @@
 A short lane runs with every end-to-end run; ABUSE=full runs everything.
 """
 
-import os
 import time
 from pathlib import Path
 
 import pytest
-from aftermath import SLACK, Host, Watch
+from aftermath import FULL, SLACK, Host, Watch
 from server import run
 
-FULL = os.environ.get("ABUSE") == "full"
 TERMINAL = {
     "succeeded", "failed", "timed_out", "memory_exceeded", "process_limit",
     "disk_full", "output_limit", "cancelled", "sandbox_lost",
