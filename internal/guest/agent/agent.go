@@ -77,6 +77,7 @@ type Agent struct {
 	children   *children
 	scripts    *scripts
 	interprets *interpreters
+	forks      *forks
 	shells     *shells
 	uploads    uploads
 	drains     drains
@@ -114,6 +115,7 @@ func New(opts Options) (*Agent, error) {
 	}
 	a.children = newChildren(opts.Init)
 	a.interprets = newInterpreters(a)
+	a.forks = &forks{in: a.interprets}
 	a.shells = &shells{a: a}
 	return a, nil
 }
@@ -127,6 +129,7 @@ func (a *Agent) Close() {
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
+	a.forks.close()
 	a.interprets.close()
 	a.shells.close()
 	a.drains.close()

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strconv"
@@ -100,6 +101,34 @@ func (c *children) start(p program) (*child, error) {
 	default:
 	}
 	return ch, nil
+}
+
+// adopt makes a process a child that process 1 has become the parent of, as an
+// orphan that a child forked. It has that child's mark. It is an error if it has
+// ended already.
+func (c *children) adopt(pid int, given mark) (*child, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := unix.Kill(pid, 0); err != nil || c.live[pid] != nil {
+		return nil, fmt.Errorf("process %d is none that can be adopted: %w", pid, cmp.Or(err, error(unix.EEXIST)))
+	}
+	ch := &child{set: c, pid: pid, mark: given, done: make(chan struct{})}
+	c.live[pid] = ch
+	return ch, nil
+}
+
+// others lists the children that bear the mark of one and are not that one: a
+// fork server and what it has forked.
+func (c *children) others(of *child) []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var pids []int
+	for pid, ch := range c.live {
+		if ch != of && ch.mark == of.mark {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // reapAll is the reaper of process 1: it also reaps orphans.

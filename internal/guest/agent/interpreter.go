@@ -43,8 +43,10 @@ type interpreter struct {
 	controlFD int
 	ready     chan struct{} // closed when it waits, or never will; then waits is set
 	waits     bool
-	modules   []string // what it has loaded ahead
-	sites     string   // the user's packages when it was started
+	modules   []string    // what it has loaded ahead
+	sites     string      // the user's packages when it was started
+	server    *forkServer // what forked it; nil: it was started
+	borrowed  bool        // whether it uses the path of the server's script
 }
 
 // interpreters keeps one interpreter waiting.
@@ -54,7 +56,7 @@ type interpreters struct {
 
 	mu      sync.Mutex
 	waiting *interpreter
-	modules []string      // what the next one that waits loads ahead
+	modules []string      // what those of a snapshot load ahead
 	filling chan struct{} // closed when the start under way is over; nil: none is
 	failure error         // of the latest start
 	closed  bool
@@ -134,11 +136,52 @@ func (it *interpreter) isReady() bool {
 
 // discard ends an interpreter that no run has been given.
 func (it *interpreter) discard() {
+	it.end()
+	it.removeScript()
+}
+
+// end ends its process.
+func (it *interpreter) end() {
 	it.killTree()
 	it.control.Close()
 	<-it.done
 	it.out.close()
-	it.script.remove()
+}
+
+// writeScript writes what the interpreter is to run, or nothing at all.
+func (it *interpreter) writeScript(code []byte) error {
+	if it.server != nil && !it.server.lend() {
+		return errScriptInUse
+	}
+	it.borrowed = it.server != nil
+	err := it.script.write(code)
+	switch {
+	case err != nil && it.borrowed:
+		it.giveBack()
+	case err != nil:
+		_ = unix.Unlink(it.script.path)
+	}
+	return err
+}
+
+// giveBack removes the script and lets another fork of the same server have its
+// path.
+func (it *interpreter) giveBack() {
+	if it.borrowed {
+		it.borrowed = false
+		_ = unix.Unlink(it.script.path)
+		it.server.takeBack()
+	}
+}
+
+// removeScript removes what the interpreter has run, or would have.
+func (it *interpreter) removeScript() {
+	if it.server == nil {
+		it.script.remove()
+		return
+	}
+	it.giveBack()
+	it.server.leave()
 }
 
 // process is what a run runs as, from the moment that the interpreter is told.
@@ -147,7 +190,7 @@ func (it *interpreter) process() process {
 	it.withLive(func(pid int) { p.usedBefore = cpuTime(pid) })
 	p.release = func() {
 		it.control.Close()
-		it.script.remove()
+		it.removeScript()
 	}
 	return p
 }
@@ -171,10 +214,6 @@ func (in *interpreters) run(code []byte, env []string, req *guest.RunRequest) (p
 	in.waiting = nil
 	in.mu.Unlock()
 	if it == nil {
-		return in.runFresh(code, env, req)
-	}
-	if len(it.modules) > 0 && !it.isReady() {
-		in.put(it) // it takes long to start, and will serve a later run
 		return in.runFresh(code, env, req)
 	}
 	p, err := in.runWaiting(it, code, env, req)
@@ -219,8 +258,7 @@ func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string, r
 	if !it.waits || it.exited() || it.sites != in.userSites() {
 		return process{}, errors.New("it is of no use any more")
 	}
-	if err := it.script.write(code); err != nil {
-		_ = os.Remove(it.script.path)
+	if err := it.writeScript(code); err != nil {
 		return process{}, err
 	}
 	if err := in.a.limit(it.child, req); err != nil {
@@ -245,13 +283,6 @@ func (in *interpreters) load(modules []string) {
 	if it != nil {
 		it.discard()
 	}
-}
-
-// chosen returns what interpreters that wait load ahead.
-func (in *interpreters) chosen() []string {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return in.modules
 }
 
 // put gives back an interpreter that was not used after all.
@@ -285,11 +316,13 @@ func (it *interpreter) send(body string) error {
 }
 
 // refill starts an interpreter that waits, if there is none, without waiting
-// for it. It will have loaded those modules ahead.
-func (in *interpreters) refill(modules []string) {
+// for it. Only those of a snapshot have modules: a session's are forked.
+func (in *interpreters) refill() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.modules = modules
+	if !in.a.preparing.Load() {
+		in.modules = nil
+	}
 	in.fill()
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -179,8 +180,9 @@ func (a *Agent) cpuOf(ch *child) time.Duration {
 	if ch.mark == 0 {
 		pids = append(pids, descendants(ch.pid)...)
 	} else {
+		others := a.children.others(ch)
 		for _, m := range a.members() {
-			if m.mark == ch.mark && m.pid != ch.pid {
+			if m.mark == ch.mark && m.pid != ch.pid && !slices.Contains(others, m.pid) {
 				pids = append(pids, m.pid)
 			}
 		}

@@ -28,30 +28,38 @@ func (a *Agent) spawn(p program) (*child, outputs, error) {
 		return nil, outputs{}, os.NewSyscallError("open /dev/null", err)
 	}
 	defer unix.Close(null)
-	stdout, outEnd, err := newPipe()
+	out, ends, err := newOutputs()
 	if err != nil {
 		return nil, outputs{}, err
 	}
-	defer unix.Close(outEnd)
-	stderr, errEnd, err := newPipe()
-	if err != nil {
-		stdout.close()
-		return nil, outputs{}, err
-	}
-	defer unix.Close(errEnd)
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
 	for len(p.files) < 3 {
 		p.files = append(p.files, 0)
 	}
-	p.files[0], p.files[1], p.files[2] = uintptr(null), uintptr(outEnd), uintptr(errEnd)
+	p.files[0], p.files[1], p.files[2] = uintptr(null), uintptr(ends[0]), uintptr(ends[1])
 	p.dir = a.workspace
 	p.user = a.opts.User
-	out := outputs{stdout: stdout, stderr: stderr}
 	ch, err := a.children.start(p)
 	if err != nil {
 		out.close()
 		return nil, outputs{}, err
 	}
 	return ch, out, nil
+}
+
+// newOutputs makes the pipes for a process's standard output and error; the
+// process's ends are the caller's to close.
+func newOutputs() (out outputs, ends [2]int, err error) {
+	if out.stdout, ends[0], err = newPipe(); err != nil {
+		return outputs{}, ends, err
+	}
+	if out.stderr, ends[1], err = newPipe(); err != nil {
+		out.stdout.close()
+		unix.Close(ends[0])
+		return outputs{}, ends, err
+	}
+	return out, ends, nil
 }
 
 // pipe is the end of a pipe that the agent reads.

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
 // preloaded are modules that every Python has, with packages and compiled ones
@@ -104,34 +102,5 @@ func TestPreloadedInterpretersRenewAndEnd(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(a.workspace, "out.txt")); string(got) != "flushed" {
 		t.Errorf("the file has %q, %v", got, err)
-	}
-}
-
-// TestSessionsPreloadWhatTheyImport checks what waits after a run.
-func TestSessionsPreloadWhatTheyImport(t *testing.T) {
-	a := newAgent(t, nil)
-	c := client(t, a)
-	waits := func(want bool) {
-		t.Helper()
-		if err := a.interprets.wait(deadline(t)); err != nil {
-			t.Fatal(err)
-		}
-		if got := len(a.interprets.chosen()) > 0; got != want {
-			t.Errorf("modules are loaded ahead: %v", got)
-		}
-	}
-	const imports = "try:\n    import numpy\nexcept ImportError: pass"
-	python(t, c, imports, nil)
-	eventually(t, "the run is over", func() bool { return len(a.interprets.chosen()) > 0 })
-	waits(true)
-	python(t, c, "print(1)", nil)
-	eventually(t, "the run is over", func() bool { return len(a.interprets.chosen()) == 0 })
-	waits(false)
-	id := guest.Identity{Hostname: "small", MachineID: strings.Repeat("0", 32), MemoryBytes: preloadMemory - 1}
-	if err := a.identify(&id); err != nil {
-		t.Fatal(err)
-	}
-	if got := a.modulesAfter([]byte(imports)); len(got) > 0 {
-		t.Errorf("in a small sandbox: %v", got)
 	}
 }

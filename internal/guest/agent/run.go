@@ -40,8 +40,8 @@ type run struct {
 	proc process
 	// ended says that the agent ended the process before its time.
 	ended bool
-	// next is what the interpreter that waits afterwards loads ahead.
-	next []string
+	// modules are what the code imports of those that can be loaded ahead.
+	modules []string
 	// cleared counts processes of earlier runs that made room for this one.
 	cleared int
 	// before are the files as they were.
@@ -64,6 +64,7 @@ type process struct {
 	out        outputs
 	started    time.Time
 	usedBefore time.Duration // CPU, before the run
+	settle     func()        // frees, before the result is told, what the next run may need; nil: nothing
 	release    func()        // frees what else it holds
 	// began tells whether the code was begun before the process ended; nil: it
 	// was, or the process is all there is to the run.
@@ -163,8 +164,14 @@ func (r *run) start() (err error) {
 	}
 	switch agentsandbox.Language(r.req.Language) {
 	case agentsandbox.Python:
-		r.next = r.a.modulesAfter(r.code)
-		r.proc, err = r.a.interprets.run(r.code, r.env, r.req)
+		r.modules = r.a.modulesOf(r.code)
+		forked := false
+		if len(r.modules) > 0 {
+			r.proc, forked = r.a.forks.run(r.modules, r.code, r.env, r.req)
+		}
+		if !forked {
+			r.proc, err = r.a.interprets.run(r.code, r.env, r.req)
+		}
 	case agentsandbox.Bash:
 		var waited bool
 		if r.proc, waited = r.a.shells.run(r.code, r.env, r.req); !waited {
@@ -238,6 +245,9 @@ func (r *run) supervise() {
 	if r.req.Final {
 		r.a.killUser()
 	}
+	if r.proc.settle != nil {
+		r.proc.settle()
+	}
 	result.StdoutBytes, result.StderrBytes = pumps[0].total, pumps[1].total
 	r.report(result)
 
@@ -261,8 +271,11 @@ func (r *run) refill() {
 	}
 	if r.req.Language == string(agentsandbox.Bash) {
 		r.a.shells.refill()
-	} else {
-		r.a.interprets.refill(r.next)
+		return
+	}
+	r.a.interprets.refill()
+	if len(r.modules) > 0 {
+		r.a.forks.refill(r.modules)
 	}
 }
 
@@ -279,14 +292,12 @@ func (r *run) startAgain() (process, error) {
 // wait with modules loaded, in bytes.
 const preloadMemory = 512 << 20
 
-// modulesAfter chooses what an interpreter loads ahead that will wait after the
-// run of some code: in a session, one run is much like the next.
-func (a *Agent) modulesAfter(code []byte) []string {
-	if a.preparing.Load() {
-		return a.interprets.chosen()
-	}
+// modulesOf returns what interpreters of a session load ahead for some code: one
+// run is much like the next.
+func (a *Agent) modulesOf(code []byte) []string {
 	limit := a.memory.Load()
-	if limit > 0 && limit < preloadMemory {
+	// Only process 1 becomes the parent of what a fork server forks.
+	if !a.opts.Init || a.opts.User == nil || a.preparing.Load() || limit > 0 && limit < preloadMemory {
 		return nil
 	}
 	return runtime.VariantFor(agentsandbox.Python, string(code)).Modules()

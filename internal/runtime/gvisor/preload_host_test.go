@@ -31,10 +31,9 @@ func TestSuiteWithTheDataLibraries(t *testing.T) {
 	runtimetest.Suite(t, func(t *testing.T) runtime.Sandbox { return startVariant(newHost(t)) })
 }
 
-// TestDataLibrariesComeAsFromAnImport compares the first run of a sandbox, whose
-// interpreter had the libraries, with an interpreter that the run starts.
-func TestDataLibrariesComeAsFromAnImport(t *testing.T) {
-	const code = `
+// compared is a program that holds its own interpreter, which had the libraries,
+// against one that it starts, and prints what differs.
+const compared = `
 import sys
 imported = list(sys.modules)
 STATEMENT
@@ -63,9 +62,12 @@ else:
             print("differs:", key, mine[key], theirs[key])
     print(child.stderr, end="")
 `
+
+// TestDataLibrariesComeAsFromAnImport compares the first run of a sandbox.
+func TestDataLibrariesComeAsFromAnImport(t *testing.T) {
 	for _, statement := range []string{"pass", "import numpy, pandas, matplotlib.pyplot", "import matplotlib", "from numpy import linalg", "import seaborn"} {
 		t.Run(statement, func(t *testing.T) {
-			if out := python(t, startVariant(newHost(t)), strings.ReplaceAll(code, "STATEMENT", statement)); out != "" {
+			if out := python(t, startVariant(newHost(t)), strings.ReplaceAll(compared, "STATEMENT", statement)); out != "" {
 				t.Errorf("%.2000s", out)
 			}
 		})

@@ -19,9 +19,14 @@ the run over, and the agent starts another one.
 Descriptor 3, in order: the agent sends the names of the modules to load ahead,
 separated by NUL; we send "r" when ready; the agent sends the run; we send "g"
 when we have it, and close the descriptor. An empty message instead of the run is
-a rehearsal: it has the memory of a restored interpreter mapped. The run is, separated by NUL, the
-directory that sys.path begins with, then NAME=value to set and NAME to unset.
-Each message of the agent has its length in front, in four bytes.
+a rehearsal: it has the memory of a restored interpreter mapped. The run is,
+separated by NUL, the directory that sys.path begins with, then NAME=value to set
+and NAME to unset. Each message of the agent has its length in front, in four bytes.
+
+The message "fork" instead of the run makes this interpreter one that never runs
+anything: for each byte that comes from then on, with three descriptors, it forks
+an interpreter that waits in its turn, with the first two as output and error and
+the third as its descriptor 3. That is how modules are loaded once for many runs.
 """
 
 
@@ -57,6 +62,38 @@ def _wait():
 
     def message():
         return receive(int.from_bytes(receive(4), "big")).split(b"\0")
+
+    def fork(store):
+        # Returns in each child, and never in the parent.
+        hidden = store and store.hidden.get("_socket")
+        if hidden:
+            _socket = hidden.module
+        else:
+            import _socket
+
+            del sys.modules["_socket"]
+        asked = _socket.socket(fileno=control)
+        while True:
+            byte, ancillary, _, _ = asked.recvmsg(1, _socket.CMSG_SPACE(3 * 4))
+            if not byte:
+                os._exit(255)
+            rights = ancillary[0][2]
+            received = [int.from_bytes(rights[i : i + 4], sys.byteorder) for i in (0, 4, 8)]
+            middle = os.fork()
+            if middle == 0:
+                # The child's parent ends at once, so that the agent, as process 1,
+                # becomes the one that waits for the child.
+                if os.fork():
+                    os._exit(0)
+                break
+            for descriptor in received:
+                os.close(descriptor)
+            os.waitpid(middle, 0)
+        os.setsid()
+        asked.detach()
+        for descriptor, standard in zip(received, (1, 2, control)):
+            os.dup2(descriptor, standard)
+            os.close(descriptor)
 
     def freeze(gc, modules):
         # What an interpreter has when it begins is never garbage. Frozen, it need not
@@ -96,6 +133,10 @@ def _wait():
         freeze_bare()
     os.write(control, b"r")
     workspace, *settings = message()
+    if workspace == b"fork":
+        fork(store)
+        os.write(control, b"r")
+        workspace, *settings = message()
     while not workspace:  # a rehearsal
         with open(__file__, "rb") as file:
             compile(file.read(), "rehearsal", "exec")
