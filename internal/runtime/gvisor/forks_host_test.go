@@ -15,15 +15,6 @@ import (
 // interpreter has a tenth of that.
 const loaded = "import gc, numpy\nassert gc.get_freeze_count() > 50000, 'the libraries were not loaded ahead'\n"
 
-// startForks makes the sandbox of a session in which forks with the data libraries
-// wait.
-func startForks(h *host) runtime.Sandbox {
-	h.t.Helper()
-	sb := h.start(testLimits)
-	awaitFork(h.t, sb)
-	return sb
-}
-
 // awaitFork runs code that imports the libraries until it finds them loaded.
 func awaitFork(t *testing.T, sb runtime.Sandbox) {
 	t.Helper()
@@ -34,10 +25,28 @@ func awaitFork(t *testing.T, sb runtime.Sandbox) {
 	})
 }
 
-func TestForksAreAsFromAnImport(t *testing.T) {
-	sb := startForks(newHost(t))
+// TestForks looks at the interpreters with data libraries that wait in a session,
+// in one sandbox, because it takes seconds to load the libraries.
+func TestForks(t *testing.T) {
+	sb := newHost(t).start(testLimits)
+	awaitFork(t, sb)
+	for _, tc := range []struct {
+		name string
+		test func(*testing.T, runtime.Sandbox)
+	}{
+		{"as from an import", compareForks},
+		{"random numbers", drawInForks},
+		{"runs at once", runForksAtOnce},
+		{"what a run leaves behind", leaveBehind},
+		{"without the server", endServer},
+		{"other packages", installOverForks},
+	} {
+		t.Run(tc.name, func(t *testing.T) { tc.test(t, sb) })
+	}
+}
+
+func compareForks(t *testing.T, sb runtime.Sandbox) {
 	for _, statement := range []string{"import numpy, pandas, matplotlib.pyplot", "import matplotlib", "from numpy import linalg", "import seaborn"} {
-		awaitFork(t, sb)
 		if out := python(t, sb, strings.ReplaceAll(compared, "STATEMENT", statement)); out != "" {
 			t.Errorf("%s: %.2000s", statement, out)
 		}
@@ -62,16 +71,13 @@ subprocess.run(["true"], check=True)
 	}
 }
 
-func TestForksDrawTheirOwn(t *testing.T) {
+func drawInForks(t *testing.T, sb runtime.Sandbox) {
 	const draw = loaded + `
 import random, uuid, tempfile, ssl
 print(random.random()); print(uuid.uuid1()); print(tempfile.mktemp()); print(ssl.RAND_bytes(8).hex())
 print(numpy.random.random()); print(numpy.random.default_rng().random())
 `
-	sb := startForks(newHost(t))
-	awaitFork(t, sb)
 	first := strings.Split(python(t, sb, draw), "\n")
-	awaitFork(t, sb)
 	second := strings.Split(python(t, sb, draw), "\n")
 	if len(first) != 6 || len(second) != 6 {
 		t.Fatalf("%q, %q", first, second)
@@ -83,10 +89,9 @@ print(numpy.random.random()); print(numpy.random.default_rng().random())
 	}
 }
 
-// TestForksServeRunsAtOnce checks that of runs at the same time each has its own
+// runForksAtOnce checks that of runs at the same time each has its own
 // script and output.
-func TestForksServeRunsAtOnce(t *testing.T) {
-	sb := startForks(newHost(t))
+func runForksAtOnce(t *testing.T, sb runtime.Sandbox) {
 	var all sync.WaitGroup
 	for i := range 4 {
 		all.Go(func() {
@@ -101,11 +106,9 @@ func TestForksServeRunsAtOnce(t *testing.T) {
 	awaitFork(t, sb)
 }
 
-// TestForksOfOneRunAreNotTheNextOnes checks that a run that is ended takes nothing
+// leaveBehind checks that a run that is ended takes nothing
 // with it that an earlier run has left.
-func TestForksOfOneRunAreNotTheNextOnes(t *testing.T) {
-	sb := startForks(newHost(t))
-	awaitFork(t, sb)
+func leaveBehind(t *testing.T, sb runtime.Sandbox) {
 	python(t, sb, loaded+`
 import subprocess
 p = subprocess.Popen(["sleep", "1000"], start_new_session=True)
@@ -127,10 +130,9 @@ open("pid", "w").write(str(p.pid))`)
 	awaitFork(t, sb)
 }
 
-// TestForksSurviveTheirServer checks that a run which kills or stops all that it
+// endServer checks that a run which kills or stops all that it
 // can costs the next one time and nothing else.
-func TestForksSurviveTheirServer(t *testing.T) {
-	sb := startForks(newHost(t))
+func endServer(t *testing.T, sb runtime.Sandbox) {
 	for _, signal := range []string{"KILL", "STOP"} {
 		awaitFork(t, sb)
 		if _, err := try(t.Context(), sb, agentsandbox.Bash, "for p in $(pgrep python3); do kill -"+signal+" $p; done"); err != nil {
@@ -143,11 +145,9 @@ func TestForksSurviveTheirServer(t *testing.T) {
 	awaitFork(t, sb)
 }
 
-// TestForksAreNotWithOtherPackages checks that a run gets the packages that the
+// installOverForks checks that a run gets the packages that the
 // user has installed since.
-func TestForksAreNotWithOtherPackages(t *testing.T) {
-	sb := startForks(newHost(t))
-	awaitFork(t, sb)
+func installOverForks(t *testing.T, sb runtime.Sandbox) {
 	if _, err := try(t.Context(), sb, agentsandbox.Bash, "d=$(python3 -m site --user-site); mkdir -p $d/numpy; echo 'word = 2' > $d/numpy/__init__.py"); err != nil {
 		t.Fatal(err)
 	}
