@@ -159,6 +159,21 @@ func (d *Dir) Put(ctx context.Context, id string, body io.Reader, limit int64) (
 	return info, name(temp, path)
 }
 
+// fill reads until p is full or body says why there is no more: bodies come in
+// pieces that are too small to write one by one. Unlike io.ReadFull it never turns
+// one error into another, because an end too soon is not the end.
+func fill(ctx context.Context, body io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		if err = ctx.Err(); err != nil {
+			break
+		}
+		var got int
+		got, err = body.Read(p[n:])
+		n += got
+	}
+	return n, err
+}
+
 // write copies body to f, and hashes it on the way.
 func (d *Dir) write(ctx context.Context, f *os.File, body io.Reader, limit int64) (Info, error) {
 	buffer := d.buffers.Get().(*[bufferBytes]byte)
@@ -166,14 +181,11 @@ func (d *Dir) write(ctx context.Context, f *os.File, body io.Reader, limit int64
 	hash := sha256.New()
 	var size, begun int64 // of begun bytes, the way to the disk has begun
 	for {
-		if err := ctx.Err(); err != nil {
-			return Info{}, err
-		}
 		room := int64(bufferBytes)
 		if limit > 0 {
 			room = min(room, limit-size+1) // one byte more shows that there is more
 		}
-		n, readErr := body.Read(buffer[:room])
+		n, readErr := fill(ctx, body, buffer[:room])
 		size += int64(n)
 		if limit > 0 && size > limit {
 			return Info{}, tooLarge(limit)

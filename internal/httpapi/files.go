@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -128,6 +129,7 @@ const (
 	maxFormBytes     = 1 << 20
 	maxSkippedParts  = 64
 	maxMediaType     = 255
+	readAhead        = 256 << 10
 	fallbackTypeName = "application/octet-stream"
 )
 
@@ -215,7 +217,8 @@ func filePart(r *http.Request, body *bodyReader) (*multipart.Part, error) {
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
 		return nil, agentsandbox.Invalid("file", "must be sent as a part of a multipart/form-data body.")
 	}
-	reader := multipart.NewReader(body, params["boundary"])
+	// Package multipart reads 4 KiB at a time, which would be system calls.
+	reader := multipart.NewReader(bufio.NewReaderSize(body, readAhead), params["boundary"])
 	skipped := int64(0)
 	for range maxSkippedParts {
 		part, err := reader.NextRawPart()
