@@ -107,6 +107,32 @@ func TestRandomStateIsNew(t *testing.T) {
 	}
 }
 
+// TestSubInterpretersBeginAsUsual checks that the launcher, which a sub-interpreter
+// meets too, does not wait in it for another script.
+func TestSubInterpretersBeginAsUsual(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	const code = `
+import os
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+os.dup2(os.open("said", os.O_CREAT | os.O_RDWR), 2)
+interpreters.run_string(interpreters.create(), """
+import sys
+print([p for p in sys.path if "launch" in p], "sitecustomize" in sys.modules and "launch" in sys.modules["sitecustomize"].__file__, flush=True)
+""")
+print(repr(open("said").read()))
+`
+	for range 2 { // in an interpreter that is started, and in one that has waited
+		if got := python(t, c, code, nil); got != "[] False\n''\n" {
+			t.Errorf("got %q", got)
+		}
+		if err := a.interprets.wait(deadline(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestRunSurvivesTheDeathOfTheInterpreterThatWaited hands a run to a process
 // that dies before it hears of it.
 func TestRunSurvivesTheDeathOfTheInterpreterThatWaited(t *testing.T) {

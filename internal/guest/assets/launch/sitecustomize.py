@@ -48,6 +48,12 @@ def _wait():
         import sitecustomize
     except Exception as error:
         failure = error
+    # A sub-interpreter that the run makes begins as the first one did, after the
+    # variable that led here is gone.
+    if os.environ.get("PYTHONPATH", "").partition(":")[0] != here:
+        if failure is not None:
+            raise failure
+        return
     finder = sys.modules["_frozen_importlib_external"].PathFinder
     customized = site.ENABLE_USER_SITE and finder.find_spec("usercustomize")
 
