@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare fuzz schemathesis soak lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare cpython fuzz schemathesis soak lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ compare: build ## compare latencies with those of another commit: make compare B
 
 schemathesis: setup ## compare the server with its OpenAPI description, at length
 	SCHEMA_EXAMPLES=50 SCHEMA_SECONDS=600 test/e2e/run -k test_schemathesis
+
+cpython: setup ## CPython's own tests, in interpreters that waited and in those that did not; CPYTHON="test_gc" for some
+	test/cpython/run $(CPYTHON)
 
 soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
 	test/soak/run $(SOAK)

@@ -130,3 +130,26 @@ func field(path string, names ...string) (int64, error) {
 	}
 	return total, lines.Err()
 }
+
+// stolen tells how much of the processors' time others of the same host have had
+// since the boot, and the whole.
+func stolen() (steal, total int64) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	const stealField = 8 // of proc(5), after the name
+	for i, word := range fields[1:min(len(fields), stealField+1)] {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return 0, 0
+		}
+		total += n
+		if i+1 == stealField {
+			steal = n
+		}
+	}
+	return steal, total
+}

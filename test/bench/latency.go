@@ -29,9 +29,36 @@ const (
 // of it.
 type variant struct {
 	name, baseline string
+	goal           goal
 	ready          func() error
 	once           func() error
 	times          []time.Duration
+}
+
+// goal is what the median is to stay below: a number of times the bare program's,
+// and a time on top of that.
+type goal struct {
+	times float64
+	plus  time.Duration
+}
+
+// verdict says what the goal is, and how the median stands to it.
+func (g goal) verdict(median, base time.Duration) string {
+	if g == (goal{}) {
+		return ""
+	}
+	text := ms(g.plus)
+	if g.times > 0 {
+		text = strconv.FormatFloat(g.times, 'f', -1, 64) + " x"
+		if g.plus > 0 {
+			text += " + " + ms(g.plus)
+		}
+	}
+	most := time.Duration(g.times*float64(base)) + g.plus
+	if median <= most {
+		return text + ": met"
+	}
+	return text + ": missed, " + ratioText(median, most) + " of it"
 }
 
 // latency measures single requests, one at a time.
@@ -67,17 +94,17 @@ func latency(o options, dir string, warm *server) error {
 	if err := takeTurns(variants, o.rounds); err != nil {
 		return err
 	}
-	fmt.Printf("\n## Latency, %d rounds\n\n| what | median | p99 | median, to its bare program | p99, to it |\n|---|---:|---:|---:|---:|\n", o.rounds)
+	fmt.Printf("\n## Latency, %d rounds\n\n| what | median | p99 | median, to its bare program | p99, to it | goal for the median |\n|---|---:|---:|---:|---:|---|\n", o.rounds)
 	for _, v := range variants {
 		median, p99 := quantile(v.times, 0.5), quantile(v.times, 0.99)
-		ratio, worst := "", ""
+		ratio, worst, verdict := "", "", ""
 		for _, base := range variants {
 			if base.name == v.baseline {
 				b := quantile(base.times, 0.5)
-				ratio, worst = ratioText(median, b), ratioText(p99, b)
+				ratio, worst, verdict = ratioText(median, b), ratioText(p99, b), v.goal.verdict(median, b)
 			}
 		}
-		fmt.Printf("| %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(p99), ratio, worst)
+		fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(p99), ratio, worst, verdict)
 	}
 	return warm.overhead(session, o.rounds)
 }
@@ -86,12 +113,13 @@ func latency(o options, dir string, warm *server) error {
 // programs.
 func ours(suffix string, warm, cold *server, session string) []*variant {
 	return []*variant{
-		{name: "fresh sandbox, warm pool" + suffix, baseline: bare, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
-		{name: "fresh sandbox, empty pool" + suffix, baseline: bare, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
-		{name: "live session" + suffix, baseline: bare, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
-		{name: "fresh sandbox, data libraries, warm pool" + suffix, baseline: bareData, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
-		{name: "fresh sandbox, data libraries, empty pool" + suffix, baseline: bareData, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
-		{name: "fresh sandbox, bash, warm pool" + suffix, baseline: bareShell, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
+		{name: "fresh sandbox, warm pool" + suffix, baseline: bare, goal: goal{times: 0.4}, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
+		{name: "fresh sandbox, empty pool" + suffix, baseline: bare, goal: goal{plus: 80 * time.Millisecond}, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
+		{name: "live session" + suffix, baseline: bare, goal: goal{times: 0.5}, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
+		{name: "fresh sandbox, data libraries, warm pool" + suffix, baseline: bareData, goal: goal{times: 0.1}, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, data libraries, empty pool" + suffix, baseline: bareData, goal: goal{plus: 160 * time.Millisecond}, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, bash, warm pool" + suffix, baseline: bareShell, goal: goal{times: 2, plus: 3 * time.Millisecond}, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
+		{name: "live session, data libraries" + suffix, baseline: bareData, ready: warm.full, once: warm.does(session, python, data, helloOut)},
 		{name: "live session, bash" + suffix, baseline: bareShell, ready: warm.full, once: warm.does(session, bash, shell, shellOut)},
 	}
 }
@@ -201,7 +229,7 @@ func (s *server) overhead(session string, rounds int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nA request in a session takes the client %s longer than the run lasts (median), and %s of the daemon's CPU time.\n",
+	fmt.Printf("\nA request in a session takes the client %s longer than the run lasts (median; goal 1 ms), and %s of the daemon's CPU time (goal 2 ms).\n",
 		ms(quantile(beyond, 0.5)), ms((after-before)/time.Duration(rounds)))
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -24,7 +25,7 @@ func main() {
 	flag.StringVar(&o.dataPython, "data-python", "", "a Python of the host that has the data libraries; empty: that row has no ratio")
 	flag.IntVar(&o.rounds, "rounds", 60, "how many times each variant is measured")
 	flag.DurationVar(&o.sustained, "sustained", 60*time.Second, "how long each sustained load lasts")
-	flag.IntVar(&o.sessions, "sessions", 50, "how many idle sessions are weighed")
+	flag.IntVar(&o.sessions, "sessions", 500, "how many idle sessions are weighed")
 	flag.IntVar(&o.transferMB, "transfer-mb", 1024, "the size of the file that is uploaded and downloaded")
 	only := flag.String("only", "", "latency, rates, weight, transfer or network; empty: all")
 	flag.Parse()
@@ -53,6 +54,12 @@ func run(o options, only string) error {
 		return err
 	}
 	defer warm.stop()
+	stealBefore, totalBefore := stolen()
+	defer func() {
+		steal, total := stolen()
+		fmt.Printf("\nMeasured on %d processors, of whose time the host gave %.0f %% to others meanwhile.\n",
+			runtime.NumCPU(), 100*float64(steal-stealBefore)/float64(max(total-totalBefore, 1)))
+	}()
 	for _, part := range []struct {
 		name    string
 		measure func() error

@@ -29,6 +29,7 @@ const (
 // server is one running agentsandbox serve.
 type server struct {
 	url    string
+	key    string
 	group  string // the name of its control group
 	cmd    *exec.Cmd
 	client *http.Client
@@ -51,10 +52,11 @@ func start(binary, dir string, flags ...string) (*server, error) {
 	digest := sha256.Sum256([]byte(filepath.Join(dir, "sandboxes")))
 	s := &server{
 		url:    "http://" + addr,
+		key:    key,
 		group:  "agentsandbox-" + hex.EncodeToString(digest[:6]),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	flags = append([]string{"serve", "--listen", addr, "--data-dir", dir, "--max-sandboxes", "600", "--on-shutdown", "destroy"}, flags...)
+	flags = append([]string{"serve", "--listen", addr, "--data-dir", dir, "--max-sandboxes", "600", "--reserve-percent", "1", "--on-shutdown", "destroy"}, flags...)
 	s.cmd = exec.Command(binary, flags...)
 	s.cmd.Env = append(os.Environ(), "AGENTSANDBOX_BOOTSTRAP_KEY="+key)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
@@ -150,7 +152,7 @@ func (s *server) do(method, path, mediaType string, body io.Reader, into any) er
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	req.Header.Set("Content-Type", mediaType)
 	resp, err := s.client.Do(req)
 	if err != nil {
@@ -217,7 +219,7 @@ func (s *server) download(id string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	req.Header.Set("Authorization", "Bearer "+key)
+	req.Header.Set("Authorization", "Bearer "+s.key)
 	resp, err := s.client.Do(req)
 	if err != nil {
 		return 0, err
