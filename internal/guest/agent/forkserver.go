@@ -91,7 +91,7 @@ func (f *forks) take(modules []string) *interpreter {
 	f.mu.Lock()
 	s, none := f.server, f.waiting == nil
 	f.mu.Unlock()
-	if none && s != nil && s.loaded() {
+	if none && s != nil && s.loaded() && f.fit(s, modules) {
 		f.refill(modules)
 		f.mu.Lock()
 		filling := f.filling

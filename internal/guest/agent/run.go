@@ -230,10 +230,12 @@ func (r *run) supervise() {
 		r.refill()
 	}()
 	result, pumps := r.conduct()
+	var printed [2]int64 // by a process that died while it waited: the host has it by now
 	if !r.ended && r.proc.began != nil && !r.proc.began() {
 		// The process died while it waited, killed by another run perhaps:
 		// nothing of this one has happened yet.
 		r.letGo(pumps)
+		printed = [2]int64{pumps[0].total, pumps[1].total}
 		var err error
 		if r.proc, err = r.startAgain(); err != nil {
 			r.log.fail(err)
@@ -248,7 +250,7 @@ func (r *run) supervise() {
 	if r.proc.settle != nil {
 		r.proc.settle()
 	}
-	result.StdoutBytes, result.StderrBytes = pumps[0].total, pumps[1].total
+	result.StdoutBytes, result.StderrBytes = printed[0]+pumps[0].total, printed[1]+pumps[1].total
 	r.report(result)
 
 	// The host has its result: nobody waits for the rest.

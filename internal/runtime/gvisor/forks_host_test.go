@@ -133,7 +133,7 @@ open("pid", "w").write(str(p.pid))`)
 // endServer checks that a run which kills or stops all that it
 // can costs the next one time and nothing else.
 func endServer(t *testing.T, sb runtime.Sandbox) {
-	for _, signal := range []string{"KILL", "STOP"} {
+	for _, signal := range []string{"KILL", "STOP", "INT"} {
 		awaitFork(t, sb)
 		if _, err := try(t.Context(), sb, agentsandbox.Bash, "for p in $(pgrep python3); do kill -"+signal+" $p; done"); err != nil {
 			t.Fatal(err)

@@ -128,35 +128,40 @@ def _wait():
         if not known:
             del sys.modules["gc"]
 
-    ahead = [name.decode() for name in message() if name]
-    store = None
-    if ahead:
-        namespace = {"__name__": "preload"}
-        with open(os.path.join(here, "preload.py"), "rb") as file:
-            exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
-        store = namespace["preload"](ahead, freeze)
-    else:
-        freeze_bare()
-    os.write(control, b"r")
-    workspace, *settings = message()
-    if workspace == b"fork":
-        fork(store)
+    def take_over():
+        ahead = [name.decode() for name in message() if name]
+        store = None
+        if ahead:
+            namespace = {"__name__": "preload"}
+            with open(os.path.join(here, "preload.py"), "rb") as file:
+                exec(compile(file.read(), "<frozen importlib._bootstrap>", "exec"), namespace)
+            store = namespace["preload"](ahead, freeze)
+        else:
+            freeze_bare()
         os.write(control, b"r")
         workspace, *settings = message()
-    while not workspace:  # a rehearsal
-        with open(__file__, "rb") as file:
-            compile(file.read(), "rehearsal", "exec")
-        if not ahead:  # all the memory of libraries would be too much
-            freeze_bare()
-        workspace, *settings = message()
+        if workspace == b"fork":
+            fork(store)
+            os.write(control, b"r")
+            workspace, *settings = message()
+        while not workspace:  # a rehearsal
+            with open(__file__, "rb") as file:
+                compile(file.read(), "rehearsal", "exec")
+            if not ahead:  # all the memory of libraries would be too much
+                freeze_bare()
+            workspace, *settings = message()
+        if store is not None and not store.ready(os.fsdecode(workspace), settings):
+            os._exit(255)  # nothing of the run has happened yet
+        os.write(control, b"g")
+        os.close(control)
+        return workspace, settings
+
+    # Until the run is taken over nothing of it may happen, and nothing be printed:
+    # an interpreter that is interrupted meanwhile must not go on to the script.
     try:
-        ready = store is None or store.ready(os.fsdecode(workspace), settings)
-    except Exception:
-        ready = False
-    if not ready:
-        os._exit(255)  # nothing of the run has happened yet
-    os.write(control, b"g")
-    os.close(control)
+        workspace, settings = take_over()
+    except BaseException:
+        os._exit(255)
 
     for setting in settings:
         name, is_set, value = setting.partition(b"=")
