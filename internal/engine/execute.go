@@ -102,6 +102,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		final:   true,
 	}
 	run.record.Ephemeral = true
+	e.witness(sb.ID(), witness{tenant: p.Tenant, object: run.record.ID})
 	return e.perform(ctx, run)
 }
 

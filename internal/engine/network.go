@@ -33,6 +33,9 @@ func (offline) Apply(string, *agentsandbox.NetworkPolicy, []agentsandbox.BoundSe
 }
 func (offline) HasDevice(string) bool                    { return false }
 func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.NetworkReport{} }
+func (offline) Notes(string) func() agentsandbox.NetworkNotes {
+	return nil
+}
 func (offline) Dial(context.Context, string, uint16) (net.Conn, error) {
 	return nil, errOffline
 }

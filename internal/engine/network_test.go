@@ -24,6 +24,7 @@ type wires struct {
 	secrets  map[string][]agentsandbox.BoundSecret
 	isolated map[string]bool
 	fail     error
+	notes    agentsandbox.NetworkNotes // of every sandbox
 }
 
 func newWires() *wires {
@@ -59,6 +60,20 @@ func (w *wires) HasDevice(id string) bool {
 
 func (w *wires) Report(id string) agentsandbox.NetworkReport {
 	return agentsandbox.NetworkReport{Device: w.HasDevice(id), Connections: 3}
+}
+
+func (w *wires) Notes(string) func() agentsandbox.NetworkNotes {
+	return func() agentsandbox.NetworkNotes {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.notes
+	}
+}
+
+func (w *wires) see(notes agentsandbox.NetworkNotes) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes = notes
 }
 
 // Dial reaches an echo on port 7.

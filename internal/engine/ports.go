@@ -199,6 +199,9 @@ type Network interface {
 	HasDevice(sandbox string) bool
 	// Report tells what a sandbox did, its Policy aside.
 	Report(sandbox string) agentsandbox.NetworkReport
+	// Notes returns what tells of a sandbox for the audit log, also when it is gone;
+	// nil for one without a device.
+	Notes(sandbox string) func() agentsandbox.NetworkNotes
 	// Dial opens a connection to a port of a sandbox.
 	Dial(ctx context.Context, sandbox string, port uint16) (net.Conn, error)
 }

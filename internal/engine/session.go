@@ -136,6 +136,7 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
 	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
+	e.witness(sb.ID(), witness{tenant: info.Tenant, object: info.ID, firsts: true})
 	e.mu.Lock()
 	e.sessions[info.ID] = s
 	e.mu.Unlock()

@@ -222,6 +222,42 @@ def test_a_secret_goes_to_its_host_alone(egress, http, outside):
     assert SECRET not in egress.log_text()
 
 
+def audit_rows(http, about: str) -> list:
+    rows = [r for r in http.get("/v1/audit", params={"limit": 100}).json()["entries"] if r["object_id"] == about and r["action"].endswith(("Egress", "Secret"))]
+    return [(r["action"], r["outcome"], r["detail"]) for r in reversed(rows)]
+
+
+def test_refusals_and_uses_of_secrets_are_in_the_audit_log(egress, http, outside):
+    port = outside.web.port
+    s = session(http, secrets=[{"name": "API_TOKEN", "value": SECRET, "hosts": ["*.example.com"]}])
+    for _ in range(3):
+        headers_seen(http, outside, f"http://api.example.com:{port}/x", session_id=s)
+    fetch(http, *["http://169.254.169.254/"] * 5, "http://10.0.0.1/", "http://denied.example.com/", session_id=s)
+    # The first of each within a second, while the session lives, and counted once.
+    said = eventually(lambda: len(audit_rows(http, s)) == 4 and audit_rows(http, s))
+    assert said, audit_rows(http, s)
+    assert ("useSecret", "ok", f'API_TOKEN to "api.example.com" at {ADDRESS} port {port}') in said
+    assert ("refuseEgress", "range", "tcp 169.254.169.254 port 80: cloud metadata address") in said
+    assert ("refuseEgress", "range", "tcp 10.0.0.1 port 80: private address") in said
+    assert ("refuseEgress", "denied", 'dns "denied.example.com": server deny denied.example.com') in said
+    # Thousands of hostile names: few rows, printable, and counted.
+    bash(http, "for i in $(seq 300); do getent hosts x$i.denied.example.com; done", session_id=s)
+    out = run(http, "import socket\nfor i in range(40):\n    with socket.create_connection(('api.example.com', %d)) as c: c.sendall(b'GET / HTTP/1.1\\r\\nHost: \\xff\\x1b%%d\\r\\n\\r\\n' %% i); c.recv(999)" % port, session_id=s)
+    assert out["return_code"] == 0, out
+    http.delete(f"/v1/sessions/{s}").raise_for_status()
+    said = audit_rows(http, s)
+    assert len(said) < 40 and all(len(d) < 1500 and d.isascii() and d.isprintable() for _, _, d in said), said
+    action, outcome, total = said[-1]
+    assert action == "countEgress" and outcome == "ok" and "cloud metadata 5" in total and "used: API_TOKEN 3 (api.example.com 3)" in total, total
+    # A run without a session has one row.
+    r = http.post("/v1/execute", json={"code": "import socket\nfor _ in range(9):\n    try: socket.create_connection(('127.0.0.2', 1))\n    except OSError: pass\nfor _ in range(9):\n    try: socket.create_connection(('10.0.0.2', 1))\n    except OSError: pass"})
+    said = eventually(lambda: audit_rows(http, r.json()["execution_id"]))
+    assert said == [("countEgress", "ok", "refused: range 9 (private 9)")], said
+    assert SECRET not in http.get("/v1/audit").text
+    verified = subprocess.run([BIN, "audit", "verify", "--data-dir", egress.data], capture_output=True, text=True)
+    assert verified.returncode == 0, verified
+
+
 def test_a_secret_goes_into_tls_where_the_operator_has_an_authority(http, outside):
     s = session(http, secrets=[{"name": "API_TOKEN", "value": SECRET, "hosts": ["www.example.com"]}])
     code = 'curl -sS -o /dev/null -w "%{http_code} %{ssl_verify_result}\\n" -H "X-Key: $API_TOKEN" '

@@ -177,13 +177,7 @@ func (b *Border) Report(id string) agentsandbox.NetworkReport {
 	r.LogLeftOut = gone
 	r.Log = make([]agentsandbox.NetworkEntry, len(entries))
 	for i, e := range entries {
-		r.Log[i] = agentsandbox.NetworkEntry{
-			At: e.At, Count: e.Count, Kind: e.Kind, Name: e.Name, Port: e.Port,
-			Verdict: e.Verdict, Reason: string(e.Reason), Rule: e.Rule,
-		}
-		if e.Address.IsValid() {
-			r.Log[i].Address = e.Address.String()
-		}
+		r.Log[i] = entry(e)
 	}
 	return r
 }

@@ -137,14 +137,16 @@ type Verdict struct {
 	Reason  Reason
 	// Rule is the entry or range, in words.
 	Rule string
+	// class is what sort of address it was, of those that are refused for it.
+	class string
 }
 
 func allowed(format string, args ...any) Verdict {
-	return Verdict{true, ReasonAllowed, fmt.Sprintf(format, args...)}
+	return Verdict{Allowed: true, Reason: ReasonAllowed, Rule: fmt.Sprintf(format, args...)}
 }
 
 func refused(r Reason, format string, args ...any) Verdict {
-	return Verdict{false, r, fmt.Sprintf(format, args...)}
+	return Verdict{Reason: r, Rule: fmt.Sprintf(format, args...)}
 }
 
 // name says whether a name may be asked for at all: on some port.
@@ -228,7 +230,9 @@ func (p *Policy) reach(name string, addr netip.Addr, k kind, port func(agentsand
 			return allowed("opened by %s", t)
 		}
 	}
-	return refused(ReasonRange, "%s address", k.name)
+	v := refused(ReasonRange, "%s address", k.name)
+	v.class = k.name
+	return v
 }
 
 func (p *Policy) opensPort(name string, dst netip.AddrPort) bool {
