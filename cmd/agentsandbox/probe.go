@@ -87,7 +87,7 @@ func probeOne(ctx context.Context, r *gvisor.Runtime, network *border.Border, gr
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, sb.Destroy(context.WithoutCancel(ctx))) }()
-	if err := network.Apply(sb.ID(), &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkMode(grant.Network)}, nil); err != nil {
+	if err := network.Apply(sb.ID(), "", &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkMode(grant.Network)}, nil); err != nil {
 		return nil, err
 	}
 	return look(ctx, sb, grant)

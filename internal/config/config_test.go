@@ -70,7 +70,7 @@ func sample(t *testing.T) map[string]string {
 		"listen": "0.0.0.0:9", "data_dir": "/d", "cache_dir": "/c", "tls_cert": pem, "tls_key": pem,
 		"shutdown_grace_ms": "11", "on_shutdown": "destroy", "log_level": "debug", "log_format": "json", "platform": "kvm",
 		"ca_bundle": pem, "pool_size": "12", "pool_data_size": "3", "preload": "none", "max_sandboxes": "13", "egress_mode": "allowlist",
-		"egress_allow": "*.example.org:443", "egress_open": "10.0.0.0/8\n[fd00::1]:80", "egress_deny": "203.0.113.7", "egress_dns": "192.0.2.53\n[2001:db8::1]:5353",
+		"egress_allow": "*.example.org:443", "egress_open": "10.0.0.0/8\n[fd00::1]:80", "egress_deny": "203.0.113.7", "egress_template": "default=off", "egress_dns": "192.0.2.53\n[2001:db8::1]:5353",
 		"egress_max_connections": "33", "egress_max_bytes": "34", "egress_bytes_per_second": "35", "egress_max_queries": "36", "egress_ca_cert": pem, "egress_ca_key": pem,
 		"sandbox_env": "A=b c,d\nE=", "default_timeout_ms": "14",
 		"max_timeout_ms": "15", "default_memory_mb": "160", "max_memory_mb": "170", "default_cpus": "0.5",

@@ -31,18 +31,18 @@ func newWires() *wires {
 	return &wires{applied: map[string]*agentsandbox.NetworkPolicy{}, secrets: map[string][]agentsandbox.BoundSecret{}, isolated: map[string]bool{}}
 }
 
-func (w *wires) Server() agentsandbox.NetworkPolicy {
+func (w *wires) Server(string) agentsandbox.NetworkPolicy {
 	return agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkPublic}
 }
 
-func (w *wires) Check(p *agentsandbox.NetworkPolicy) error {
+func (w *wires) Check(_ string, p *agentsandbox.NetworkPolicy) error {
 	if p == nil {
 		return nil
 	}
 	return p.Validate()
 }
 
-func (w *wires) Apply(id string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
+func (w *wires) Apply(id, _ string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail != nil {

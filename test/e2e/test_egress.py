@@ -430,6 +430,29 @@ def test_another_tenant_sees_none_of_it(egress, http):
     assert "openPort" in audit and url not in audit
 
 
+def test_a_template_is_narrowed_by_the_operator(tmp_path, outside):
+    port = outside.web.port
+    s = Server(tmp_path / "data", "--pool-size=1", "--preload=none", *outside.flags(), "--egress-template=default=allow:*.example.com", "--egress-template=default=deny:www.example.com").start()
+    urls = [f"http://{host}:{port}/x" for host in ("api.example.com", "www.example.com", "other.example.net")]
+    try:
+        with s.http() as http:
+            for kw in {}, {"session_id": session(http)}, {"session_id": session(http, network={"mode": "allowlist", "allow": ["api.example.com", "*.example.com"]})}:
+                assert [said == 200 for said, _ in fetch(http, *urls, **kw)] == [True, False, False], kw
+            assert http.get(f"/v1/sessions/{kw['session_id']}/network").json()["log"][-1]["rule"].endswith("of the template")
+            assert [said == 200 for said, _ in fetch(http, *urls, network={"mode": "allowlist"})] == [False] * 3
+            narrow = session(http)
+            assert http.get(f"/v1/sessions/{narrow}").json()["network"] == {"mode": "allowlist", "allow": ["*.example.com"]}
+            for policy in {"mode": "public"}, {"mode": "allowlist", "allow": ["other.example.net"]}, {"mode": "allowlist", "allow": ["www.example.com"]}:
+                refused(http.post("/v1/sessions", json={"network": policy}), 422)
+                refused(http.post("/v1/execute", json={"code": "1", "network": policy}), 422)
+                refused(http.put(f"/v1/sessions/{narrow}/network", json=policy), 422)
+    finally:
+        assert s.stop() == 0, s.log_text()
+    for entry in "typo=off", "default=public", "default=allow:10.0.0.1":
+        out = subprocess.run([BIN, "serve", "--listen=127.0.0.1:0", f"--data-dir={tmp_path}/other", f"--egress-template={entry}"], capture_output=True, text=True, timeout=60)
+        assert out.returncode != 0 and "egress_template" in out.stderr, (entry, out.stderr)
+
+
 def test_variables_of_the_operator(tmp_path):
     s = Server(tmp_path / "data", "--pool-size=1", "--preload=none", "--sandbox-env=PIP_INDEX_URL=http://mirror.example/simple", "--sandbox-env=B=c d,e").start()
     try:

@@ -72,7 +72,7 @@ func TestPostureWithANetwork(t *testing.T) {
 	sb, err := h.Start(t.Context(), spec)
 	must(t, err)
 	t.Cleanup(func() { must(t, sb.Destroy(context.Background())) })
-	must(t, b.Apply(sb.ID(), nil, nil))
+	must(t, b.Apply(sb.ID(), "", nil, nil))
 	holds(t, sb, "public")
 }
 
