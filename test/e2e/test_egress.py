@@ -374,11 +374,38 @@ def test_a_port_has_a_url(egress, http):
         refused(http.post(f"/v1/sessions/{s}/ports", json=body), 422)
 
 
-def web_socket(egress, path: str):
+def test_ports_have_a_host_of_their_own_if_the_operator_says_so(tmp_path):
+    s = Server(tmp_path / "data", "--pool-size=1", "--preload=none")
+    host = "localhost:" + s.url.rsplit(":", 1)[1]
+    s.flags += (f"--ports-host={host}",)
+    s.start()
+    try:
+        with s.http() as http, httpx.Client(timeout=60) as stranger:
+            kept = session(http)
+            serve(http, kept, 8000)
+            url = http.post(f"/v1/sessions/{kept}/ports", json={"port": 8000}).json()["url"]
+            assert url.startswith(f"http://{host}/p/")
+            assert http.get(f"/v1/sessions/{kept}/ports").json()["ports"][0]["url"] == url
+            path = url.removeprefix(f"http://{host}")
+            # By the address, and told the name: what a resolver makes of it is not tested.
+            ask = lambda at, to, **kw: stranger.get(s.url + to, headers={"Host": at, **kw})  # noqa: E731
+            api = s.url.removeprefix("http://")
+            assert ask(host, path + "x").json()["path"] == "/x"
+            assert ask(host, path + "away").headers["Location"] == path + "there"
+            refused(ask(api, path + "x"), 404, "route_not_found")
+            for own in "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/sessions", "/":
+                refused(ask(host, own, Authorization=f"Bearer {s.key}"), 404, "route_not_found")
+            assert ask(api, "/healthz").status_code == 200
+            web_socket(s, path, host)
+    finally:
+        assert s.stop() == 0, s.log_text()
+
+
+def web_socket(egress, path: str, name: str | None = None):
     host, port = egress.url.removeprefix("http://").split(":")
     key = base64.b64encode(os.urandom(16)).decode()
     with socket.create_connection((host, int(port)), 30) as c:
-        c.sendall(f"GET {path}ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        c.sendall(f"GET {path}ws HTTP/1.1\r\nHost: {name or host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
         head = b""
         while b"\r\n\r\n" not in head:
             head += c.recv(4096)
