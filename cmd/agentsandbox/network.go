@@ -8,11 +8,16 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
+	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
 // openNetwork makes what the networks of sandboxes end in.
 func (d *daemon) openNetwork() error {
 	server, err := firewall.ParseServer(d.cfg.EgressMode, d.cfg.EgressAllow, d.cfg.EgressOpen, d.cfg.EgressDeny)
+	if err != nil {
+		return err
+	}
+	templates, err := firewall.ParseTemplates(d.cfg.EgressTemplate, template.DefaultName)
 	if err != nil {
 		return err
 	}
@@ -23,7 +28,7 @@ func (d *daemon) openNetwork() error {
 	if shared.CA, shared.Roots, err = egressCA(d.cfg); err != nil {
 		return err
 	}
-	if d.network, err = border.New(border.Options{Server: server, Firewall: shared, Logger: d.log}); err != nil {
+	if d.network, err = border.New(border.Options{Server: server, Templates: templates, Firewall: shared, Logger: d.log}); err != nil {
 		return err
 	}
 	d.onClose(d.network.Close)

@@ -11,18 +11,23 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
 	"github.com/agentsandbox/agentsandbox/internal/config"
+	"github.com/agentsandbox/agentsandbox/internal/egress/border"
+	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
 	"github.com/agentsandbox/agentsandbox/internal/posture"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
-// probedNetwork is the mode of the network of the sandbox that is looked at.
-const probedNetwork = "off"
+// probedNetworks are the modes of the network of the sandboxes that are looked
+// at: without a device, and with what a server gives by default. The settings do
+// not count: what an operator opens is no promise that can be checked.
+var probedNetworks = []string{config.EgressOff, config.EgressPublic}
 
-// probe makes one sandbox with the limits that the settings give by default,
-// looks at it from both sides, and removes every trace of it. A server may run
-// meanwhile: nothing is shared with it but the cache directory.
+// probe makes a sandbox for each mode of the network, with the limits that the
+// settings give by default, looks at it from both sides, and removes every trace
+// of it. A server may run meanwhile: nothing is shared with it but the cache
+// directory.
 func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli.ProbeRow, err error) {
 	images, err := openImages(cfg, log)
 	if err != nil {
@@ -38,9 +43,18 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 		return nil, fmt.Errorf("a directory for the probe: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
+	server, err := firewall.ParseServer(config.EgressPublic, nil, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	network, err := border.New(border.Options{Server: server, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, network.Close()) }()
 	options := gvisor.Options{
 		StateDir: filepath.Join(state, sandboxesDir), CacheDir: cfg.CacheDir, Images: images.find,
-		DiskBytes: cfg.DiskMB << 20, Platform: cfg.Platform, Logger: log,
+		DiskBytes: cfg.DiskMB << 20, Platform: cfg.Platform, Network: network.Network(), Logger: log,
 	}
 	r, err := gvisor.New(options)
 	if err != nil {
@@ -51,15 +65,32 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 	if err := r.Prepare(ctx, template.DefaultName, runtime.Bare, limits, func(line string) { log.Info(line) }); err != nil {
 		return nil, err
 	}
-	sb, err := r.Start(ctx, runtime.Spec{ID: agentsandbox.NewID(sandboxPrefix), Template: template.DefaultName, Limits: limits})
+	for _, mode := range probedNetworks {
+		seen, err := probeOne(ctx, r, network, posture.Grant{
+			MemoryBytes: limits.MemoryBytes, WallBytes: gvisor.MemoryWall(limits.MemoryBytes), MilliCPUs: limits.MilliCPUs, Tasks: limits.Tasks,
+			CPUs: gvisor.CPUs(limits), DiskBytes: options.DiskBytes, Network: mode,
+		}, limits)
+		if err != nil {
+			return nil, fmt.Errorf("a sandbox with the network %s: %w", mode, err)
+		}
+		rows = append(rows, seen...)
+	}
+	return rows, nil
+}
+
+// probeOne looks at a sandbox with one mode of the network.
+func probeOne(ctx context.Context, r *gvisor.Runtime, network *border.Border, grant posture.Grant, limits runtime.Limits) (rows []cli.ProbeRow, err error) {
+	sb, err := r.Start(ctx, runtime.Spec{
+		ID: agentsandbox.NewID(sandboxPrefix), Template: template.DefaultName, Limits: limits, Network: grant.Network != config.EgressOff,
+	})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, sb.Destroy(context.WithoutCancel(ctx))) }()
-	return look(ctx, sb, posture.Grant{
-		MemoryBytes: limits.MemoryBytes, WallBytes: gvisor.MemoryWall(limits.MemoryBytes), MilliCPUs: limits.MilliCPUs, Tasks: limits.Tasks,
-		CPUs: gvisor.CPUs(limits), DiskBytes: options.DiskBytes, Network: probedNetwork,
-	})
+	if err := network.Apply(sb.ID(), "", &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkMode(grant.Network)}, nil); err != nil {
+		return nil, err
+	}
+	return look(ctx, sb, grant)
 }
 
 func look(ctx context.Context, sb runtime.Sandbox, grant posture.Grant) ([]cli.ProbeRow, error) {
@@ -80,7 +111,7 @@ func look(ctx context.Context, sb runtime.Sandbox, grant posture.Grant) ([]cli.P
 	}
 	rows := make([]cli.ProbeRow, len(compared))
 	for i, row := range compared {
-		rows[i] = cli.ProbeRow(row)
+		rows[i] = cli.ProbeRow{Network: grant.Network, Side: row.Side, Name: row.Name, Value: row.Value, Expected: row.Expected, OK: row.OK}
 	}
 	return rows, nil
 }

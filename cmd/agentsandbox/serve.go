@@ -136,7 +136,7 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken,
+		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.runtime, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,

@@ -50,6 +50,8 @@ type Config struct {
 	// Network of sandboxes.
 	EgressMode                          string   // off, public, allowlist
 	EgressAllow, EgressOpen, EgressDeny []string // targets
+	EgressTemplate                      []string // NAME=RULE
+	PortsHost                           string
 	EgressDNS                           []string // ADDRESS or ADDRESS:PORT
 	EgressMaxConnections                int      // of one sandbox, as the next three
 	EgressMaxBytes                      int64    // 0: no limit

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 )
@@ -38,6 +40,9 @@ func networkSettings() []Setting {
 		{Name: "egress_deny", Group: GroupNetwork, Example: "TARGET",
 			Help: "What no sandbox may reach, whatever else allows it. A list.",
 			bind: func(c *Config) value { return list{&c.EgressDeny} }},
+		{Name: "egress_template", Group: GroupNetwork, Example: "NAME=RULE",
+			Help: "Narrows what sandboxes of one template may reach: NAME=off, NAME=allow:TARGET (then only what is listed), NAME=deny:TARGET. A list.",
+			bind: func(c *Config) value { return list{&c.EgressTemplate} }},
 		{Name: "egress_dns", Group: GroupNetwork, Example: "ADDRESS[:PORT]", DefaultNote: "those of the host's `/etc/resolv.conf`",
 			Help: "Name servers that the daemon asks for sandboxes. A list.",
 			bind: func(c *Config) value { return list{&c.EgressDNS} }},
@@ -59,6 +64,9 @@ func networkSettings() []Setting {
 		{Name: "egress_ca_key", Group: GroupNetwork, Example: "FILE",
 			Help: "PEM file of that authority's private key.",
 			bind: func(c *Config) value { return text{&c.EgressCAKey} }},
+		{Name: "ports_host", Group: GroupNetwork, Example: "HOST[:PORT]", DefaultNote: "that of the request for the URL",
+			Help: "Host name in the URLs of sessions' ports, as clients reach this server under it. It serves ports and nothing else, and no other name serves them: pages of sandboxes are kept off the API's origin.",
+			bind: func(c *Config) value { return text{&c.PortsHost} }},
 	}
 }
 
@@ -116,6 +124,21 @@ func (c Config) Env() (map[string]string, error) {
 	return env, nil
 }
 
+// checkPortsHost keeps the API reachable, and URLs whole.
+func (r Resolved) checkPortsHost() error {
+	if r.PortsHost == "" {
+		return nil
+	}
+	u, err := url.Parse("http://" + r.PortsHost)
+	if err != nil || u.Host != r.PortsHost || u.Hostname() == "" || strings.HasSuffix(r.PortsHost, ":") {
+		return r.wrong("ports_host", "must be a host name with an optional port, such as ports.example.org or ports.example.org:8443, not %q", r.PortsHost)
+	}
+	if host, _, err := net.SplitHostPort(r.Listen); err == nil && strings.EqualFold(host, u.Hostname()) {
+		return r.wrong("ports_host", "must be another name than that of listen, %s, under which the API is reached", host)
+	}
+	return nil
+}
+
 // checkNetwork checks what only the network's settings know; what the entries of
 // the lists must be is the firewall's to say.
 func (r Resolved) checkNetwork() error {
@@ -124,6 +147,9 @@ func (r Resolved) checkNetwork() error {
 	}
 	if _, err := r.Env(); err != nil {
 		return r.wrong("sandbox_env", "%s", err)
+	}
+	if err := r.checkPortsHost(); err != nil {
+		return err
 	}
 	switch {
 	case len(r.EgressAllow) > 0 && r.EgressMode != EgressAllowlist:

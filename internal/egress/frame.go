@@ -44,6 +44,8 @@ const (
 	echoRequest6 = 128
 )
 
+var broadcast4 = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // inspect judges a frame. It lets through only what the stack has to see, which
 // keeps most of the stack, such as reassembly, out of reach.
 func inspect(frame []byte) verdict {
@@ -73,8 +75,8 @@ func inspect4(frame []byte) verdict {
 	if src != sandbox4 {
 		return spoofed
 	}
-	// 0.0.0.0/8 is this network, 240.0.0.0/4 reserved and broadcast.
-	if first := frame[16]; dst == sandbox4 || dst.IsLoopback() || dst.IsMulticast() || first == 0 || first >= 240 {
+	// Reserved addresses pass: a connection to them is refused at once, by who judges.
+	if dst == sandbox4 || dst.IsLoopback() || dst.IsMulticast() || dst.IsUnspecified() || dst == broadcast4 {
 		return unsupported
 	}
 	payload := frame[header4:]
@@ -100,7 +102,7 @@ func inspect6(frame []byte) verdict {
 	if src != sandbox6 {
 		return spoofed
 	}
-	if dst == sandbox6 || dst.IsLoopback() || dst.IsUnspecified() || dst.IsLinkLocalUnicast() {
+	if dst == sandbox6 || dst.IsLoopback() || dst.IsUnspecified() {
 		return unsupported
 	}
 	payload := frame[header6:]

@@ -84,10 +84,11 @@ type Engine struct {
 	log          *slog.Logger
 	clock        func() time.Time
 
-	touched  touches
-	known    knownKeys
-	requests requests
-	pins     filePins
+	witnesses witnesses
+	touched   touches
+	known     knownKeys
+	requests  requests
+	pins      filePins
 	// keeping is the housekeeping that Start begins, and the ends of sessions
 	// that have expired.
 	keeping        sync.WaitGroup
@@ -172,6 +173,7 @@ const (
 // destroy ends a sandbox, whatever became of the request. What cannot be
 // destroyed stays on the runtime's records, for the next start to recover.
 func (e *Engine) destroy(sb runtime.Sandbox) error {
+	defer e.testify(sb.ID())
 	var err error
 	for range destroyTries {
 		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)

@@ -36,7 +36,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := e.checkLimits(asked{req.TimeoutMS, req.MemoryMB, req.CPUs, req.RunLimits, req.DiskLimits}); err != nil {
 		return nil, err
 	}
-	if err := e.network.Check(req.Network); err != nil {
+	if err := e.network.Check(e.template, req.Network); err != nil {
 		return nil, err
 	}
 	ctx, done, err := e.begin(ctx)
@@ -102,6 +102,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		final:   true,
 	}
 	run.record.Ephemeral = true
+	e.witness(sb.ID(), witness{tenant: p.Tenant, object: run.record.ID})
 	return e.perform(ctx, run)
 }
 

@@ -7,3 +7,6 @@ func (e *Engine) ExpireSessions(ctx context.Context) { e.expireSessions(ctx) }
 
 // SaveUses writes when sessions were last used, where the store is far behind.
 func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
+
+// HearWitnesses is what Start does every second.
+func (e *Engine) HearWitnesses() { e.hearWitnesses() }

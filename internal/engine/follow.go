@@ -126,6 +126,7 @@ func (e *Engine) leaveSessions() {
 		if e.remove(s) {
 			s.end(errLeaving)
 			s.users.Wait()
+			e.testify(s.sandbox.ID())
 			s.sandbox.Release()
 			left++
 		}

@@ -59,6 +59,7 @@ func (e *Engine) Start() {
 			}
 			e.expireSessions(e.keepingCtx)
 			e.saveUses(e.keepingCtx, false)
+			e.hearWitnesses()
 			if now := time.Now(); now.Sub(swept) >= e.sweepPeriod() {
 				swept = now
 				e.Sweep(e.keepingCtx)

@@ -17,29 +17,32 @@ type offline struct{}
 
 var errOffline = errors.New("this server has no network for sandboxes")
 
-func (offline) Server() agentsandbox.NetworkPolicy {
+func (offline) Server(string) agentsandbox.NetworkPolicy {
 	return agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkOff}
 }
 
-func (offline) Check(p *agentsandbox.NetworkPolicy) error {
+func (offline) Check(_ string, p *agentsandbox.NetworkPolicy) error {
 	if p != nil && p.Mode != "" && p.Mode != agentsandbox.NetworkOff {
 		return agentsandbox.Invalid("network.mode", "%s is more than is allowed here: the most is off.", p.Mode)
 	}
 	return nil
 }
 
-func (offline) Apply(string, *agentsandbox.NetworkPolicy, []agentsandbox.BoundSecret) error {
+func (offline) Apply(string, string, *agentsandbox.NetworkPolicy, []agentsandbox.BoundSecret) error {
 	return nil
 }
 func (offline) HasDevice(string) bool                    { return false }
 func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.NetworkReport{} }
+func (offline) Notes(string) func() agentsandbox.NetworkNotes {
+	return nil
+}
 func (offline) Dial(context.Context, string, uint16) (net.Conn, error) {
 	return nil, errOffline
 }
 
-// effective is what a request for a policy comes to, for people.
-func (e *Engine) effective(asked *agentsandbox.NetworkPolicy) *agentsandbox.NetworkPolicy {
-	p := e.network.Server()
+// effective is what a request for a policy comes to in a template, for people.
+func (e *Engine) effective(template string, asked *agentsandbox.NetworkPolicy) *agentsandbox.NetworkPolicy {
+	p := e.network.Server(template)
 	if asked == nil {
 		return &p
 	}
@@ -51,8 +54,8 @@ func (e *Engine) effective(asked *agentsandbox.NetworkPolicy) *agentsandbox.Netw
 }
 
 // isolated tells whether a sandbox for a policy needs no device at all.
-func (e *Engine) isolated(asked *agentsandbox.NetworkPolicy) bool {
-	return e.effective(asked).Mode == agentsandbox.NetworkOff
+func (e *Engine) isolated(template string, asked *agentsandbox.NetworkPolicy) bool {
+	return e.effective(template, asked).Mode == agentsandbox.NetworkOff
 }
 
 // claim takes a sandbox with a policy in force. The caller destroys it.
@@ -60,14 +63,14 @@ func (e *Engine) claim(ctx context.Context, owner, template string, variant runt
 	policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret,
 ) (runtime.Sandbox, error) {
 	claim := e.sandboxes.Claim
-	if e.isolated(policy) && e.network.Server().Mode != agentsandbox.NetworkOff {
+	if e.isolated(template, policy) && e.network.Server("").Mode != agentsandbox.NetworkOff {
 		claim = e.sandboxes.ClaimIsolated
 	}
 	sb, err := claim(ctx, owner, template, variant, limits)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.network.Apply(sb.ID(), policy, secrets); err != nil {
+	if err := e.network.Apply(sb.ID(), template, policy, secrets); err != nil {
 		e.background(func() { _ = e.destroy(sb) }) // logged there
 		return nil, err
 	}
@@ -162,7 +165,7 @@ func (e *Engine) reconnect(info *agentsandbox.Session, sb runtime.Sandbox) []age
 		e.log.Error("the secrets of a session are lost: its requests go out with placeholders in their place", "session", info.ID, "error", err)
 	}
 	info.Secrets = withoutValues(secrets)
-	if err := e.network.Apply(sb.ID(), info.Network, secrets); err != nil {
+	if err := e.network.Apply(sb.ID(), info.Template, info.Network, secrets); err != nil {
 		e.log.Warn("a session of an earlier server reaches nothing any more", "session", info.ID, "error", err)
 	}
 	return secrets
@@ -174,9 +177,6 @@ func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.
 	if err != nil {
 		return nil, err
 	}
-	if err := e.network.Check(&policy); err != nil {
-		return nil, err
-	}
 	ctx, done, err := e.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,9 @@ func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.
 	if err != nil {
 		return nil, err
 	}
-	err = e.replaceNetwork(ctx, s, policy)
+	if err = e.network.Check(s.info.Template, &policy); err == nil {
+		err = e.replaceNetwork(ctx, s, policy)
+	}
 	release()
 	if err != nil {
 		return nil, err
@@ -195,7 +197,7 @@ func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.
 }
 
 func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsandbox.NetworkPolicy) error {
-	if !e.network.HasDevice(s.sandbox.ID()) && !e.isolated(&policy) {
+	if !e.network.HasDevice(s.sandbox.ID()) && !e.isolated(s.info.Template, &policy) {
 		return noDevice(s)
 	}
 	s.networking.Lock()
@@ -204,12 +206,12 @@ func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsan
 	before := s.info.Network
 	e.mu.Unlock()
 	// In force first: whoever is told that the policy holds must find that it does.
-	err := e.network.Apply(s.sandbox.ID(), &policy, s.secrets)
+	err := e.network.Apply(s.sandbox.ID(), s.info.Template, &policy, s.secrets)
 	if err == nil {
 		err = e.store.SetNetwork(ctx, s.info.ID, &policy)
 	}
 	if err != nil {
-		return errors.Join(err, e.network.Apply(s.sandbox.ID(), before, s.secrets))
+		return errors.Join(err, e.network.Apply(s.sandbox.ID(), s.info.Template, before, s.secrets))
 	}
 	e.mu.Lock()
 	s.info.Network = &policy
@@ -237,6 +239,6 @@ func (e *Engine) NetworkReport(ctx context.Context, id string) (*agentsandbox.Ne
 	asked := s.info.Network
 	e.mu.Unlock()
 	r := e.network.Report(s.sandbox.ID())
-	r.Policy = *e.effective(asked)
+	r.Policy = *e.effective(s.info.Template, asked)
 	return &r, nil
 }

@@ -24,24 +24,25 @@ type wires struct {
 	secrets  map[string][]agentsandbox.BoundSecret
 	isolated map[string]bool
 	fail     error
+	notes    agentsandbox.NetworkNotes // of every sandbox
 }
 
 func newWires() *wires {
 	return &wires{applied: map[string]*agentsandbox.NetworkPolicy{}, secrets: map[string][]agentsandbox.BoundSecret{}, isolated: map[string]bool{}}
 }
 
-func (w *wires) Server() agentsandbox.NetworkPolicy {
+func (w *wires) Server(string) agentsandbox.NetworkPolicy {
 	return agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkPublic}
 }
 
-func (w *wires) Check(p *agentsandbox.NetworkPolicy) error {
+func (w *wires) Check(_ string, p *agentsandbox.NetworkPolicy) error {
 	if p == nil {
 		return nil
 	}
 	return p.Validate()
 }
 
-func (w *wires) Apply(id string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
+func (w *wires) Apply(id, _ string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.fail != nil {
@@ -59,6 +60,20 @@ func (w *wires) HasDevice(id string) bool {
 
 func (w *wires) Report(id string) agentsandbox.NetworkReport {
 	return agentsandbox.NetworkReport{Device: w.HasDevice(id), Connections: 3}
+}
+
+func (w *wires) Notes(string) func() agentsandbox.NetworkNotes {
+	return func() agentsandbox.NetworkNotes {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.notes
+	}
+}
+
+func (w *wires) see(notes agentsandbox.NetworkNotes) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notes = notes
 }
 
 // Dial reaches an echo on port 7.

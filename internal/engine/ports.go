@@ -186,19 +186,23 @@ type Sandboxes interface {
 // Network decides what sandboxes may reach. A sandbox that was just made reaches
 // nothing until Apply.
 type Network interface {
-	// Server is what sandboxes may reach of which nothing else is asked.
-	Server() agentsandbox.NetworkPolicy
-	// Check refuses what is more than the server allows: an *agentsandbox.Error of
-	// code invalid_request that names the entry.
-	Check(policy *agentsandbox.NetworkPolicy) error
-	// Apply puts a policy in force, nil for the server's, and cuts what it does not
+	// Server is what sandboxes of a template may reach of which nothing else is
+	// asked; of the template "", what the server allows at all.
+	Server(template string) agentsandbox.NetworkPolicy
+	// Check refuses what is more than the server allows to a template: an
+	// *agentsandbox.Error of code invalid_request that names the entry.
+	Check(template string, policy *agentsandbox.NetworkPolicy) error
+	// Apply puts a policy in force, nil for the template's, and cuts what it does not
 	// allow. Of a sandbox without a device it fails, unless the policy is off.
 	// After an error nothing is reached any more.
-	Apply(sandbox string, policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error
+	Apply(sandbox, template string, policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error
 	// HasDevice tells whether a sandbox has a network device.
 	HasDevice(sandbox string) bool
 	// Report tells what a sandbox did, its Policy aside.
 	Report(sandbox string) agentsandbox.NetworkReport
+	// Notes returns what tells of a sandbox for the audit log, also when it is gone;
+	// nil for one without a device.
+	Notes(sandbox string) func() agentsandbox.NetworkNotes
 	// Dial opens a connection to a port of a sandbox.
 	Dial(ctx context.Context, sandbox string, port uint16) (net.Conn, error)
 }

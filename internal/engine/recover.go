@@ -224,9 +224,10 @@ func (r *recovery) begin() {
 			})
 			continue
 		}
-		if err := r.e.network.Apply(x.sandbox.ID(), x.network, nil); err != nil {
+		if err := r.e.network.Apply(x.sandbox.ID(), r.e.template, x.network, nil); err != nil {
 			r.e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
 		}
+		r.e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
 		r.e.background(func() {
 			r.e.followUp(r.e.ctx, x)
 			_ = r.e.destroy(x.sandbox) // logged there

@@ -57,7 +57,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.checkLifetimes(req.IdleTimeoutMS, req.MaxLifetimeMS); err != nil {
 		return nil, err
 	}
-	if err := e.network.Check(req.Network); err != nil {
+	if err := e.network.Check(cmp.Or(req.Template, e.template), req.Network); err != nil {
 		return nil, err
 	}
 	ctx, done, err := e.begin(ctx)
@@ -96,7 +96,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		}
 		return nil, err
 	}
-	info.Network = e.effective(info.Network)
+	info.Network = e.effective(info.Template, info.Network)
 	return &info, nil
 }
 
@@ -136,6 +136,7 @@ func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.S
 func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
 	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
+	e.witness(sb.ID(), witness{tenant: info.Tenant, object: info.ID, firsts: true})
 	e.mu.Lock()
 	e.sessions[info.ID] = s
 	e.mu.Unlock()

@@ -58,6 +58,10 @@ type Options struct {
 	// DialToken opens a connection to the port that the token of a URL is for; nil:
 	// no port has one.
 	DialToken func(ctx context.Context, token string) (net.Conn, error)
+	// PortsHost is the host name that the URLs of ports have, with a port of its own
+	// if it is not the scheme's: it serves ports alone, and no other name does. "":
+	// that of the request that asked for the URL.
+	PortsHost string
 	// Logger takes the access log. Needed.
 	Logger *slog.Logger
 	// Version is the program's, shown by /healthz.
@@ -107,6 +111,7 @@ type api struct {
 	audit        func(ctx context.Context, entry agentsandbox.AuditEntry)
 	dialToken    func(ctx context.Context, token string) (net.Conn, error)
 	ports        *httputil.ReverseProxy
+	portsHost    portsHost
 	limits       Limits
 	limiter      *limiter
 	log          *slog.Logger
@@ -157,6 +162,7 @@ func build(o Options) (*api, error) {
 		idempotency:  o.Idempotency,
 		audit:        o.Audit,
 		dialToken:    o.DialToken,
+		portsHost:    portsHost(o.PortsHost),
 		limits:       o.Limits,
 		limiter:      rates,
 		log:          o.Logger,
@@ -196,11 +202,15 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.metrics.inFlight.Inc()
 	defer c.finish()
 	defer c.recoverPanic()
-	if strings.HasPrefix(c.r.URL.Path, portPrefix) {
+	ports, rest := a.portsHost.serves(c.r)
+	switch isPort := strings.HasPrefix(c.r.URL.Path, portPrefix); {
+	case isPort && ports:
 		a.servePort(c) // what is not clean in its path is the sandbox's business
-		return
+	case !isPort && rest:
+		a.dispatch(c)
+	default:
+		c.fail(routeNotFound(c.r))
 	}
-	a.dispatch(c)
 }
 
 // dispatch finds the route. The answers of the mux itself (plain text, and

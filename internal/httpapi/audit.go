@@ -13,9 +13,9 @@ type auditEntry struct {
 	KeyID     *string   `json:"key_id" doc:"The API key that asked; null: the server did it by itself."`
 	RequestID string    `json:"request_id" doc:"The X-Request-Id of the request."`
 	Remote    string    `json:"remote" doc:"Address and port that the request came from."`
-	Action    string    `json:"action" doc:"The operationId of the request; expireSession, sweep and bootstrapKey are the server's own."`
+	Action    string    `json:"action" doc:"The operationId of the request; expireSession, sweep, bootstrapKey, and of the network refuseEgress, useSecret and countEgress, are the server's own."`
 	ObjectID  *string   `json:"object_id" doc:"What was made or acted on; null for nothing."`
-	Outcome   string    `json:"outcome" doc:"ok, or the code of the error."`
+	Outcome   string    `json:"outcome" doc:"ok, or the code of the error; of refuseEgress the reason."`
 	Detail    string    `json:"detail" doc:"What else there is to say; may be empty."`
 	Hash      string    `json:"hash" doc:"SHA-256, in hex, of this row and of the hash before it."`
 }

@@ -153,7 +153,7 @@ func (c *call) portInfo(session string, p agentsandbox.OpenPort) PortInfo {
 	if c.r.TLS != nil {
 		scheme = "https"
 	}
-	return PortInfo{Port: p.Port, URL: scheme + "://" + c.r.Host + p.Path, ExpiresAt: wireTime(p.ExpiresAt), session: session}
+	return PortInfo{Port: p.Port, URL: scheme + "://" + c.api.portsHost.authority(c.r) + p.Path, ExpiresAt: wireTime(p.ExpiresAt), session: session}
 }
 
 func (a *api) portRoutes() {

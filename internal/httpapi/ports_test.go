@@ -230,3 +230,45 @@ func echoes(t *testing.T, c *upgraded, sent string) {
 		t.Errorf("%q, %v", got, err)
 	}
 }
+
+func TestPortsWithAHostOfTheirOwn(t *testing.T) {
+	s, outside := newPortServer(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "from "+r.Host) })
+	s.portsHost = "Ports.example.org:8443"
+	api := strings.TrimPrefix(outside.URL, "http://")
+	for _, c := range []struct {
+		host, path string
+		status     int
+	}{
+		{api, "/healthz", 200},
+		{api, "/p/good/x", 404},
+		{"ports.example.org", "/p/good/x", 200},
+		{"ports.example.org:8443", "/p/good/x", 200},
+		{"PORTS.example.org.:1", "/p/good/x", 200},
+		{"ports.example.org", "/p/none/x", 404},
+		{"ports.example.org", "/healthz", 404},
+		{"ports.example.org", "/v1/sessions", 404},
+		{"ports.example.org", "/docs", 404},
+		{"ports.example.org", "/openapi.json", 404},
+		{"ports.example.org", "/", 404},
+		{"ports.example.org", "//p/good/x", 404},
+		{"x.ports.example.org", "/p/good/x", 404},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, outside.URL+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = c.host
+		resp, err := http.DefaultTransport.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("%s%s: %d, want %d", c.host, c.path, resp.StatusCode, c.status)
+		}
+	}
+	r := httptest.NewRequest(http.MethodGet, "/v1/sessions", nil)
+	if got := s.portsHost.authority(r); got != "Ports.example.org:8443" {
+		t.Error(got)
+	}
+}

@@ -27,6 +27,8 @@ func main() {
 	flag.DurationVar(&o.sustained, "sustained", 60*time.Second, "how long each sustained load lasts")
 	flag.IntVar(&o.sessions, "sessions", 500, "how many idle sessions are weighed")
 	flag.IntVar(&o.transferMB, "transfer-mb", 1024, "the size of the file that is uploaded and downloaded")
+	flag.IntVar(&o.idleNetworks, "idle-networks", 200, "how many idle sandboxes with a network are measured")
+	flag.DurationVar(&o.idle, "idle", 30*time.Second, "how long they are measured")
 	only := flag.String("only", "", "latency, rates, weight, transfer or network; empty: all")
 	flag.Parse()
 	if err := run(o, *only); err != nil {
@@ -41,6 +43,8 @@ type options struct {
 	sustained                           time.Duration
 	sessions                            int
 	transferMB                          int
+	idleNetworks                        int
+	idle                                time.Duration
 }
 
 func run(o options, only string) error {

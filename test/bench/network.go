@@ -45,8 +45,9 @@ good = sum(c.recv(64).startswith(b"HTTP/1.0 200") for c in held)
 print('{"bytes": %%d, "seconds": %%f}' %% (good, opened))
 `
 
-// network measures one download, and many connections at once, of one sandbox. It
-// needs root and ip(8).
+// network measures one download, and many connections at once, of one sandbox,
+// what many idle ones take, and what a network adds to a restore. It needs root
+// and ip(8).
 func network(o options, dir string) error {
 	far, err := newFarSide()
 	if err != nil {
@@ -69,7 +70,10 @@ func network(o options, dir string) error {
 	}
 	fmt.Printf("\n## Network of a sandbox\n\n| what | measured |\n|---|---|\n| one download of %d MiB | %.0f MB/s |\n| %d connections at once | all answered, opened in %.1f s |\n",
 		o.transferMB, float64(bytes)/1e6/seconds, connections, opening)
-	return nil
+	if err := idleNetworks(o, dir); err != nil {
+		return err
+	}
+	return restoreCost(o, dir)
 }
 
 // measured runs code that prints a number and seconds as JSON.

@@ -37,6 +37,7 @@ class Server:
         self.flags = (f"--on-shutdown={on_shutdown}", *flags)
         self.env = {**os.environ, "AGENTSANDBOX_BOOTSTRAP_KEY": self.key, **(env or {})}
         self.process: subprocess.Popen | None = None
+        self.prefix: tuple[str, ...] = ()  # a command that runs the server, such as one that enters a namespace
 
     def start(self) -> "Server":
         self.launch()
@@ -44,7 +45,7 @@ class Server:
         return self
 
     def launch(self) -> None:
-        command = [BIN, "serve", "--listen", self.url.removeprefix("http://"), "--data-dir", str(self.data), *self.flags]
+        command = [*self.prefix, BIN, "serve", "--listen", self.url.removeprefix("http://"), "--data-dir", str(self.data), *self.flags]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 

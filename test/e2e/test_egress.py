@@ -222,6 +222,42 @@ def test_a_secret_goes_to_its_host_alone(egress, http, outside):
     assert SECRET not in egress.log_text()
 
 
+def audit_rows(http, about: str) -> list:
+    rows = [r for r in http.get("/v1/audit", params={"limit": 100}).json()["entries"] if r["object_id"] == about and r["action"].endswith(("Egress", "Secret"))]
+    return [(r["action"], r["outcome"], r["detail"]) for r in reversed(rows)]
+
+
+def test_refusals_and_uses_of_secrets_are_in_the_audit_log(egress, http, outside):
+    port = outside.web.port
+    s = session(http, secrets=[{"name": "API_TOKEN", "value": SECRET, "hosts": ["*.example.com"]}])
+    for _ in range(3):
+        headers_seen(http, outside, f"http://api.example.com:{port}/x", session_id=s)
+    fetch(http, *["http://169.254.169.254/"] * 5, "http://10.0.0.1/", "http://denied.example.com/", session_id=s)
+    # The first of each within a second, while the session lives, and counted once.
+    said = eventually(lambda: len(audit_rows(http, s)) == 4 and audit_rows(http, s))
+    assert said, audit_rows(http, s)
+    assert ("useSecret", "ok", f'API_TOKEN to "api.example.com" at {ADDRESS} port {port}') in said
+    assert ("refuseEgress", "range", "tcp 169.254.169.254 port 80: cloud metadata address") in said
+    assert ("refuseEgress", "range", "tcp 10.0.0.1 port 80: private address") in said
+    assert ("refuseEgress", "denied", 'dns "denied.example.com": server deny denied.example.com') in said
+    # Thousands of hostile names: few rows, printable, and counted.
+    bash(http, "for i in $(seq 300); do getent hosts x$i.denied.example.com; done", session_id=s)
+    out = run(http, "import socket\nfor i in range(40):\n    with socket.create_connection(('api.example.com', %d)) as c: c.sendall(b'GET / HTTP/1.1\\r\\nHost: \\xff\\x1b%%d\\r\\n\\r\\n' %% i); c.recv(999)" % port, session_id=s)
+    assert out["return_code"] == 0, out
+    http.delete(f"/v1/sessions/{s}").raise_for_status()
+    said = audit_rows(http, s)
+    assert len(said) < 40 and all(len(d) < 1500 and d.isascii() and d.isprintable() for _, _, d in said), said
+    action, outcome, total = said[-1]
+    assert action == "countEgress" and outcome == "ok" and "cloud metadata 5" in total and "used: API_TOKEN 3 (api.example.com 3)" in total, total
+    # A run without a session has one row.
+    r = http.post("/v1/execute", json={"code": "import socket\nfor _ in range(9):\n    try: socket.create_connection(('127.0.0.2', 1))\n    except OSError: pass\nfor _ in range(9):\n    try: socket.create_connection(('10.0.0.2', 1))\n    except OSError: pass"})
+    said = eventually(lambda: audit_rows(http, r.json()["execution_id"]))
+    assert said == [("countEgress", "ok", "refused: range 9 (private 9)")], said
+    assert SECRET not in http.get("/v1/audit").text
+    verified = subprocess.run([BIN, "audit", "verify", "--data-dir", egress.data], capture_output=True, text=True)
+    assert verified.returncode == 0, verified
+
+
 def test_a_secret_goes_into_tls_where_the_operator_has_an_authority(http, outside):
     s = session(http, secrets=[{"name": "API_TOKEN", "value": SECRET, "hosts": ["www.example.com"]}])
     code = 'curl -sS -o /dev/null -w "%{http_code} %{ssl_verify_result}\\n" -H "X-Key: $API_TOKEN" '
@@ -338,11 +374,38 @@ def test_a_port_has_a_url(egress, http):
         refused(http.post(f"/v1/sessions/{s}/ports", json=body), 422)
 
 
-def web_socket(egress, path: str):
+def test_ports_have_a_host_of_their_own_if_the_operator_says_so(tmp_path):
+    s = Server(tmp_path / "data", "--pool-size=1", "--preload=none")
+    host = "localhost:" + s.url.rsplit(":", 1)[1]
+    s.flags += (f"--ports-host={host}",)
+    s.start()
+    try:
+        with s.http() as http, httpx.Client(timeout=60) as stranger:
+            kept = session(http)
+            serve(http, kept, 8000)
+            url = http.post(f"/v1/sessions/{kept}/ports", json={"port": 8000}).json()["url"]
+            assert url.startswith(f"http://{host}/p/")
+            assert http.get(f"/v1/sessions/{kept}/ports").json()["ports"][0]["url"] == url
+            path = url.removeprefix(f"http://{host}")
+            # By the address, and told the name: what a resolver makes of it is not tested.
+            ask = lambda at, to, **kw: stranger.get(s.url + to, headers={"Host": at, **kw})  # noqa: E731
+            api = s.url.removeprefix("http://")
+            assert ask(host, path + "x").json()["path"] == "/x"
+            assert ask(host, path + "away").headers["Location"] == path + "there"
+            refused(ask(api, path + "x"), 404, "route_not_found")
+            for own in "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/sessions", "/":
+                refused(ask(host, own, Authorization=f"Bearer {s.key}"), 404, "route_not_found")
+            assert ask(api, "/healthz").status_code == 200
+            web_socket(s, path, host)
+    finally:
+        assert s.stop() == 0, s.log_text()
+
+
+def web_socket(egress, path: str, name: str | None = None):
     host, port = egress.url.removeprefix("http://").split(":")
     key = base64.b64encode(os.urandom(16)).decode()
     with socket.create_connection((host, int(port)), 30) as c:
-        c.sendall(f"GET {path}ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        c.sendall(f"GET {path}ws HTTP/1.1\r\nHost: {name or host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
         head = b""
         while b"\r\n\r\n" not in head:
             head += c.recv(4096)
@@ -392,6 +455,29 @@ def test_another_tenant_sees_none_of_it(egress, http):
     assert url not in json.dumps(http.get(f"/v1/sessions/{s}").json())
     audit = http.get("/v1/audit").text
     assert "openPort" in audit and url not in audit
+
+
+def test_a_template_is_narrowed_by_the_operator(tmp_path, outside):
+    port = outside.web.port
+    s = Server(tmp_path / "data", "--pool-size=1", "--preload=none", *outside.flags(), "--egress-template=default=allow:*.example.com", "--egress-template=default=deny:www.example.com").start()
+    urls = [f"http://{host}:{port}/x" for host in ("api.example.com", "www.example.com", "other.example.net")]
+    try:
+        with s.http() as http:
+            for kw in {}, {"session_id": session(http)}, {"session_id": session(http, network={"mode": "allowlist", "allow": ["api.example.com", "*.example.com"]})}:
+                assert [said == 200 for said, _ in fetch(http, *urls, **kw)] == [True, False, False], kw
+            assert http.get(f"/v1/sessions/{kw['session_id']}/network").json()["log"][-1]["rule"].endswith("of the template")
+            assert [said == 200 for said, _ in fetch(http, *urls, network={"mode": "allowlist"})] == [False] * 3
+            narrow = session(http)
+            assert http.get(f"/v1/sessions/{narrow}").json()["network"] == {"mode": "allowlist", "allow": ["*.example.com"]}
+            for policy in {"mode": "public"}, {"mode": "allowlist", "allow": ["other.example.net"]}, {"mode": "allowlist", "allow": ["www.example.com"]}:
+                refused(http.post("/v1/sessions", json={"network": policy}), 422)
+                refused(http.post("/v1/execute", json={"code": "1", "network": policy}), 422)
+                refused(http.put(f"/v1/sessions/{narrow}/network", json=policy), 422)
+    finally:
+        assert s.stop() == 0, s.log_text()
+    for entry in "typo=off", "default=public", "default=allow:10.0.0.1":
+        out = subprocess.run([BIN, "serve", "--listen=127.0.0.1:0", f"--data-dir={tmp_path}/other", f"--egress-template={entry}"], capture_output=True, text=True, timeout=60)
+        assert out.returncode != 0 and "egress_template" in out.stderr, (entry, out.stderr)
 
 
 def test_variables_of_the_operator(tmp_path):

@@ -17,8 +17,11 @@ def test_the_probe_sees_what_is_promised(server, tmp_path):
     out = subprocess.run([BIN, "doctor", "--probe", "--json", "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=300)
     report = json.loads(out.stdout)
     assert report["ok"] and out.returncode == 0, [r for r in report["rows"] if not r["ok"]]
-    rows = {(r["side"], r["name"]): r["value"] for r in report["rows"]}
-    assert len(rows) > 150
+    off, public = ({(r["side"], r["name"]): r["value"] for r in report["rows"] if r["network"] == mode} for mode in ("off", "public"))
+    assert len(off) > 150 and len(public) == len(off)
+    assert public["inside", "network resolvers"] == "192.0.0.1" and public["inside", "network open ports of the gateway"] == "53"
+    assert {public["inside", "network to " + what] for what in ("metadata", "private 10/8", "the host's loopback")} == {"ECONNREFUSED"}
+    rows = off
     assert rows["host", "Uid"] == "65534 65534 65534 65534"
     assert rows["inside", "capabilities CapEff"] == "0000000000000000"
     assert rows["inside", "host loopback"] == "not reached"

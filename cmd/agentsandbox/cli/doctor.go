@@ -16,7 +16,7 @@ func (c *doctorCommand) prepare() {
 func (c *doctorCommand) Help() string {
 	return `Looks and changes nothing. The exit status is 1 if something is missing without which no sandbox can run.
 
-With --probe it starts one sandbox, beside those of any server, runs a program of its own in it with the rights of user code, asks the host about the sandbox's process, and compares every line with what is expected. The exit status is 1 if a line differs. The template is built first if it is missing.
+With --probe it starts two sandboxes, one without a network and one with the network that servers give by default, beside those of any server, runs a program of its own in each with the rights of user code, asks the host about the sandbox's process, and compares every line with what is expected. The exit status is 1 if a line differs. The template is built first if it is missing.
 
 Examples:
 

@@ -10,6 +10,8 @@ import (
 
 // ProbeRow is one thing that was seen of a sandbox, beside what must be seen.
 type ProbeRow struct {
+	// Network is the mode of the network of the sandbox.
+	Network  string `json:"network"`
 	Side     string `json:"side"` // inside, host
 	Name     string `json:"name"`
 	Value    string `json:"value"`
@@ -52,7 +54,12 @@ func (c *doctorCommand) probe(a *app, cfg config.Config) error {
 
 func (a *app) printProbe(rows []ProbeRow) error {
 	table := make([][]string, 0, len(rows))
+	network := ""
 	for _, r := range rows {
+		if r.Network != network {
+			network = r.Network
+			table = append(table, []string{"", "A sandbox with the network " + network})
+		}
 		state := "ok"
 		if !r.OK {
 			state = "DIFFERS"

@@ -30,6 +30,8 @@ var ErrNoDevice = errors.New("the sandbox has no network device")
 type Options struct {
 	// Server is what the operator allows at most.
 	Server firewall.Server
+	// Templates narrow that for the sandboxes of each.
+	Templates map[string]*agentsandbox.NetworkPolicy
 	// Firewall is what all gates share; its Log and Observer are set here.
 	Firewall firewall.Config
 	Logger   *slog.Logger
@@ -37,11 +39,13 @@ type Options struct {
 
 // Border is the network of all sandboxes of a server.
 type Border struct {
-	server  firewall.Server
-	fw      *firewall.Firewall
-	gateway *egress.Gateway
-	closed  *firewall.Policy // refuses everything
-	counts  *counts
+	server firewall.Server
+	// templates are what the server allows to those that are narrowed.
+	templates map[string]firewall.Server
+	fw        *firewall.Firewall
+	gateway   *egress.Gateway
+	closed    *firewall.Policy // refuses everything
+	counts    *counts
 
 	mu    sync.Mutex
 	gates map[string]*gate
@@ -66,8 +70,13 @@ var (
 
 // New makes a border without sandboxes.
 func New(o Options) (*Border, error) {
-	b := &Border{server: o.Server, gates: map[string]*gate{}, counts: newCounts()}
+	b := &Border{server: o.Server, templates: map[string]firewall.Server{}, gates: map[string]*gate{}, counts: newCounts()}
 	var err error
+	for name, policy := range o.Templates {
+		if b.templates[name], err = o.Server.Narrowed(policy); err != nil {
+			return nil, fmt.Errorf("egress_template: what the template %s may reach: %w", name, err)
+		}
+	}
 	if b.closed, err = firewall.Narrow(firewall.Server{Mode: agentsandbox.NetworkOff}); err != nil {
 		return nil, err
 	}
@@ -109,30 +118,31 @@ func (b *Border) gate(id string) *gate {
 // HasDevice tells whether a sandbox has a network device.
 func (b *Border) HasDevice(id string) bool { return b.gate(id) != nil }
 
-// Server is what the server allows, but for what it denies.
-func (b *Border) Server() agentsandbox.NetworkPolicy {
-	p := agentsandbox.NetworkPolicy{Mode: b.server.Mode}
-	if p.Mode == agentsandbox.NetworkAllowlist {
-		for _, list := range [][]agentsandbox.NetworkTarget{b.server.Allow, b.server.Open} {
-			for _, t := range list {
-				p.Allow = append(p.Allow, t.String())
-			}
-		}
+// of is what the server allows to a template; "" for none.
+func (b *Border) of(template string) firewall.Server {
+	if narrowed, ok := b.templates[template]; ok {
+		return narrowed
 	}
-	return p
+	return b.server
 }
 
-// Check refuses a policy that asks for more than the server allows: an
-// *agentsandbox.Error of code invalid_request that names the entry.
-func (b *Border) Check(p *agentsandbox.NetworkPolicy) error { return b.server.Check(p) }
+// Server is what the server allows to sandboxes of a template, or at all when that
+// is "", but for what it denies.
+func (b *Border) Server(template string) agentsandbox.NetworkPolicy { return b.of(template).Policy() }
 
-// Apply puts a policy in force, nil for the server's own, and cuts what it does
+// Check refuses a policy that asks for more than the server allows to a template:
+// an *agentsandbox.Error of code invalid_request that names the entry.
+func (b *Border) Check(template string, p *agentsandbox.NetworkPolicy) error {
+	return b.of(template).Check(p)
+}
+
+// Apply puts a policy in force, nil for the template's own, and cuts what it does
 // not allow; secrets are those of the sandbox, with their placeholders. Of a
 // sandbox without a device it fails with ErrNoDevice, unless the policy is off.
 // A policy that is more than the server allows by now reaches nothing, and is an
 // error.
-func (b *Border) Apply(id string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
-	policy, err := firewall.Narrow(b.server, p)
+func (b *Border) Apply(id, template string, p *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error {
+	policy, err := firewall.Narrow(b.of(template), p)
 	g := b.gate(id)
 	if err != nil {
 		if g != nil {
@@ -177,13 +187,7 @@ func (b *Border) Report(id string) agentsandbox.NetworkReport {
 	r.LogLeftOut = gone
 	r.Log = make([]agentsandbox.NetworkEntry, len(entries))
 	for i, e := range entries {
-		r.Log[i] = agentsandbox.NetworkEntry{
-			At: e.At, Count: e.Count, Kind: e.Kind, Name: e.Name, Port: e.Port,
-			Verdict: e.Verdict, Reason: string(e.Reason), Rule: e.Rule,
-		}
-		if e.Address.IsValid() {
-			r.Log[i].Address = e.Address.String()
-		}
+		r.Log[i] = entry(e)
 	}
 	return r
 }

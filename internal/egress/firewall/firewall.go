@@ -102,7 +102,6 @@ type Config struct {
 	// Roots judge the servers behind an intercepted connection; nil: the host's.
 	Roots    *x509.CertPool
 	Observer Observer
-	Auditor  Auditor
 	Log      *slog.Logger
 }
 
@@ -165,6 +164,7 @@ type Gate struct {
 	pins    pins
 	budget  budget
 	ledger  ledger
+	notes   notebook
 
 	lookups           chan struct{} // under way
 	connects, queries *rate.Limiter
@@ -257,13 +257,10 @@ func (g *Gate) Log() (entries []Entry, gone int64) { return g.ledger.entries() }
 
 // count writes an entry wherever it belongs.
 func (g *Gate) count(e Entry) {
-	fresh := g.ledger.write(e)
+	g.ledger.write(e)
+	g.notes.refusal(e)
 	if o := g.fw.config.Observer; o != nil {
 		o.Egress(e.Kind, e.Verdict, e.Reason)
-	}
-	if fresh && g.fw.config.Auditor != nil {
-		e.At, e.Count = time.Now().UTC(), 1
-		g.fw.config.Auditor.EgressEntry(g.id, e)
 	}
 }
 

@@ -147,7 +147,9 @@ func (f *flow) rewrite(r *httputil.ProxyRequest, sni string) {
 		out.Header.Del("Http2-Settings")
 	}
 	if name, err := agentsandbox.NormalName(hostOnly(in.Host)); err == nil && f.knows(name) {
-		fill(out.Header, f.gate.secretsFor(name, f.dst.Port()))
+		for _, secret := range fill(out.Header, f.gate.secretsFor(name, f.dst.Port())) {
+			f.gate.notes.use(secret, entryFor("http", name, f.dst, allowed("secret %s", secret)))
+		}
 	}
 }
 

@@ -22,6 +22,8 @@ type Entry struct {
 	Verdict string
 	Reason  Reason
 	Rule    string
+	// Class is what sort of address a refusal by range was for.
+	Class string
 }
 
 // The verdicts of an Entry.
@@ -33,7 +35,7 @@ const (
 )
 
 func entryFor(kind, name string, dst netip.AddrPort, v Verdict) Entry {
-	e := Entry{Kind: kind, Name: name, Address: dst.Addr(), Port: dst.Port(), Verdict: VerdictRefused, Reason: v.Reason, Rule: v.Rule}
+	e := Entry{Kind: kind, Name: name, Address: dst.Addr(), Port: dst.Port(), Verdict: VerdictRefused, Reason: v.Reason, Rule: v.Rule, Class: v.class}
 	switch {
 	case v.Allowed:
 		e.Verdict = VerdictAllowed
@@ -68,11 +70,6 @@ type Observer interface {
 	EgressBytes(in, out int64)
 }
 
-// Auditor hears each entry, named by its sandbox. It must not block.
-type Auditor interface {
-	EgressEntry(sandbox string, e Entry)
-}
-
 const (
 	logEntries = 512  // kept of each sandbox
 	logNames   = 2048 // counted of each sandbox
@@ -92,12 +89,9 @@ type ledger struct {
 	namesLeftOut int64
 }
 
-// write adds an entry; one like the last only counts. It reports whether the
-// entry is a new one.
-func (l *ledger) write(e Entry) bool {
-	if len(e.Rule) > ruleBytes {
-		e.Rule = e.Rule[:ruleBytes-3] + "..."
-	}
+// write adds an entry; one like the last only counts.
+func (l *ledger) write(e Entry) {
+	e.Rule = cut(e.Rule, ruleBytes)
 	e.At, e.Count = time.Now().UTC(), 1
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,18 +111,17 @@ func (l *ledger) write(e Entry) bool {
 		same.At, same.Count = e.At, 1
 		if same == e {
 			last.Count++
-			return false
+			return
 		}
 	}
 	if len(l.ring) < logEntries {
 		l.ring = append(l.ring, e)
 		l.next = 0
-		return true
+		return
 	}
 	l.ring[l.next] = e
 	l.next = (l.next + 1) % len(l.ring)
 	l.left++
-	return true
 }
 
 func (l *ledger) name(name string) {

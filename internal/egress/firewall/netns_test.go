@@ -98,6 +98,7 @@ func suite(t *testing.T, netns string) {
 	t.Run("tunnels", func(t *testing.T) { tunnelCases(t, w) })
 	t.Run("upstream", func(t *testing.T) { upstreamCases(t, w) })
 	t.Run("tls", func(t *testing.T) { tlsCases(t, w) })
+	t.Run("second hello", func(t *testing.T) { retryCases(t, w) })
 	t.Run("http", func(t *testing.T) { httpCases(t, w) })
 	t.Run("policy", func(t *testing.T) { policyCases(t, w) })
 	t.Run("live", func(t *testing.T) { liveCases(t, w) })

@@ -17,6 +17,9 @@ type Server struct {
 	// Open makes private and reserved addresses reachable, which no session can
 	// do for itself.
 	Open []agentsandbox.NetworkTarget
+
+	// template narrows it for the sandboxes of one; nil: nothing does.
+	template *agentsandbox.NetworkPolicy
 }
 
 // ParseServer parses the operator's settings. Errors name the entry.
@@ -61,40 +64,22 @@ type layer struct {
 	allow, deny []agentsandbox.NetworkTarget
 }
 
-// Narrow returns the policy of a sandbox: the server's, narrowed by each request
-// in turn (the template's, the session's; nil for none). A request for a wider
-// mode than is left is an error, so that nobody believes to have what they have
-// not.
+// Narrow returns the policy of a sandbox: the server's, narrowed by its template,
+// and by each request in turn (nil for none). A request for a wider mode than is
+// left is an error, so that nobody believes to have what they have not.
 func Narrow(server Server, requests ...*agentsandbox.NetworkPolicy) (*Policy, error) {
 	p := &Policy{mode: server.Mode, open: server.Open}
 	p.layers = append(p.layers, layer{
 		owner: "server", mode: server.Mode, deny: server.Deny,
 		allow: append(append([]agentsandbox.NetworkTarget(nil), server.Allow...), server.Open...),
 	})
+	if err := p.narrow("template", server.template); err != nil {
+		return nil, err
+	}
 	for _, r := range requests {
-		if r == nil {
-			continue
-		}
-		if err := r.Validate(); err != nil {
+		if err := p.narrow("session", r); err != nil {
 			return nil, err
 		}
-		mode := r.Mode
-		if mode == "" {
-			mode = p.mode
-			if mode == agentsandbox.NetworkAllowlist {
-				// Without a list of its own, the list above is all there is.
-				mode = agentsandbox.NetworkPublic
-			}
-		} else if width[mode] > width[p.mode] {
-			return nil, agentsandbox.Invalid("network.mode", "%s is more than is allowed here: the most is %s.", mode, p.mode)
-		} else {
-			p.mode = mode
-		}
-		l := layer{owner: "session", mode: mode}
-		// Validate has parsed both already.
-		l.allow, _ = agentsandbox.ParseNetworkTargets("network.allow", r.Allow)
-		l.deny, _ = agentsandbox.ParseNetworkTargets("network.deny", r.Deny)
-		p.layers = append(p.layers, l)
 	}
 	for _, l := range p.layers {
 		for _, t := range l.deny {
@@ -102,6 +87,34 @@ func Narrow(server Server, requests ...*agentsandbox.NetworkPolicy) (*Policy, er
 		}
 	}
 	return p, nil
+}
+
+// narrow adds the layer of one request; nil: of none.
+func (p *Policy) narrow(owner string, r *agentsandbox.NetworkPolicy) error {
+	if r == nil {
+		return nil
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	mode := r.Mode
+	if mode == "" {
+		mode = p.mode
+		if mode == agentsandbox.NetworkAllowlist {
+			// Without a list of its own, the list above is all there is.
+			mode = agentsandbox.NetworkPublic
+		}
+	} else if width[mode] > width[p.mode] {
+		return agentsandbox.Invalid("network.mode", "%s is more than is allowed here: the most is %s.", mode, p.mode)
+	} else {
+		p.mode = mode
+	}
+	l := layer{owner: owner, mode: mode}
+	// Validate has parsed both already.
+	l.allow, _ = agentsandbox.ParseNetworkTargets("network.allow", r.Allow)
+	l.deny, _ = agentsandbox.ParseNetworkTargets("network.deny", r.Deny)
+	p.layers = append(p.layers, l)
+	return nil
 }
 
 var width = map[agentsandbox.NetworkMode]int{
@@ -137,14 +150,16 @@ type Verdict struct {
 	Reason  Reason
 	// Rule is the entry or range, in words.
 	Rule string
+	// class is what sort of address it was, of those that are refused for it.
+	class string
 }
 
 func allowed(format string, args ...any) Verdict {
-	return Verdict{true, ReasonAllowed, fmt.Sprintf(format, args...)}
+	return Verdict{Allowed: true, Reason: ReasonAllowed, Rule: fmt.Sprintf(format, args...)}
 }
 
 func refused(r Reason, format string, args ...any) Verdict {
-	return Verdict{false, r, fmt.Sprintf(format, args...)}
+	return Verdict{Reason: r, Rule: fmt.Sprintf(format, args...)}
 }
 
 // name says whether a name may be asked for at all: on some port.
@@ -228,7 +243,9 @@ func (p *Policy) reach(name string, addr netip.Addr, k kind, port func(agentsand
 			return allowed("opened by %s", t)
 		}
 	}
-	return refused(ReasonRange, "%s address", k.name)
+	v := refused(ReasonRange, "%s address", k.name)
+	v.class = k.name
+	return v
 }
 
 func (p *Policy) opensPort(name string, dst netip.AddrPort) bool {

@@ -213,3 +213,38 @@ func TestParseResolv(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+func TestTemplates(t *testing.T) {
+	for _, bad := range [][]string{
+		{"narrow"}, {"=off"}, {"other=off"}, {"narrow=public"}, {"narrow=allow"}, {"narrow=allow:"}, {"narrow=deny:"}, {"narrow=off:x"},
+		{"narrow=allow:*bad"}, {"narrow=off", "narrow=allow:a.example"}, {"narrow=allow:a.example", "narrow=off"},
+	} {
+		if _, err := ParseTemplates(bad, "narrow"); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest || !strings.Contains(err.Error(), "egress_template") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	templates, err := ParseTemplates([]string{"narrow=allow:*.example", "narrow=allow:[2a00::/16]:443", "narrow=deny:b.example", "closed=off", "closed=deny:x.example"}, "narrow", "closed")
+	must(t, err)
+	narrowed, err := serverOf(t, "public", nil, nil, nil).Narrowed(templates["narrow"])
+	must(t, err)
+	session := &agentsandbox.NetworkPolicy{Mode: "allowlist", Allow: []string{"a.example", "b.example"}}
+	for _, c := range []struct {
+		session  *agentsandbox.NetworkPolicy
+		name, to string
+		want     Reason
+		rule     string
+	}{
+		{nil, "a.example", "93.1.1.1:443", ReasonAllowed, "template allow *.example"},
+		{nil, "", "[2a00::1]:443", ReasonAllowed, "template allow"},
+		{nil, "a.other", "93.1.1.1:443", ReasonNotAllowed, "of the template"},
+		{nil, "b.example", "93.1.1.1:443", ReasonDenied, "template deny b.example"},
+		{session, "a.example", "93.1.1.1:443", ReasonAllowed, "session allow a.example"},
+		{session, "c.example", "93.1.1.1:443", ReasonNotAllowed, "of the session"},
+		{&agentsandbox.NetworkPolicy{Deny: []string{"a.example"}}, "a.example", "93.1.1.1:443", ReasonDenied, "session deny"},
+	} {
+		to := netip.MustParseAddrPort(c.to)
+		if v := policyOf(t, narrowed, c.session).connect(c.name, to, kindOf(to.Addr())); v.Reason != c.want || !strings.Contains(v.Rule, c.rule) {
+			t.Errorf("%s %s: %+v, want %s by %s", c.name, c.to, v, c.want, c.rule)
+		}
+	}
+}

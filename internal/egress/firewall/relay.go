@@ -54,12 +54,28 @@ func (f *flow) relay() {
 		return
 	}
 	f.pass(v)
+	var rest io.Reader = f.local
+	if strict && first.kind == "tls" && first.fault == "" {
+		guarded, err := f.hold(&first, down.answer)
+		if err != nil {
+			f.cut(refused(ReasonProtocol, "%s", err))
+			return
+		}
+		rest = guarded
+	}
 	if _, err := f.remote.Write(first.raw); err != nil {
 		f.close()
 		return
 	}
 	first.raw = nil
-	f.finish(f.remote, copyStream(f.remote, f.local))
+	err = copyStream(f.remote, rest)
+	switch {
+	case errors.Is(err, errOtherName):
+		f.cut(refused(ReasonName, "%s", err))
+	case errors.Is(err, errUnasked), errors.Is(err, errUnread):
+		f.cut(refused(ReasonProtocol, "%s", err))
+	}
+	f.finish(f.remote, err)
 }
 
 // judge decides on a connection by the first bytes of it.
@@ -117,16 +133,17 @@ func (g *Gate) strict(dst netip.AddrPort) bool {
 // pump copies from the other side to the sandbox until it is stopped.
 type pump struct {
 	flow     *flow
+	answer   *answer
 	done     chan struct{}
 	stopping atomic.Bool
 	stopped  bool
 }
 
 func (f *flow) pumpDown() *pump {
-	p := &pump{flow: f, done: make(chan struct{})}
+	p := &pump{flow: f, answer: &answer{Reader: f.remote}, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		err := copyStream(f.local, f.remote)
+		err := copyStream(f.local, p.answer)
 		if p.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			p.stopped = true
 			return

@@ -52,21 +52,28 @@ func (g *Gate) secretsFor(name string, port uint16) []Secret {
 
 // fill puts secrets into the headers of a request: the placeholder becomes the
 // value, in Basic credentials, too. Path, query and body are left alone: they end
-// up in logs and caches of others.
-func fill(h http.Header, secrets []Secret) {
+// up in logs and caches of others. It returns the names of those that it put in.
+func fill(h http.Header, secrets []Secret) (used []string) {
 	for _, s := range secrets {
+		put := false
 		for name, values := range h {
 			if s.header != "" && !strings.EqualFold(name, s.header) {
 				continue
 			}
 			for i, v := range values {
 				values[i] = s.replace(v)
+				put = put || values[i] != v
 			}
 		}
 		if s.header != "" && h.Get(s.header) == "" {
 			h.Set(s.header, strings.TrimSpace(s.scheme+" "+s.Value.Reveal()))
+			put = true
+		}
+		if put {
+			used = append(used, s.Name)
 		}
 	}
+	return used
 }
 
 func (s *Secret) replace(header string) string {

@@ -22,11 +22,25 @@ func (s Server) Check(r *agentsandbox.NetworkPolicy) error {
 	if err != nil {
 		return err
 	}
+	var listed, denied []agentsandbox.NetworkTarget // of the template
+	if s.template != nil {
+		// Narrow has parsed both already.
+		listed, _ = agentsandbox.ParseNetworkTargets("", s.template.Allow)
+		denied, _ = agentsandbox.ParseNetworkTargets("", s.template.Deny)
+	}
 	given := append(append([]agentsandbox.NetworkTarget(nil), s.Allow...), s.Open...)
 	for i, t := range allow {
 		field := fmt.Sprintf("network.allow[%d]", i)
 		if deny, found := coveredBy(t, s.Deny); found {
 			return agentsandbox.Invalid(field, "%s is denied on this server, by %s.", t, deny)
+		}
+		if deny, found := coveredBy(t, denied); found {
+			return agentsandbox.Invalid(field, "%s is denied to this template, by %s.", t, deny)
+		}
+		if s.template != nil && s.template.Mode == agentsandbox.NetworkAllowlist {
+			if _, found := coveredBy(t, listed); !found {
+				return agentsandbox.Invalid(field, "%s is more than this server allows to this template; a session can only narrow that.", t)
+			}
 		}
 		if s.Mode == agentsandbox.NetworkAllowlist {
 			if _, found := coveredBy(t, given); !found {

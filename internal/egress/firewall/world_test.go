@@ -45,6 +45,7 @@ type world struct {
 	mu      sync.Mutex
 	zone    map[string][]string // name to addresses, or "CNAME target"
 	asked   []string
+	raw     []byte                                     // what arrived at port 8444
 	tamper  func(answer []byte, overTCP bool) [][]byte // of the DNS server
 	fresh   int
 	closers []io.Closer
@@ -91,7 +92,7 @@ func newWorld(t *testing.T, netns string) *world {
 		w.closers = append(w.closers, packets)
 		go w.dnsPackets(packets)
 		for port, serve := range map[int]func(net.Listener){
-			53: w.dnsStreams, 80: w.http, 8080: w.http, 443: w.https, 8443: w.https,
+			53: w.dnsStreams, 80: w.http, 8080: w.http, 443: w.https, 8443: w.https, 8444: w.retrying,
 			7: each(echo), 22: each(banner), 9: each(source),
 		} {
 			l, err := net.Listen("tcp", fmt.Sprintf("[::]:%d", port))
@@ -287,6 +288,37 @@ func (w *world) https(l net.Listener) {
 		},
 	}}
 	_ = s.ServeTLS(l, "", "")
+}
+
+// retrying is a server that wants another hello of clients whose first key share
+// is not for P-384.
+func (w *world) retrying(l net.Listener) {
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.CurveP384},
+		GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return w.ca.leaf(h.ServerName) },
+	}
+	each(func(c net.Conn) { echo(tls.Server(&overheard{c, w}, config)) })(l)
+}
+
+// overheard notes what arrives.
+type overheard struct {
+	net.Conn
+	w *world
+}
+
+func (c *overheard) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.w.mu.Lock()
+	c.w.raw = append(c.w.raw, b[:n]...)
+	c.w.mu.Unlock()
+	return n, err
+}
+
+// arrived tells whether a text came to port 8444 in clear.
+func (w *world) arrived(text string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Contains(string(w.raw), text)
 }
 
 func untrustedLeaf(name string) (*tls.Certificate, error) {

@@ -50,6 +50,10 @@ func network(r *report, hostPort string) {
 		{"metadata", "169.254.169.254:80"},
 		{"metadata, version 6", "[fd00:ec2::254]:80"},
 		{"metadata of containers", "169.254.170.2:80"},
+		{"metadata through NAT64", "[64:ff9b::a9fe:a9fe]:80"},
+		{"metadata through 6to4", "[2002:a9fe:a9fe::1]:80"},
+		{"link-local", "169.254.1.1:80"},
+		{"unique-local", "[fc00::1]:80"},
 		{"private 10/8", "10.0.0.1:80"},
 		{"private 172.16/12", "172.17.0.1:80"},
 		{"private 192.168/16", "192.168.0.1:80"},
@@ -64,6 +68,8 @@ func network(r *report, hostPort string) {
 	for i, t := range targets {
 		r.add("network to "+t.name, <-results[i])
 	}
+	resolver(r)
+	otherSockets(r)
 }
 
 func reach(address string) string {

@@ -1,0 +1,38 @@
+package border
+
+import (
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
+)
+
+// Notes returns what tells of a sandbox's network for the audit log: from its
+// beginning, and also when the sandbox is gone. Of one without a device it is nil.
+func (b *Border) Notes(id string) func() agentsandbox.NetworkNotes {
+	g := b.gate(id)
+	if g == nil {
+		return nil
+	}
+	return func() agentsandbox.NetworkNotes {
+		seen := g.Notes()
+		all := agentsandbox.NetworkNotes{Others: map[string]int64{}, OtherUses: seen.OtherUses}
+		for reason, n := range seen.Others {
+			all.Others[string(reason)] = n
+		}
+		for _, n := range seen.Notes {
+			all.Notes = append(all.Notes, agentsandbox.NetworkNote{First: entry(n.First), Subject: n.Subject, Secret: n.Secret})
+		}
+		return all
+	}
+}
+
+// entry is a line of a log as it is shown.
+func entry(e firewall.Entry) agentsandbox.NetworkEntry {
+	shown := agentsandbox.NetworkEntry{
+		At: e.At, Count: e.Count, Kind: e.Kind, Name: e.Name, Port: e.Port,
+		Verdict: e.Verdict, Reason: string(e.Reason), Rule: e.Rule,
+	}
+	if e.Address.IsValid() {
+		shown.Address = e.Address.String()
+	}
+	return shown
+}
