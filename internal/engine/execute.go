@@ -87,7 +87,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
 		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
 	}
-	sb, err := e.claim(ctx, p.KeyID, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
+	sb, err := e.claim(ctx, ownerOf(p), e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
 	if err != nil {
 		return nil, err
 	}

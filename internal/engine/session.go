@@ -88,7 +88,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.insertSession(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := e.bringUp(ctx, p.KeyID, &info, secrets, files); err != nil {
+	if err := e.bringUp(ctx, ownerOf(p), &info, secrets, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
@@ -102,7 +102,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
-func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
+func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
 	sb, err := e.claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB), info.Network, secrets)
 	if err != nil {
 		return err
