@@ -138,6 +138,7 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, network: p.Network, resume: &kept.Progress,
 				bounds: bounds{timeout: cmd.Timeout, output: cmd.OutputLimit, run: cmd.Limits},
 			})
+			r.audit(ctx, &rec, agentsandbox.AuditOK, "The server stopped while this ran; it is followed to its end.")
 			continue
 		}
 		r.lost++
@@ -146,8 +147,15 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
 			r.e.finishBare(ctx, rec, err)
 		}
+		r.audit(ctx, &rec, string(agentsandbox.CodeUnavailable), rec.Error)
 	}
 	return nil
+}
+
+// audit notes what became of a run whose request the death of the server cut off:
+// that request has left no row, or one that says that the run goes on.
+func (r *recovery) audit(ctx context.Context, rec *agentsandbox.Execution, outcome, detail string) {
+	r.e.Audit(ctx, agentsandbox.AuditEntry{Tenant: rec.Tenant, Action: "recoverExecution", ObjectID: rec.ID, Outcome: outcome, Detail: detail})
 }
 
 // lostTrack is the verdict on a run that an earlier server started and that
