@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
@@ -30,12 +29,6 @@ const (
 
 	// newSuffix marks a database that is being made.
 	newSuffix = ".new"
-
-	// fullCheckBytes is the size up to which every page of the database is
-	// checked at start, at about 1 s for each GiB. A larger one is checked by
-	// its header and schema; damage elsewhere shows when it is read, as an
-	// error.
-	fullCheckBytes = 4 << 30
 )
 
 //go:embed migrations/*.sql
@@ -150,40 +143,38 @@ func syncDirectory(dir string) error {
 }
 
 // inspect refuses a database that is damaged, is not ours, or was made by a newer
-// program, and changes nothing in it. It returns the version of its schema.
-func inspect(ctx context.Context, path string) (version int64, err error) {
+// program, and changes nothing in it. It returns the version of its schema, and
+// whether every page was looked at, which is so up to a size of atMost.
+func inspect(ctx context.Context, path string, atMost int64) (version int64, whole bool, err error) {
 	size, err := inspectHeader(path)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	known, err := knownVersion()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	pool, err := sql.Open(driverName, readOnlySource(path))
 	if err != nil {
-		return 0, fmt.Errorf("store: %w", err)
+		return 0, false, fmt.Errorf("store: %w", err)
 	}
 	pool.SetMaxOpenConns(1)
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	verdict := "ok"
-	if size <= fullCheckBytes {
-		err = pool.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict)
+	if whole = size <= atMost; whole {
+		if err := quickCheck(ctx, pool, path); err != nil {
+			return 0, whole, err
+		}
 	}
-	if err == nil && verdict == "ok" {
-		err = pool.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version").Scan(&version)
-	}
+	err = pool.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version").Scan(&version)
 	switch {
 	case damaged(err):
-		return 0, damage(path, err.Error())
+		return 0, whole, damage(path, err.Error())
 	case err != nil:
-		return 0, fmt.Errorf("store: %s cannot be read: %w", path, err)
-	case verdict != "ok":
-		return 0, damage(path, strings.ReplaceAll(verdict, "\n", "; "))
+		return 0, whole, fmt.Errorf("store: %s cannot be read: %w", path, err)
 	case version > known:
-		return 0, fmt.Errorf("store: the database %s has schema version %d, and this program knows versions up to %d: use the newer agentsandbox that made it, or another data directory", path, version, known)
+		return 0, whole, fmt.Errorf("store: the database %s has schema version %d, and this program knows versions up to %d: use the newer agentsandbox that made it, or another data directory", path, version, known)
 	}
-	return version, nil
+	return version, whole, nil
 }
 
 // inspectHeader looks at the file without SQLite, which takes an empty file for

@@ -3,10 +3,12 @@ package store_test
 import (
 	"bytes"
 	"database/sql"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
@@ -98,6 +100,51 @@ func TestRefusesDamage(t *testing.T) {
 			refusal(t, dir, "damaged", database, "backup")
 		})
 	}
+}
+
+// TestChecksALargeDatabaseOnceItIsOpen: a start does not wait for the check of
+// one, and what the check finds is logged.
+func TestChecksALargeDatabaseOnceItIsOpen(t *testing.T) {
+	for name, test := range map[string]struct {
+		harm func([]byte)
+		want string
+	}{
+		"whole":           {func([]byte) {}, "level=INFO msg=\"checked the database\""},
+		"a page of noise": {func(b []byte) { copy(b[len(b)-4096:], bytes.Repeat([]byte{0xa5}, 4096)) }, "restore it from a backup"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, database := stored(t)
+			b, err := os.ReadFile(database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.harm(b)
+			if err := os.WriteFile(database, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			said := &logged{lines: make(chan string, 100)}
+			db, err := store.Open(t.Context(), dir, store.Options{CheckBytes: 1, Log: slog.New(slog.NewTextHandler(said, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := ""; !strings.Contains(line, test.want); {
+				select {
+				case line = <-said.lines:
+				case <-time.After(time.Minute):
+					t.Fatalf("the log does not say %q", test.want)
+				}
+			}
+			shut(t, db)
+		})
+	}
+}
+
+// logged hands out the lines that are written to it.
+type logged struct{ lines chan string }
+
+func (l *logged) Write(line []byte) (int, error) {
+	l.lines <- string(line)
+	return len(line), nil
 }
 
 // TestRefusesDamageAndKeepsTheLog damages what a killed server left: the rows in
