@@ -318,7 +318,25 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 	}
 	ctx, stop := s.context(ctx)
 	defer stop()
-	return e.inject(ctx, s.sandbox, files)
+	return s.explain(e.inject(ctx, s.sandbox, files))
+}
+
+// explain returns what an error of work in the session's sandbox is for the caller,
+// who must not be told that the sandbox died when somebody ended the session.
+func (s *session) explain(err error) error {
+	cause := context.Cause(s.ended)
+	if err == nil || cause == nil || !errors.Is(err, runtime.ErrSandboxLost) && !errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
+		return err
+	}
+	switch {
+	case errors.Is(cause, errSessionDeleted):
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted meanwhile. Create a new one.", s.info.ID)
+	case errors.Is(cause, errSessionExpired):
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s expired meanwhile. Create a new one.", s.info.ID)
+	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
+		return errClosing()
+	}
+	return err
 }
 
 // closeSessions ends every live session at the end of the server. Work has ended
