@@ -61,8 +61,7 @@ type recovery struct {
 // Recover brings the store in line with what lives on of an earlier process:
 // adopted are the sandboxes that were taken over. Sessions in them answer again,
 // and runs in them are followed to their end. What has no sandbox any more is
-// recorded as lost; contents that no file names, and adopted sandboxes that
-// nobody needs, are removed.
+// recorded as lost; adopted sandboxes that nobody needs are destroyed.
 func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error {
 	r := &recovery{e: e, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
 	for _, sb := range adopted {
@@ -176,16 +175,8 @@ func (e *Engine) forget(x *execution) {
 	}
 }
 
-// sweep removes what nobody names. It comes before runs are followed, whose files
-// are named only at their end.
-func (r *recovery) sweep(ctx context.Context) error {
-	removed, err := r.e.blobs.Sweep(ctx, func(id string) (bool, error) { return r.e.store.HasFile(ctx, id) })
-	if err != nil {
-		return err
-	}
-	if removed > 0 {
-		r.e.log.Info("removed contents that no file names", "blobs", removed)
-	}
+// sweep removes output that was put aside of runs that have ended.
+func (r *recovery) sweep(context.Context) error {
 	followed := map[string]bool{}
 	for _, x := range r.follow {
 		followed[x.record.ID] = true
