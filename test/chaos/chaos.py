@@ -198,7 +198,7 @@ class Chaos:
         )
         self.load = Load(self.server, seed, clients)
         self.times: dict[str, list[float]] = collections.defaultdict(list)
-        self.lost = 0
+        self.never_started: set[str] = set()  # tokens of runs that were lost
         self.verified: set[str] = set()  # executions, files
 
     def run(self) -> None:
@@ -219,7 +219,7 @@ class Chaos:
                 self.check_errors()
                 if n % 25 == 0 or n == self.kills:
                     self.timed("settle", self.settle)
-                    self.say(f"{n} kills: {dict(self.load.count)}, {self.lost} never started, {self.table()}")
+                    self.say(f"{n} kills: {dict(self.load.count)}, {len(self.never_started)} never started, {self.table()}")
                 self.load.open.set()
             self.load.pause()
             self.settle()
@@ -232,6 +232,11 @@ class Chaos:
 
     def kill(self) -> None:
         self.server.stop(signal.SIGKILL)
+
+    def check_taken_over(self) -> None:
+        """No sandbox that somebody owned died of the restart, also none of a run whose output nobody saw."""
+        refused = [line for line in self.server.log.read_text(errors="replace").splitlines() if "cannot be taken over" in line]
+        check(not refused, f"sandboxes were lost in a restart: {refused[:3]}")
 
     def check_errors(self) -> None:
         check(not self.load.errors, f"answers that must not be: {self.load.errors[:3]}")
@@ -386,6 +391,7 @@ class Chaos:
             check(eventually(settled, SETTLE_SECONDS), f"something runs {SETTLE_SECONDS} s after the last request: {http.get('/v1/executions', params={'status': 'running'}).text[:500]}")
             self.check_errors()
             self.check_executions(http)
+            self.check_taken_over()
             self.end_strays(http)
             for fid, body in self.load.files.items():
                 if fid not in self.verified:
@@ -397,6 +403,7 @@ class Chaos:
                     r = http.get(f"/v1/sessions/{s.id}/fs", params={"path": "/workspace/log"})
                     lines = r.text.split() if r.status_code == 200 else []
                     check(len(lines) == len(set(lines)), f"{s.id}: something ran twice")
+                    check(not self.never_started & set(lines), f"{s.id}: something ran and is recorded as lost: {self.never_started & set(lines)}")
                     check(s.done <= set(lines) <= s.tried, f"{s.id}: its log is not that of its runs: {len(lines)} lines, {len(s.done)} answered for, missing {list(s.done - set(lines))[:3]}")
 
             # Uploads that were cut off, and output put aside of runs that have ended.
@@ -432,7 +439,8 @@ class Chaos:
         deleted = any(s.ending and token in s.tried for s in self.load.sessions.values())
         check(e["id"] not in self.load.executions, f"{e['id']} succeeded, and is {e['status']} now")
         check(deleted or e["status"] == "sandbox_lost" and e["stdout"] == "", f"{e['id']} is {e['status']}: {e['error']}, {len(e['stdout'])} bytes of output")
-        self.lost += not deleted
+        if not deleted:
+            self.never_started.add(token)
 
     def finish(self) -> None:
         """An orderly end leaves the sessions alone, and one that destroys leaves nothing."""
@@ -472,7 +480,7 @@ def main() -> int:
     except (Broken, AssertionError) as e:
         print(f"FAILED with seed {args.seed}: {e}\n\nThe server's log: {chaos.server.log}", file=sys.stderr)
         return 1
-    print(json.dumps({"seed": args.seed, "kills": args.kills, "counts": dict(chaos.load.count), "never_started": chaos.lost, "seconds": chaos.table()}, indent=1))
+    print(json.dumps({"seed": args.seed, "kills": args.kills, "counts": dict(chaos.load.count), "never_started": len(chaos.never_started), "seconds": chaos.table()}, indent=1))
     shutil.rmtree(directory)
     return 0
 
