@@ -165,7 +165,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	case result != nil:
 		rec.Stderr = appendNote(rec.Stderr, clearedNote(result, x.bounds))
 		note = judge(rec, result, x.bounds)
-		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
+		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
 	case errors.Is(x.endCause(ctx), runtime.ErrSandboxLost):
@@ -202,6 +202,14 @@ func (x *execution) endCause(ctx context.Context) error {
 		return context.Cause(x.session.ended)
 	}
 	return context.Cause(ctx)
+}
+
+// explain is that of the session, if the run has one.
+func (x *execution) explain(err error) error {
+	if x.session == nil {
+		return err
+	}
+	return x.session.explain(err)
 }
 
 // sessionStatus is what became of the session of the run; empty if it has none.

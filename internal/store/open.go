@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
@@ -61,15 +62,21 @@ func uri(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String()
 }
 
+// lockPatience is how long the lock may be held by somebody else before that is
+// taken for another server. A server that is killed while it starts a program
+// leaves, until that program runs, a copy of itself that holds all of its files:
+// on a busy machine, for longer than the next start takes to come here.
+const lockPatience = 3 * time.Second
+
 // lockDirectory takes the lock of a data directory. The kernel drops it when the
-// process ends, however it ends; no child inherits it.
-func lockDirectory(dir string) (*os.File, error) {
+// process ends, however it ends; no program that it executes inherits it.
+func lockDirectory(ctx context.Context, dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: the lock of the data directory: %w", classify(dir, err))
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = waitForLock(ctx, func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if err == nil {
 		return f, nil
 	}
@@ -78,6 +85,28 @@ func lockDirectory(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("store: another server uses the data directory %s: stop it, or choose another directory with --data-dir", dir)
 	}
 	return nil, fmt.Errorf("store: the lock %s: %w", path, err)
+}
+
+// waitForLock tries again while somebody else has the lock.
+func waitForLock(ctx context.Context, try func() error) error {
+	const pause = 10 * time.Millisecond
+	patience := time.After(lockPatience)
+	for {
+		err := try()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-patience:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // create makes the database if there is none. It is made under another name and

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"log/slog"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
@@ -74,6 +77,40 @@ func TestRefusesSecondServer(t *testing.T) {
 	refusal(t, dir, "another server uses the data directory", dir)
 	shut(t, db)
 	open(t, dir)
+}
+
+// TestWaitsForTheLockOfADeadServer: a process that a killed server was about to
+// make holds its files for a moment.
+func TestWaitsForTheLockOfADeadServer(t *testing.T) {
+	dir := t.TempDir()
+	shut(t, open(t, dir))
+	// Another open file with the lock is what such a process has.
+	held, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		db, err := store.Open(context.Background(), dir, store.Options{})
+		if err == nil {
+			err = db.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestRefusesDamage(t *testing.T) {

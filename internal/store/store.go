@@ -118,7 +118,7 @@ func Open(ctx context.Context, dir string, opts Options) (_ *DB, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("store: the data directory cannot be made: %w", classify(dir, err))
 	}
-	lock, err := lockDirectory(dir)
+	lock, err := lockDirectory(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
