@@ -107,7 +107,7 @@ FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReade
 
 fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each
 	@for f in $(FUZZERS); do \
-		echo "$${f#*:}"; $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) "$${f%%:*}" || exit 1; \
+		echo "$${f#*:}"; $(GO) test -run '^$$' -fuzz "^$${f#*:}$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s "$${f%%:*}" || exit 1; \
 	done
 
 lint: $(GOLANGCI) ## check style and the import rules

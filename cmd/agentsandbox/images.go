@@ -85,13 +85,17 @@ func (m *images) build(ctx context.Context, progress func(line string)) (templat
 // much more.
 const tellEvery = 2 * time.Second
 
+// keepUnused is how long images are kept that no server uses: another version may
+// be stopped for a moment, or taken back.
+const keepUnused = 24 * time.Hour
+
 // prune removes images of this template that no server uses any more, such as
 // those with the agent of an older program.
 func (m *images) prune(ctx context.Context, log *slog.Logger) {
 	m.mu.Lock()
 	current := m.current
 	m.mu.Unlock()
-	removed, err := m.cache.Prune(ctx, current, func(i template.Image) error {
+	removed, err := m.cache.Prune(ctx, current, keepUnused, func(i template.Image) error {
 		return gvisor.RemoveSnapshots(m.snapshots, i.Digest)
 	})
 	for _, i := range removed {

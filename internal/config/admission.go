@@ -23,7 +23,7 @@ func admissionSettings() []Setting {
 			Help: "Part of host_memory_mb that warm sandboxes beyond pool_size and pool_data_size may reserve, kept of what is asked for lately, in percent. 0, or a pool_size of 0, keeps none.",
 			bind: func(c *Config) value { return number[int]{&c.PoolMemoryPercent, 0, 100} }},
 		{Name: "max_queue", Group: GroupAdmission, Default: "1000", Example: "N",
-			Help: "Requests that wait for a sandbox at once; one more gets 503 with Retry-After, from whichever key has most of them waiting.",
+			Help: "Requests that wait for a sandbox at once; one more gets 503 with Retry-After, from the tenant with most of them waiting, and of its keys the one with most.",
 			bind: func(c *Config) value { return number[int]{&c.MaxQueue, 1, 1_000_000} }},
 		{Name: "queue_timeout_ms", Group: GroupAdmission, Default: "60000", Example: "MS",
 			Help: "How long a request waits for a sandbox before it gets 503 with Retry-After, in milliseconds.",

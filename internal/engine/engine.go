@@ -143,11 +143,7 @@ func (e *Engine) begin(ctx context.Context) (context.Context, func(), error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing {
-		return nil, nil, &agentsandbox.Error{
-			Code:              agentsandbox.CodeUnavailable,
-			Message:           "The server is shutting down. Try again in a moment.",
-			RetryAfterSeconds: 5,
-		}
+		return nil, nil, errClosing()
 	}
 	e.work.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -157,6 +153,15 @@ func (e *Engine) begin(ctx context.Context) (context.Context, func(), error) {
 		cancel(nil)
 		e.work.Done()
 	}, nil
+}
+
+// errClosing is the refusal of a server that ends.
+func errClosing() error {
+	return &agentsandbox.Error{
+		Code:              agentsandbox.CodeUnavailable,
+		Message:           "The server is shutting down. Try again in a moment.",
+		RetryAfterSeconds: 5,
+	}
 }
 
 // background runs clean-up that outlives its request. The caller is itself

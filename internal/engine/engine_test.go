@@ -705,3 +705,34 @@ func TestInjectedNamesMustDiffer(t *testing.T) {
 		t.Errorf("one file named twice: %v", err)
 	}
 }
+
+func TestContentsWithoutAFileAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	left, err := blob.Open(filepath.Join(dir, "blobs"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A server that died before it wrote the row.
+	if _, err := left.Put(t.Context(), agentsandbox.NewID(agentsandbox.FilePrefix), strings.NewReader("of nobody"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, dir)
+	if n := f.blobs(); n != 1 {
+		t.Fatalf("%d blobs, want 1", n)
+	}
+	up, err := f.upload(as(t, "a"), "of somebody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start()
+	for deadline := time.Now().Add(time.Minute); f.blobs() != 1; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d blobs, want 1", f.blobs())
+		}
+	}
+	if _, r, err := f.OpenFile(as(t, "a"), up.ID); err != nil {
+		t.Error(err)
+	} else {
+		_ = r.Close()
+	}
+}

@@ -87,7 +87,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
 		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
 	}
-	sb, err := e.claim(ctx, p.KeyID, e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
+	sb, err := e.claim(ctx, ownerOf(p), e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	case result != nil:
 		rec.Stderr = appendNote(rec.Stderr, clearedNote(result, x.bounds))
 		note = judge(rec, result, x.bounds)
-		if err = e.collect(ctx, x.sandbox, rec, result); err != nil {
+		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
 	case errors.Is(x.endCause(ctx), runtime.ErrSandboxLost):
@@ -203,6 +203,14 @@ func (x *execution) endCause(ctx context.Context) error {
 		return context.Cause(x.session.ended)
 	}
 	return context.Cause(ctx)
+}
+
+// explain is that of the session, if the run has one.
+func (x *execution) explain(err error) error {
+	if x.session == nil {
+		return err
+	}
+	return x.session.explain(err)
 }
 
 // sessionStatus is what became of the session of the run; empty if it has none.

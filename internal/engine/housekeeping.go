@@ -44,9 +44,10 @@ func (p *filePins) pin(ids []string) (unpin func()) {
 	})
 }
 
-// Start begins to end sessions that expire and to remove what is too old. Close
-// stops it.
+// Start begins to end sessions that expire and to remove what is too old, and
+// removes what an earlier process left in the middle of an upload. Close stops it.
 func (e *Engine) Start() {
+	e.keeping.Go(func() { e.sweepContents(e.keepingCtx) })
 	e.keeping.Go(func() {
 		ticker := time.NewTicker(tidyEvery)
 		defer ticker.Stop()
@@ -66,6 +67,18 @@ func (e *Engine) Start() {
 			}
 		}
 	})
+}
+
+// sweepContents removes contents that no file names. It looks at every file there
+// is, so no start waits for it; what is stored meanwhile is left alone.
+func (e *Engine) sweepContents(ctx context.Context) {
+	removed, err := e.blobs.Sweep(ctx, func(id string) (bool, error) { return e.store.HasFile(ctx, id) })
+	if removed > 0 {
+		e.log.Info("removed contents that no file names", "blobs", removed)
+	}
+	if err != nil && ctx.Err() == nil {
+		e.log.Error("contents that no file names could not all be removed; the next start tries again", "error", err)
+	}
 }
 
 func (e *Engine) sweepPeriod() time.Duration {

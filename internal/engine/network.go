@@ -59,7 +59,7 @@ func (e *Engine) isolated(template string, asked *agentsandbox.NetworkPolicy) bo
 }
 
 // claim takes a sandbox with a policy in force. The caller destroys it.
-func (e *Engine) claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits,
+func (e *Engine) claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits,
 	policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret,
 ) (runtime.Sandbox, error) {
 	claim := e.sandboxes.Claim

@@ -95,7 +95,7 @@ type noting struct {
 	w *wires
 }
 
-func (n noting) ClaimIsolated(ctx context.Context, owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
+func (n noting) ClaimIsolated(ctx context.Context, owner engine.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
 	sb, err := n.Sandboxes.ClaimIsolated(ctx, owner, template, variant, l)
 	if err == nil {
 		n.w.mu.Lock()

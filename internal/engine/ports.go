@@ -166,18 +166,27 @@ type SpoolEntry = struct {
 	Progress       runtime.Progress
 }
 
+// Owner is for whom a sandbox is claimed: a tenant, and the key that asks. Tenants
+// take turns, whatever the number of their keys, and so do the keys of a tenant.
+// It is an alias, like Blob.
+type Owner = struct {
+	Group, Name string
+}
+
+// ownerOf is for whom a principal claims.
+func ownerOf(p agentsandbox.Principal) Owner { return Owner{Group: p.Tenant, Name: p.KeyID} }
+
 // Sandboxes hands out sandboxes that nobody used before.
 type Sandboxes interface {
 	// Claim returns a sandbox of a template's variant with those limits in force; the
 	// caller destroys it. Where the variant cannot be had, it is the bare one,
-	// in which the same code runs. It waits for one, in turn with other owners and
-	// in order within one; owner is the id of the key. An unknown template, and
+	// in which the same code runs. It waits for one, in turn with others. An unknown template, and
 	// limits that the server has no room for at all, are *agentsandbox.Errors of
 	// code invalid_request; a server that cannot make sandboxes, or has too many
 	// who wait, of code unavailable.
-	Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	Claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
 	// ClaimIsolated is Claim of a sandbox without a network device.
-	ClaimIsolated(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	ClaimIsolated(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
 	// Ready tells whether a sandbox of the default template can be claimed now;
 	// nil if so, otherwise why not.
 	Ready() error

@@ -139,9 +139,9 @@ func (s *doomedSandbox) Evicted() string {
 	return ""
 }
 
-func (d *doomed) Claim(ctx context.Context, owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
-	if owner != "key_a" {
-		return nil, fmt.Errorf("the claim is %q's", owner)
+func (d *doomed) Claim(ctx context.Context, owner engine.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
+	if owner != (engine.Owner{Group: "a", Name: "key_a"}) {
+		return nil, fmt.Errorf("the claim is of %v", owner)
 	}
 	sb, err := d.Sandboxes.Claim(ctx, owner, template, variant, l)
 	if err != nil {

@@ -61,8 +61,7 @@ type recovery struct {
 // Recover brings the store in line with what lives on of an earlier process:
 // adopted are the sandboxes that were taken over. Sessions in them answer again,
 // and runs in them are followed to their end. What has no sandbox any more is
-// recorded as lost; contents that no file names, and adopted sandboxes that
-// nobody needs, are removed.
+// recorded as lost; adopted sandboxes that nobody needs are destroyed.
 func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error {
 	r := &recovery{e: e, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
 	for _, sb := range adopted {
@@ -138,6 +137,7 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, network: p.Network, resume: &kept.Progress,
 				bounds: bounds{timeout: cmd.Timeout, output: cmd.OutputLimit, run: cmd.Limits},
 			})
+			r.audit(ctx, &rec, agentsandbox.AuditOK, "The server stopped while this ran; it is followed to its end.")
 			continue
 		}
 		r.lost++
@@ -146,8 +146,15 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
 			r.e.finishBare(ctx, rec, err)
 		}
+		r.audit(ctx, &rec, string(agentsandbox.CodeUnavailable), rec.Error)
 	}
 	return nil
+}
+
+// audit notes what became of a run whose request the death of the server cut off:
+// that request has left no row, or one that says that the run goes on.
+func (r *recovery) audit(ctx context.Context, rec *agentsandbox.Execution, outcome, detail string) {
+	r.e.Audit(ctx, agentsandbox.AuditEntry{Tenant: rec.Tenant, Action: "recoverExecution", ObjectID: rec.ID, Outcome: outcome, Detail: detail})
 }
 
 // lostTrack is the verdict on a run that an earlier server started and that
@@ -168,16 +175,8 @@ func (e *Engine) forget(x *execution) {
 	}
 }
 
-// sweep removes what nobody names. It comes before runs are followed, whose files
-// are named only at their end.
-func (r *recovery) sweep(ctx context.Context) error {
-	removed, err := r.e.blobs.Sweep(ctx, func(id string) (bool, error) { return r.e.store.HasFile(ctx, id) })
-	if err != nil {
-		return err
-	}
-	if removed > 0 {
-		r.e.log.Info("removed contents that no file names", "blobs", removed)
-	}
+// sweep removes output that was put aside of runs that have ended.
+func (r *recovery) sweep(context.Context) error {
 	followed := map[string]bool{}
 	for _, x := range r.follow {
 		followed[x.record.ID] = true

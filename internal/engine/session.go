@@ -88,7 +88,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.insertSession(ctx, info); err != nil {
 		return nil, err
 	}
-	if err := e.bringUp(ctx, p.KeyID, &info, secrets, files); err != nil {
+	if err := e.bringUp(ctx, ownerOf(p), &info, secrets, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
@@ -102,7 +102,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
-func (e *Engine) bringUp(ctx context.Context, owner string, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
+func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
 	sb, err := e.claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB), info.Network, secrets)
 	if err != nil {
 		return err
@@ -319,7 +319,25 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 	}
 	ctx, stop := s.context(ctx)
 	defer stop()
-	return e.inject(ctx, s.sandbox, files)
+	return s.explain(e.inject(ctx, s.sandbox, files))
+}
+
+// explain returns what an error of work in the session's sandbox is for the caller,
+// who must not be told that the sandbox died when somebody ended the session.
+func (s *session) explain(err error) error {
+	cause := context.Cause(s.ended)
+	if err == nil || cause == nil || !errors.Is(err, runtime.ErrSandboxLost) && !errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
+		return err
+	}
+	switch {
+	case errors.Is(cause, errSessionDeleted):
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted meanwhile. Create a new one.", s.info.ID)
+	case errors.Is(cause, errSessionExpired):
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s expired meanwhile. Create a new one.", s.info.ID)
+	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
+		return errClosing()
+	}
+	return err
 }
 
 // closeSessions ends every live session at the end of the server. Work has ended

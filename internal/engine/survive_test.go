@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -386,6 +387,9 @@ func TestShutdownLeavesSessionsAlive(t *testing.T) {
 	if rec := second.ended(ctx, run); string(rec.Stdout) != "begun\nover\n" {
 		t.Errorf("%+v", rec)
 	}
+	if got, want := second.recovered(), map[string]string{run: "ok"}; !maps.Equal(got, want) {
+		t.Errorf("audit rows of runs that go on: %v; want %v", got, want)
+	}
 }
 
 func TestDeadSandboxesAndHalfMadeSessions(t *testing.T) {
@@ -421,4 +425,24 @@ func TestDeadSandboxesAndHalfMadeSessions(t *testing.T) {
 			t.Errorf("%s, want %s; %v", row.Status, s.want, err)
 		}
 	}
+	if got, want := second.recovered(), map[string]string{run: "unavailable", early.ID: "unavailable"}; !maps.Equal(got, want) {
+		t.Errorf("audit rows of runs that were cut off: %v; want %v", got, want)
+	}
+}
+
+// recovered is what the audit log says of runs whose request was cut off: the
+// outcome, by execution.
+func (s *server) recovered() map[string]string {
+	s.host.t.Helper()
+	log, err := s.AuditLog(as(s.host.t, "a", agentsandbox.ScopeAdmin), agentsandbox.Page{Limit: 100})
+	if err != nil {
+		s.host.t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, e := range log.Entries {
+		if e.Action == "recoverExecution" && e.Tenant == "a" && e.KeyID == "" && e.Detail != "" {
+			found[e.ObjectID] = e.Outcome
+		}
+	}
+	return found
 }

@@ -16,7 +16,7 @@ const maxListLimit = 1000
 
 // enter finds the session, checks the path and registers the work. The function
 // returned ends all of that.
-func (e *Engine) enter(ctx context.Context, sessionID, p string) (context.Context, runtime.Sandbox, string, func(), error) {
+func (e *Engine) enter(ctx context.Context, sessionID, p string) (context.Context, *session, string, func(), error) {
 	who, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, nil, "", nil, err
@@ -35,7 +35,7 @@ func (e *Engine) enter(ctx context.Context, sessionID, p string) (context.Contex
 		return nil, nil, "", nil, err
 	}
 	ctx, stop := s.context(ctx)
-	return ctx, s.sandbox, clean, sync.OnceFunc(func() {
+	return ctx, s, clean, sync.OnceFunc(func() {
 		stop()
 		release()
 		done()
@@ -44,14 +44,14 @@ func (e *Engine) enter(ctx context.Context, sessionID, p string) (context.Contex
 
 // ReadPath implements agentsandbox.Service.
 func (e *Engine) ReadPath(ctx context.Context, sessionID, p string) (*agentsandbox.PathInfo, io.ReadCloser, error) {
-	ctx, sb, p, leave, err := e.enter(ctx, sessionID, p)
+	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
 	if err != nil {
 		return nil, nil, err
 	}
-	info, r, err := sb.ReadFile(ctx, p)
+	info, r, err := s.sandbox.ReadFile(ctx, p)
 	if err != nil {
 		leave()
-		return nil, nil, guestError(err, p)
+		return nil, nil, s.explain(guestError(err, p))
 	}
 	return &info, &leavingReader{ReadCloser: r, leave: leave}, nil
 }
@@ -69,28 +69,28 @@ func (r *leavingReader) Close() error {
 
 // WritePath implements agentsandbox.Service.
 func (e *Engine) WritePath(ctx context.Context, sessionID, p string, body io.Reader) (*agentsandbox.PathInfo, error) {
-	ctx, sb, p, leave, err := e.enter(ctx, sessionID, p)
+	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	info, err := sb.WriteFile(ctx, p, body)
+	info, err := s.sandbox.WriteFile(ctx, p, body)
 	if err != nil {
-		return nil, guestError(err, p)
+		return nil, s.explain(guestError(err, p))
 	}
 	return &info, nil
 }
 
 // StatPath implements agentsandbox.Service.
 func (e *Engine) StatPath(ctx context.Context, sessionID, p string) (*agentsandbox.PathInfo, error) {
-	ctx, sb, p, leave, err := e.enter(ctx, sessionID, p)
+	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	info, err := sb.Stat(ctx, p)
+	info, err := s.sandbox.Stat(ctx, p)
 	if err != nil {
-		return nil, guestError(err, p)
+		return nil, s.explain(guestError(err, p))
 	}
 	return &info, nil
 }
@@ -100,26 +100,26 @@ func (e *Engine) ListPath(ctx context.Context, sessionID, p, after string, limit
 	if limit < 1 || limit > maxListLimit {
 		return nil, agentsandbox.Invalid("limit", "must be from 1 to %d, not %d.", maxListLimit, limit)
 	}
-	ctx, sb, p, leave, err := e.enter(ctx, sessionID, p)
+	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	page, err := sb.List(ctx, p, after, limit)
+	page, err := s.sandbox.List(ctx, p, after, limit)
 	if err != nil {
-		return nil, guestError(err, p)
+		return nil, s.explain(guestError(err, p))
 	}
 	return &page, nil
 }
 
 // RemovePath implements agentsandbox.Service.
 func (e *Engine) RemovePath(ctx context.Context, sessionID, p string) error {
-	ctx, sb, p, leave, err := e.enter(ctx, sessionID, p)
+	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return guestError(sb.Remove(ctx, p), p)
+	return s.explain(guestError(s.sandbox.Remove(ctx, p), p))
 }
 
 // guestError turns an error of a sandbox into one for the caller.

@@ -49,9 +49,20 @@ func (m *maker) reserved() int64 {
 	return sum
 }
 
+// named is an owner that has a group for itself, or is "name of group".
+func named(owner string) pool.Owner {
+	name, group, ok := strings.Cut(owner, " of ")
+	if !ok {
+		group = "group of " + owner
+	}
+	return pool.Owner{Group: group, Name: name}
+}
+
+var someone = named("key")
+
 func mustClaim(t *testing.T, p *pool.Pool, owner string, l runtime.Limits) runtime.Sandbox {
 	t.Helper()
-	sb, err := p.Claim(t.Context(), owner, "", runtime.Bare, l)
+	sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +96,7 @@ func TestTheBudgetIsNeverExceeded(t *testing.T) {
 				rng := rand.New(rand.NewPCG(1, uint64(owner)))
 				for range 50 {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rng.IntN(60_000))*time.Millisecond)
-					sb, err := p.Claim(ctx, fmt.Sprint(owner), "", runtime.Bare, ofMemory(sizes[rng.IntN(len(sizes))]))
+					sb, err := p.Claim(ctx, named(fmt.Sprint(owner)), "", runtime.Bare, ofMemory(sizes[rng.IntN(len(sizes))]))
 					cancel()
 					if err != nil {
 						continue // it gave up: what it was promised must not be lost
@@ -121,7 +132,7 @@ func TestABurstOfOneOwnerDoesNotHoldUpAnother(t *testing.T) {
 		ask := func(owner string, n int) {
 			for range n {
 				go func() {
-					sb, err := p.Claim(t.Context(), owner, "", runtime.Bare, ofMemory(1000))
+					sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
 					if err != nil {
 						t.Error(err)
 						return
@@ -165,7 +176,7 @@ func TestTheLineIsBoundedAndFair(t *testing.T) {
 		answers := make(chan answer, 10)
 		ask := func(owner string) {
 			go func() {
-				sb, err := p.Claim(t.Context(), owner, "", runtime.Bare, ofMemory(1000))
+				sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
 				answers <- answer{owner, sb, err}
 			}()
 			synctest.Wait()
@@ -215,7 +226,7 @@ func TestLargeClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, m := admission(func(o *pool.Options) { o.Wait = 0 })
 		p.Start()
-		_, err := p.Claim(t.Context(), "key", "", runtime.Bare, ofMemory(10_001))
+		_, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(10_001))
 		wantCode(t, err, agentsandbox.CodeInvalidRequest)
 
 		held := mustClaim(t, p, "other", ofMemory(2000))
@@ -225,7 +236,7 @@ func TestLargeClaims(t *testing.T) {
 		passed := 0
 		for {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			sb, err := p.Claim(ctx, fmt.Sprint("small", passed), "", runtime.Bare, ofMemory(1000))
+			sb, err := p.Claim(ctx, named(fmt.Sprint("small", passed)), "", runtime.Bare, ofMemory(1000))
 			cancel()
 			if err != nil {
 				break
@@ -334,7 +345,7 @@ func TestAdoptedSandboxesCount(t *testing.T) {
 		if got := p.Stats(); got.Reserved != 1200*mib || p.Live() != 1 {
 			t.Errorf("%+v, %d live", got, p.Live())
 		}
-		_, err = p.Claim(t.Context(), "key", "", runtime.Bare, ofMemory(1000))
+		_, err = p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000))
 		wantCode(t, err, agentsandbox.CodeUnavailable)
 		_ = adopted.Destroy(t.Context())
 		_ = mustClaim(t, p, "key", ofMemory(1000)).Destroy(t.Context())
@@ -364,11 +375,11 @@ func TestPressure(t *testing.T) {
 		}
 		setUse(large, 500) // over its 400
 		setUse(small, 490) // over its 100 by more
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, ofMemory(1000)); err != nil {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000)); err != nil {
 			t.Errorf("below the budget: %v", err)
 		}
 		setUse(large, 600) // 1090 of 1000
-		_, err := p.Claim(t.Context(), "key", "", runtime.Bare, ofMemory(1000))
+		_, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000))
 		wantCode(t, err, agentsandbox.CodeUnavailable)
 		if got := p.Stats(); got.Evictions != 0 {
 			t.Errorf("%+v; nothing is to be ended yet", got)
@@ -395,7 +406,7 @@ func TestPressure(t *testing.T) {
 		if got := p.Stats(); got.Evictions != 1 {
 			t.Errorf("%+v", got)
 		}
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, ofMemory(1000)); err != nil {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000)); err != nil {
 			t.Errorf("after the pressure: %v", err)
 		}
 		p.Close()

@@ -5,26 +5,48 @@ import (
 	"slices"
 )
 
-// line is the claims that wait for room, fair between owners: whoever was served
-// longest ago is next, and within an owner the first who came. It is bounded; a
-// newcomer to a full line takes the place of the last claim of the owner that
-// has most in it, so that one owner's burst refuses nobody else.
+// Owner is who claims: one of a group whose members share a turn, so that a
+// group gains nothing by having more members. It is an alias, so that who claims
+// need not import this package.
+type Owner = struct {
+	Group, Name string
+}
+
+// line is the claims that wait for room, fair between groups, and within a group
+// between owners: whoever was served longest ago is next, and of one owner the
+// first claim that came. It is bounded; a newcomer to a full line takes the place
+// of the last claim of the owner that has most in it, in the group that has most,
+// so that a burst of one refuses nobody else.
 //
 // It is guarded by the pool's lock.
 type line struct {
-	lanes map[string]*lane
-	count int
-	bound int // 0: none
-	turn  uint64
-	seq   uint64
+	groups map[string]*group
+	lanes  map[Owner]*lane
+	count  int
+	bound  int // 0: none
+	turn   uint64
+	seq    uint64
 }
 
-// lane is one owner's claims, in order. It is kept while anybody waits, also
-// when it is empty: an owner that comes back must not count as new.
-type lane struct {
-	owner  string
-	claims []*waiter
+// group is what the owners of a group have in common.
+type group struct {
+	count  int    // claims in the line
 	served uint64 // turn in which a claim of it was served last
+}
+
+// lane is one owner's claims, in order. It, and its group, are kept while anybody
+// waits, also when it is empty: an owner that comes back must not count as new.
+type lane struct {
+	owner  Owner
+	group  *group
+	claims []*waiter
+	served uint64 // as in group
+}
+
+// before compares two lanes by whose turn comes first; a and b are the numbers of
+// their claims. The turns of different groups differ, unless neither had one.
+func (l *lane) before(other *lane, a, b uint64) int {
+	return cmp.Or(cmp.Compare(l.group.served, other.group.served), cmp.Compare(l.served, other.served), cmp.Compare(a, b))
 }
 
 // maxPassed is how many claims may pass the one that is next, because it asks
@@ -32,26 +54,32 @@ type lane struct {
 // it is served: it would starve otherwise.
 const maxPassed = 16
 
-func newLine(bound int) line { return line{lanes: map[string]*lane{}, bound: bound} }
+func newLine(bound int) line {
+	return line{groups: map[string]*group{}, lanes: map[Owner]*lane{}, bound: bound}
+}
 
 // add puts a claim at the end of its owner's. It returns the claim that has no
 // place in the line now, if any: the newcomer, or another.
 func (l *line) add(w *waiter) (refused *waiter) {
+	own := l.laneOf(w.owner)
 	if l.bound > 0 && l.count >= l.bound {
-		most := l.longest()
-		if most == nil || len(most.claims) <= len(l.laneOf(w.owner).claims)+1 {
+		if refused = l.last(own); refused == nil {
 			return w
 		}
-		refused = most.claims[len(most.claims)-1]
 		l.remove(refused)
+		own = l.laneOf(w.owner) // a line of one is empty now, and knows nobody
 	}
 	l.seq++
 	w.seq = l.seq
-	own := l.laneOf(w.owner)
 	own.claims = append(own.claims, w)
+	l.added(w, own)
+	return refused
+}
+
+func (l *line) added(w *waiter, own *lane) {
+	own.group.count++
 	l.count++
 	w.queue.waiting++
-	return refused
 }
 
 // putBack gives a claim its old place again.
@@ -59,8 +87,7 @@ func (l *line) putBack(w *waiter) {
 	own := l.laneOf(w.owner)
 	at, _ := slices.BinarySearchFunc(own.claims, w.seq, func(other *waiter, seq uint64) int { return cmp.Compare(other.seq, seq) })
 	own.claims = slices.Insert(own.claims, at, w)
-	l.count++
-	w.queue.waiting++
+	l.added(w, own)
 }
 
 // remove takes a claim out and tells whether it was in.
@@ -75,8 +102,9 @@ func (l *line) remove(w *waiter) bool {
 	}
 	own.claims = slices.Delete(own.claims, at, at+1)
 	w.queue.waiting--
+	own.group.count--
 	if l.count--; l.count == 0 {
-		clear(l.lanes) // nobody waits: nobody has a turn before another
+		l.forget() // nobody waits: nobody has a turn before another
 	}
 	return true
 }
@@ -84,7 +112,8 @@ func (l *line) remove(w *waiter) bool {
 // serve takes a claim out because its turn has come.
 func (l *line) serve(w *waiter) {
 	l.turn++
-	l.lanes[w.owner].served = l.turn
+	own := l.lanes[w.owner]
+	own.served, own.group.served = l.turn, l.turn
 	l.remove(w)
 }
 
@@ -97,7 +126,7 @@ func (l *line) heads() []*waiter {
 		}
 	}
 	slices.SortFunc(lanes, func(a, b *lane) int {
-		return cmp.Or(cmp.Compare(a.served, b.served), cmp.Compare(a.claims[0].seq, b.claims[0].seq))
+		return a.before(b, a.claims[0].seq, b.claims[0].seq)
 	})
 	heads := make([]*waiter, len(lanes))
 	for i, own := range lanes {
@@ -136,7 +165,7 @@ func (l *line) first(want func(*waiter) bool) *waiter {
 			continue
 		}
 		w := own.claims[at]
-		if found == nil || cmp.Or(cmp.Compare(own.served, l.lanes[found.owner].served), cmp.Compare(w.seq, found.seq)) < 0 {
+		if found == nil || own.before(l.lanes[found.owner], w.seq, found.seq) < 0 {
 			found = w
 		}
 	}
@@ -155,25 +184,50 @@ func (l *line) drain() []*waiter {
 	for _, w := range all {
 		w.queue.waiting--
 	}
-	clear(l.lanes)
+	l.forget()
 	l.count = 0
 	return all
 }
 
-func (l *line) longest() *lane {
-	var most *lane
-	for _, own := range l.lanes {
-		if most == nil || len(own.claims) > len(most.claims) {
-			most = own
-		}
-	}
-	return most
+func (l *line) forget() {
+	clear(l.lanes)
+	clear(l.groups)
 }
 
-func (l *line) laneOf(owner string) *lane {
+// last is the claim that gives its place to a newcomer of a lane; nil if nobody
+// has more than the newcomer's group would have, and in that no owner more than
+// the newcomer.
+func (l *line) last(own *lane) *waiter {
+	most := own.group
+	for _, g := range l.groups {
+		if g.count > most.count {
+			most = g
+		}
+	}
+	if most.count <= own.group.count+1 {
+		most = own.group
+	}
+	var longest *lane
+	for _, other := range l.lanes {
+		if other.group == most && (longest == nil || len(other.claims) > len(longest.claims)) {
+			longest = other
+		}
+	}
+	if most == own.group && len(longest.claims) <= len(own.claims)+1 {
+		return nil
+	}
+	return longest.claims[len(longest.claims)-1]
+}
+
+func (l *line) laneOf(owner Owner) *lane {
 	own := l.lanes[owner]
 	if own == nil {
-		own = &lane{owner: owner}
+		g := l.groups[owner.Group]
+		if g == nil {
+			g = &group{}
+			l.groups[owner.Group] = g
+		}
+		own = &lane{owner: owner, group: g}
 		l.lanes[owner] = own
 	}
 	return own

@@ -16,7 +16,7 @@
 // caller that waited for it gets the failure, so that nobody waits for a host
 // that cannot make sandboxes.
 //
-// The package knows no gVisor, no sessions and no tenants: an owner is a name.
+// The package knows no gVisor, no sessions and no tenants: an owner is two names.
 package pool
 
 import (
@@ -153,7 +153,7 @@ type queue struct {
 
 // waiter is a claim that waits: in the line, or granted, for a build.
 type waiter struct {
-	owner  string
+	owner  Owner
 	queue  *queue       // in which it waits now
 	result chan outcome // buffered: a delivery never blocks
 	seq    uint64       // its place in the line
@@ -195,17 +195,17 @@ func (p *Pool) Start() {
 
 // Claim returns a sandbox that nobody used before, of that variant of a template
 // and with those limits in force. The caller destroys it. Claims that wait are
-// served in turn between owners, and in order within one.
-func (p *Pool) Claim(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
+// served in turn between groups, in them between owners, and of one in order.
+func (p *Pool) Claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
 	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits})
 }
 
 // ClaimIsolated is Claim of a sandbox without a network device.
-func (p *Pool) ClaimIsolated(ctx context.Context, owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
+func (p *Pool) ClaimIsolated(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
 	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits, isolated: p.opts.Network})
 }
 
-func (p *Pool) claim(ctx context.Context, owner string, k kind) (runtime.Sandbox, error) {
+func (p *Pool) claim(ctx context.Context, owner Owner, k kind) (runtime.Sandbox, error) {
 	if k.template == "" {
 		k.template = p.opts.Template
 	}
@@ -223,7 +223,7 @@ func (p *Pool) claim(ctx context.Context, owner string, k kind) (runtime.Sandbox
 	return sb, err
 }
 
-func (p *Pool) take(ctx context.Context, owner string, k kind) (runtime.Sandbox, error) {
+func (p *Pool) take(ctx context.Context, owner Owner, k kind) (runtime.Sandbox, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -253,7 +253,7 @@ func (p *Pool) take(ctx context.Context, owner string, k kind) (runtime.Sandbox,
 
 // askLocked takes a warm sandbox of a kind, or a place in the line. It returns
 // those that died on the stock, too.
-func (p *Pool) askLocked(owner string, k kind, now time.Time) (found *member, dead []*member, w *waiter) {
+func (p *Pool) askLocked(owner Owner, k kind, now time.Time) (found *member, dead []*member, w *waiter) {
 	q := p.queueLocked(k)
 	q.claimed = now
 	w = &waiter{owner: owner, queue: q, result: make(chan outcome, 1)}

@@ -136,7 +136,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
+		a, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,7 +144,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if got := p.Stats(); got.Ready != 3 || got.Building != 0 {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
-		b, err := p.Claim(t.Context(), "key", "default", runtime.Bare, limits)
+		b, err := p.Claim(t.Context(), someone, "default", runtime.Bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,7 +159,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if m.alive() != 2 {
 			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
 		}
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
@@ -173,7 +173,7 @@ func TestClaimsAreServedInOrder(t *testing.T) {
 		order := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); err == nil {
+				if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); err == nil {
 					order <- i
 				}
 			}()
@@ -197,7 +197,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := p.Claim(ctx, "key", "", runtime.Bare, limits)
+			_, err := p.Claim(ctx, someone, "", runtime.Bare, limits)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -226,7 +226,7 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		if p.Ready() == nil {
 			t.Error("ready although no sandbox can be made")
 		}
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim: %v", err)
 		}
 		m.fail.Store(false)
@@ -247,7 +247,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			sb.die()
 		}
 		for range 2 { // the dead one, and those of other limits, are not handed out
-			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -258,7 +258,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			}
 			_ = sb.Destroy(t.Context())
 		}
-		sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
+		sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,10 +270,10 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
 		}
-		if _, err := p.Claim(t.Context(), "key", "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
+		if _, err := p.Claim(t.Context(), someone, "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 			t.Errorf("unknown template: %v", err)
 		}
 		_ = sb.Destroy(t.Context())
@@ -290,13 +290,13 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		p.Start()
 		var held []runtime.Sandbox
 		for range 5 {
-			sb, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			held = append(held, sb)
 		}
-		if _, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("a sixth sandbox of five: %v", err)
 		}
 		if m.alive() != 5 || p.Live() != 5 {
@@ -304,7 +304,7 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		}
 		got := make(chan error)
 		go func() {
-			_, err := p.Claim(t.Context(), "key", "", runtime.Bare, limits)
+			_, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
 			got <- err
 		}()
 		synctest.Wait()
@@ -341,7 +341,7 @@ func TestVariants(t *testing.T) {
 		}
 		claim := func(variant runtime.Variant, limits runtime.Limits, want runtime.Variant) {
 			t.Helper()
-			sb, err := p.Claim(t.Context(), "key", "", variant, limits)
+			sb, err := p.Claim(t.Context(), someone, "", variant, limits)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -13,7 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
+	"time"
 
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
@@ -30,12 +30,6 @@ const (
 
 	// newSuffix marks a database that is being made.
 	newSuffix = ".new"
-
-	// fullCheckBytes is the size up to which every page of the database is
-	// checked at start, at about 1 s for each GiB. A larger one is checked by
-	// its header and schema; damage elsewhere shows when it is read, as an
-	// error.
-	fullCheckBytes = 4 << 30
 )
 
 //go:embed migrations/*.sql
@@ -68,15 +62,21 @@ func uri(path string, query url.Values) string {
 	return (&url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}).String()
 }
 
+// lockPatience is how long the lock may be held by somebody else before that is
+// taken for another server. A server that is killed while it starts a program
+// leaves, until that program runs, a copy of itself that holds all of its files:
+// on a busy machine, for longer than the next start takes to come here.
+const lockPatience = 3 * time.Second
+
 // lockDirectory takes the lock of a data directory. The kernel drops it when the
-// process ends, however it ends; no child inherits it.
-func lockDirectory(dir string) (*os.File, error) {
+// process ends, however it ends; no program that it executes inherits it.
+func lockDirectory(ctx context.Context, dir string) (*os.File, error) {
 	path := filepath.Join(dir, lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: the lock of the data directory: %w", classify(dir, err))
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = waitForLock(ctx, func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if err == nil {
 		return f, nil
 	}
@@ -85,6 +85,28 @@ func lockDirectory(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("store: another server uses the data directory %s: stop it, or choose another directory with --data-dir", dir)
 	}
 	return nil, fmt.Errorf("store: the lock %s: %w", path, err)
+}
+
+// waitForLock tries again while somebody else has the lock.
+func waitForLock(ctx context.Context, try func() error) error {
+	const pause = 10 * time.Millisecond
+	patience := time.After(lockPatience)
+	for {
+		err := try()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-patience:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // create makes the database if there is none. It is made under another name and
@@ -150,40 +172,38 @@ func syncDirectory(dir string) error {
 }
 
 // inspect refuses a database that is damaged, is not ours, or was made by a newer
-// program, and changes nothing in it. It returns the version of its schema.
-func inspect(ctx context.Context, path string) (version int64, err error) {
+// program, and changes nothing in it. It returns the version of its schema, and
+// whether every page was looked at, which is so up to a size of atMost.
+func inspect(ctx context.Context, path string, atMost int64) (version int64, whole bool, err error) {
 	size, err := inspectHeader(path)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	known, err := knownVersion()
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	pool, err := sql.Open(driverName, readOnlySource(path))
 	if err != nil {
-		return 0, fmt.Errorf("store: %w", err)
+		return 0, false, fmt.Errorf("store: %w", err)
 	}
 	pool.SetMaxOpenConns(1)
 	defer func() { err = errors.Join(err, pool.Close()) }()
-	verdict := "ok"
-	if size <= fullCheckBytes {
-		err = pool.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&verdict)
+	if whole = size <= atMost; whole {
+		if err := quickCheck(ctx, pool, path); err != nil {
+			return 0, whole, err
+		}
 	}
-	if err == nil && verdict == "ok" {
-		err = pool.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version").Scan(&version)
-	}
+	err = pool.QueryRowContext(ctx, "SELECT max(version_id) FROM goose_db_version").Scan(&version)
 	switch {
 	case damaged(err):
-		return 0, damage(path, err.Error())
+		return 0, whole, damage(path, err.Error())
 	case err != nil:
-		return 0, fmt.Errorf("store: %s cannot be read: %w", path, err)
-	case verdict != "ok":
-		return 0, damage(path, strings.ReplaceAll(verdict, "\n", "; "))
+		return 0, whole, fmt.Errorf("store: %s cannot be read: %w", path, err)
 	case version > known:
-		return 0, fmt.Errorf("store: the database %s has schema version %d, and this program knows versions up to %d: use the newer agentsandbox that made it, or another data directory", path, version, known)
+		return 0, whole, fmt.Errorf("store: the database %s has schema version %d, and this program knows versions up to %d: use the newer agentsandbox that made it, or another data directory", path, version, known)
 	}
-	return version, nil
+	return version, whole, nil
 }
 
 // inspectHeader looks at the file without SQLite, which takes an empty file for

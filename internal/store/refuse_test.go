@@ -2,11 +2,16 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
@@ -74,6 +79,40 @@ func TestRefusesSecondServer(t *testing.T) {
 	open(t, dir)
 }
 
+// TestWaitsForTheLockOfADeadServer: a process that a killed server was about to
+// make holds its files for a moment.
+func TestWaitsForTheLockOfADeadServer(t *testing.T) {
+	dir := t.TempDir()
+	shut(t, open(t, dir))
+	// Another open file with the lock is what such a process has.
+	held, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		db, err := store.Open(context.Background(), dir, store.Options{})
+		if err == nil {
+			err = db.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRefusesDamage(t *testing.T) {
 	for name, harm := range map[string]func([]byte) []byte{
 		"empty":             func([]byte) []byte { return nil },
@@ -98,6 +137,51 @@ func TestRefusesDamage(t *testing.T) {
 			refusal(t, dir, "damaged", database, "backup")
 		})
 	}
+}
+
+// TestChecksALargeDatabaseOnceItIsOpen: a start does not wait for the check of
+// one, and what the check finds is logged.
+func TestChecksALargeDatabaseOnceItIsOpen(t *testing.T) {
+	for name, test := range map[string]struct {
+		harm func([]byte)
+		want string
+	}{
+		"whole":           {func([]byte) {}, "level=INFO msg=\"checked the database\""},
+		"a page of noise": {func(b []byte) { copy(b[len(b)-4096:], bytes.Repeat([]byte{0xa5}, 4096)) }, "restore it from a backup"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, database := stored(t)
+			b, err := os.ReadFile(database)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.harm(b)
+			if err := os.WriteFile(database, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			said := &logged{lines: make(chan string, 100)}
+			db, err := store.Open(t.Context(), dir, store.Options{CheckBytes: 1, Log: slog.New(slog.NewTextHandler(said, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := ""; !strings.Contains(line, test.want); {
+				select {
+				case line = <-said.lines:
+				case <-time.After(time.Minute):
+					t.Fatalf("the log does not say %q", test.want)
+				}
+			}
+			shut(t, db)
+		})
+	}
+}
+
+// logged hands out the lines that are written to it.
+type logged struct{ lines chan string }
+
+func (l *logged) Write(line []byte) (int, error) {
+	l.lines <- string(line)
+	return len(line), nil
 }
 
 // TestRefusesDamageAndKeepsTheLog damages what a killed server left: the rows in

@@ -60,6 +60,9 @@ type Options struct {
 	Log *slog.Logger
 	// ReserveBytes is set aside for a full disk; 0: DefaultReserveBytes.
 	ReserveBytes int64
+	// CheckBytes is the size up to which the database is checked whole before it
+	// is opened; 0: DefaultCheckBytes.
+	CheckBytes int64
 }
 
 // DB is a store in SQLite. It is safe for concurrent use.
@@ -79,6 +82,8 @@ type DB struct {
 	checkpointDue    chan struct{}
 	checkpointsEnded chan struct{}
 	working          bool // checkpoints was started
+
+	checking sync.WaitGroup // checkLater
 
 	readPool    *sql.DB
 	readers     chan *conn // those that nobody uses
@@ -104,13 +109,16 @@ func Open(ctx context.Context, dir string, opts Options) (_ *DB, err error) {
 	if opts.ReserveBytes == 0 {
 		opts.ReserveBytes = DefaultReserveBytes
 	}
+	if opts.CheckBytes == 0 {
+		opts.CheckBytes = DefaultCheckBytes
+	}
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("store: data directory: %w", err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("store: the data directory cannot be made: %w", classify(dir, err))
 	}
-	lock, err := lockDirectory(dir)
+	lock, err := lockDirectory(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +139,8 @@ func Open(ctx context.Context, dir string, opts Options) (_ *DB, err error) {
 	if err := create(ctx, path); err != nil {
 		return nil, fmt.Errorf("store: the database cannot be made: %w", err)
 	}
-	if err := db.openWriter(ctx, path); err != nil {
+	checked, err := db.openWriter(ctx, path, opts.CheckBytes)
+	if err != nil {
 		return nil, err
 	}
 	if err := db.openReaders(ctx, path); err != nil {
@@ -142,33 +151,36 @@ func Open(ctx context.Context, dir string, opts Options) (_ *DB, err error) {
 	}
 	db.working = true
 	go db.checkpoints(db.checkpointer)
+	if !checked {
+		db.checkLater(path)
+	}
 	return db, nil
 }
 
-func (db *DB) openWriter(ctx context.Context, path string) error {
+func (db *DB) openWriter(ctx context.Context, path string, checkBytes int64) (checked bool, err error) {
 	started := time.Now()
-	version, err := inspect(ctx, path)
+	version, checked, err := inspect(ctx, path, checkBytes)
 	if err != nil {
-		return err
+		return checked, err
 	}
 	if took := time.Since(started); took > time.Second {
 		db.log.Info("checked the database", "took_ms", took.Milliseconds())
 	}
 	pool, err := sql.Open(driverName, source(path))
 	if err != nil {
-		return fmt.Errorf("store: %w", err)
+		return checked, fmt.Errorf("store: %w", err)
 	}
 	db.writePool = pool
 	if err := migrate(ctx, pool, path, version, db.log); err != nil {
-		return err
+		return checked, err
 	}
 	if db.writer, err = newConn(ctx, pool); err != nil {
-		return fmt.Errorf("store: %w", err)
+		return checked, fmt.Errorf("store: %w", err)
 	}
 	if db.checkpointer, err = newConn(ctx, pool); err != nil {
-		return fmt.Errorf("store: %w", err)
+		return checked, fmt.Errorf("store: %w", err)
 	}
-	return nil
+	return checked, nil
 }
 
 func (db *DB) openReaders(ctx context.Context, path string) error {
@@ -194,6 +206,7 @@ func (db *DB) openReaders(ctx context.Context, path string) error {
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		close(db.closing)
+		db.checking.Wait()
 		db.turn <- struct{}{} // kept: nobody writes any more
 		if db.working {
 			<-db.checkpointsEnded

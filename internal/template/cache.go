@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/template/debian"
 )
@@ -145,13 +146,17 @@ func (c *Cache) Remove(ctx context.Context, ref string, before func(Image) error
 }
 
 // Prune removes images that have the name of keep but are not it, if nobody holds
-// them, and the bases that no image has any more. before is as in Remove.
-func (c *Cache) Prune(ctx context.Context, keep Image, before func(Image) error) ([]Image, error) {
+// them nor has for some time, and the bases that no image has any more. before is
+// as in Remove. The time is there for other versions of the server, which share
+// the cache and are not running at the moment.
+func (c *Cache) Prune(ctx context.Context, keep Image, unused time.Duration, before func(Image) error) ([]Image, error) {
 	all, err := c.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	old := slices.DeleteFunc(all, func(i Image) bool { return i.Name != keep.Name || i.Key == keep.Key })
+	old := slices.DeleteFunc(all, func(i Image) bool {
+		return i.Name != keep.Name || i.Key == keep.Key || time.Since(c.lastUse("images", i)) < unused
+	})
 	removed, err := c.removeAll(ctx, old, before)
 	if errors.Is(err, ErrInUse) {
 		err = nil
@@ -171,6 +176,16 @@ func (c *Cache) removeAll(ctx context.Context, images []Image, before func(Image
 	}
 	errs = append(errs, c.removeUnusedBases(ctx))
 	return removed, errors.Join(errs...)
+}
+
+// lastUse is when an entry was last held, or else built: the file of the lock
+// says so, see hold.
+func (c *Cache) lastUse(kind string, image Image) time.Time {
+	used := image.BuiltAt
+	if info, err := os.Stat(filepath.Join(c.dir, "locks", useLock(kind, image.Key))); err == nil && info.ModTime().After(used) {
+		used = info.ModTime()
+	}
+	return used
 }
 
 // remove removes an entry that nobody holds.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	reader "github.com/erofs/go-erofs"
 
@@ -407,10 +408,46 @@ func TestInspectAndPrune(t *testing.T) {
 			t.Errorf("inspect %q: got error %v", ref, err)
 		}
 	}
-	removed, err := f.Prune(t.Context(), current, nil)
+	// Of another version of the server, which is not running now.
+	stopped := f.build(testDefinition, []File{{Path: "/stopped", Mode: 0o644}})
+	releaseStopped, err := stopped.Hold()
 	must(t, err)
-	if len(removed) != 1 || removed[0].Key != old.Key {
-		t.Errorf("pruned %v", removed)
+	prune := func(unused time.Duration) (keys []string) {
+		t.Helper()
+		removed, err := f.Prune(t.Context(), current, unused, nil)
+		must(t, err)
+		for _, i := range removed {
+			keys = append(keys, i.Key)
+		}
+		return keys
+	}
+	lock := filepath.Join(f.Cache.dir, "locks", useLock("images", stopped.Key))
+	mark := func(at time.Time) { must(t, os.Chtimes(lock, at, at)) }
+	marked := func(by string) {
+		t.Helper()
+		info, err := os.Stat(lock)
+		must(t, err)
+		if time.Since(info.ModTime()) > time.Minute {
+			t.Errorf("%s did not note that the image is in use", by)
+		}
+	}
+	mark(time.Now().Add(-time.Hour))
+	releaseStopped()
+	marked("the end of a hold")
+	if got := prune(time.Hour); got != nil {
+		t.Errorf("pruned %v, which are new", got)
+	}
+	mark(time.Now().Add(time.Hour)) // later than now is later than built
+	if got := prune(0); !slices.Equal(got, []string{old.Key}) {
+		t.Errorf("pruned %v; want %v alone", got, old.Key)
+	}
+	mark(time.Now().Add(-time.Hour))
+	releaseAgain, err := stopped.Hold()
+	must(t, err)
+	marked("a hold")
+	releaseAgain()
+	if got := prune(0); !slices.Equal(got, []string{stopped.Key}) {
+		t.Errorf("pruned %v; want %v", got, stopped.Key)
 	}
 	list, err := f.List(t.Context())
 	must(t, err)

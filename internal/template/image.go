@@ -112,7 +112,20 @@ func (c *Cache) hold(kind, key string) (func(), error) {
 		lock.Close()
 		return nil, err
 	}
-	return func() { lock.Close() }, nil
+	c.markUse(lock)
+	return func() {
+		c.markUse(lock)
+		lock.Close()
+	}, nil
+}
+
+// markUse notes in the file of a lock that what it is for is in use now. A failure
+// makes Prune remove it sooner, and nothing else.
+func (c *Cache) markUse(lock *os.File) {
+	now := time.Now()
+	if err := os.Chtimes(lock.Name(), now, now); err != nil {
+		c.log.Warn("the use of an image cannot be noted", "error", err)
+	}
 }
 
 func useLock(kind, key string) string   { return kind + "-" + key + ".use" }

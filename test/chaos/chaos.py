@@ -1,18 +1,22 @@
 """Kills a real server at random moments under load, and checks that nothing is lost.
 
-One process of load and one server: sessions with state, runs with and without a
-session, large output, uploads. After every SIGKILL the server is started again
-and must have every row that it had acknowledged, every session with its state,
-every execution ended with its whole output or going on, and nothing on the host
-that it does not know. What happens is drawn from a seed; when, is the machine's.
+One process of load and one server: sessions with state and a process that stays,
+runs with and without a session, large output, uploads. After every SIGKILL the
+server is started again and must have every row that it had acknowledged, every
+session with its state and process, every execution ended with its whole output or
+going on, and nothing on the host that it does not know. What happens is drawn from
+a seed; when, is the machine's.
 """
 
 import argparse
 import collections
+import concurrent.futures
 import json
+import os
 import random
 import shutil
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -22,11 +26,12 @@ from pathlib import Path
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
-from server import Server, eventually  # noqa: E402
+from server import BIN, Server, eventually  # noqa: E402
 
 ORPHAN_SECONDS = 10
-ORPHAN_LOOKS = 200
 SETTLE_SECONDS = 90
+# The load marks its runs with a token; these runs are the harness's own.
+CHECK = "check"
 
 
 class Broken(Exception):
@@ -62,6 +67,7 @@ class Session:
         self.done: set[str] = set()  # tokens of runs that were answered for
         self.gone = False  # its deletion was answered for
         self.ending = False  # its deletion was asked for
+        self.process = False  # the process that stays was answered for
 
 
 class Load:
@@ -128,6 +134,8 @@ class Load:
             with self.lock:
                 self.sessions[s.id] = s
                 self.count["sessions"] += 1
+            stay = f"echo {token} >> /workspace/log; setsid sleep 100000 > /dev/null 2>&1 & echo $! > /tmp/pid"
+            s.process = self.execute(http, s, token, stay, "")
         elif what < 0.15 and len(mine) > 1:
             s = mine.pop()
             s.ending = True
@@ -144,10 +152,11 @@ class Load:
                     self.files[r.json()["file_id"]] = body
                     self.count["files"] += 1
         else:
-            self.execute(http, draw, draw.choice([None, *mine]), token)
+            s = draw.choice([None, *mine])
+            self.execute(http, s, token, *program(draw, token))
 
-    def execute(self, http: httpx.Client, draw: random.Random, s: Session | None, token: str) -> None:
-        code, output = program(draw, token)
+    def execute(self, http: httpx.Client, s: Session | None, token: str, code: str, output: str) -> bool:
+        """Whether it was done."""
         with self.lock:
             self.expected[token] = output
             if s:
@@ -157,7 +166,7 @@ class Load:
             body["session_id"] = s.id
         r = http.post("/v1/execute", json=body)
         if self.refused(r):
-            return
+            return False
         answer = r.json()
         check(answer["return_code"] == 0 and answer["stdout"] == output, f"{token}: wrong answer, return code {answer['return_code']}, {len(answer['stdout'])} of {len(output)} bytes")
         with self.lock:
@@ -165,6 +174,7 @@ class Load:
             self.count["executions"] += 1
             if s:
                 s.done.add(token)
+        return True
 
     def refused(self, r: httpx.Response) -> bool:
         """Whether the server had no room, or was going down."""
@@ -187,8 +197,8 @@ class Chaos:
             "--max-output-bytes=8388608", on_shutdown="keep",
         )
         self.load = Load(self.server, seed, clients)
-        self.restarts: list[float] = []
-        self.lost = 0
+        self.times: dict[str, list[float]] = collections.defaultdict(list)
+        self.never_started: set[str] = set()  # tokens of runs that were lost
         self.verified: set[str] = set()  # executions, files
 
     def run(self) -> None:
@@ -203,16 +213,13 @@ class Chaos:
                     self.server.launch()
                     time.sleep(self.draw.uniform(0, 0.6))
                     self.kill()
-                began = time.monotonic()
-                self.server.launch()
-                self.server.wait_ready()
-                self.restarts.append(time.monotonic() - began)
-                self.check_orphans()
-                self.check_sessions()
+                self.restart()
+                self.timed("orphans", self.check_orphans)
+                self.timed("sessions", self.check_sessions)
                 self.check_errors()
                 if n % 25 == 0 or n == self.kills:
-                    self.settle()
-                    self.say(f"{n} kills: {dict(self.load.count)}, {self.lost} never started, slowest restart {max(self.restarts):.2f} s")
+                    self.timed("settle", self.settle)
+                    self.say(f"{n} kills: {dict(self.load.count)}, {len(self.never_started)} never started, {self.table()}")
                 self.load.open.set()
             self.load.pause()
             self.settle()
@@ -226,46 +233,150 @@ class Chaos:
     def kill(self) -> None:
         self.server.stop(signal.SIGKILL)
 
+    def check_taken_over(self) -> None:
+        """No sandbox that somebody owned died of the restart, also none of a run whose output nobody saw."""
+        refused = [line for line in self.server.log.read_text(errors="replace").splitlines() if "cannot be taken over" in line]
+        check(not refused, f"sandboxes were lost in a restart: {refused[:3]}")
+
     def check_errors(self) -> None:
         check(not self.load.errors, f"answers that must not be: {self.load.errors[:3]}")
 
+    def timed(self, name: str, f) -> None:
+        began = time.monotonic()
+        f()
+        self.times[name].append(time.monotonic() - began)
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """Seconds: of a restart, from the start of the process on, and of a round's checks."""
+        return {name: {"median": round(statistics.median(t), 2), "max": round(max(t), 2)} for name, t in self.times.items()}
+
+    def restart(self) -> None:
+        """Starts the server, with the load waiting for it, and notes when what answers."""
+        began = time.monotonic()
+        self.server.launch()
+        with self.server.http() as http:
+            def answers() -> bool:
+                check(self.server.process.poll() is None, f"the server does not start: {self.server.log_text()}")
+                try:
+                    return http.get("/v1/sessions", params={"limit": 1}).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            check(eventually(answers, SETTLE_SECONDS), f"the server does not answer: {self.server.log_text()}")
+            self.times["first_answer"].append(time.monotonic() - began)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                for failure in pool.map(lambda s: self.unanswered(http, s), self.kept_sessions()):
+                    check(not failure, failure)
+            self.times["sessions_answer"].append(time.monotonic() - began)
+        self.server.wait_ready()
+        self.times["ready"].append(time.monotonic() - began)
+
+    def kept_sessions(self) -> list[Session]:
+        with self.load.lock:
+            return [s for s in self.load.sessions.values() if not s.ending]
+
+    def unanswered(self, http: httpx.Client, s: Session) -> str:
+        """Why a session that should be there does not answer."""
+        r = http.get(f"/v1/sessions/{s.id}/fs/stat", params={"path": "/workspace"})
+        return "" if s.ending or r.status_code == 200 else f"{s.id} does not answer: {r.text}"
+
     def check_orphans(self) -> None:
-        """With no new requests, everything on the host is soon what the server knows of."""
+        """With no new requests, what is on the host is soon exactly what the server knows of."""
         self.load.pause()
-        seen = {"looks": 0}
+        began = time.monotonic()
+        while True:
+            busy = self.load.busy
+            wrong = self.orphans()
+            if not wrong:
+                return
+            now = time.monotonic()
+            check(now - began < SETTLE_SECONDS, f"requests do not end: {wrong}")
+            if busy:
+                deadline = now + ORPHAN_SECONDS
+            check(now < deadline, f"the host and the server disagree {ORPHAN_SECONDS} s after a restart and with no request under way: {wrong}")
+            time.sleep(0.05)
 
-        def agrees() -> bool:
-            seen["looks"] += 1
-            root = Path("/sys/fs/cgroup")
-            seen["groups"] = {p.name for pattern in ("*/", "") for p in root.glob(f"{pattern}{self.server.group}/*/")}
-            seen["records"] = {p.name.removesuffix(".json") for p in (self.server.data / "sandboxes/records").glob("[!.]*")}
-            seen["live"] = int(self.server.metric("agentsandbox_sandboxes_live"))
-            return seen["groups"] == seen["records"] and len(seen["groups"]) == seen["live"]
+    def orphans(self) -> str:
+        """What differs between host and server, in a look that takes some time."""
+        s = self.server
+        sets = {
+            "records": {p.name.removesuffix(".json") for p in (s.data / "sandboxes/records").iterdir()},
+            # gVisor's control socket and state of each sandbox.
+            "files": {p.name.removeprefix("runsc-").removesuffix(".sock").split("_sandbox:")[0] for p in (Path("/run") / s.group).iterdir()},
+        }
+        for p in Path("/sys/fs/cgroup").glob(f"*/{s.group}/*/"):  # a hierarchy each
+            sets.setdefault(f"groups of {p.parts[-3]}", set()).add(p.name)
+        if unified := {p.name for p in Path(f"/sys/fs/cgroup/{s.group}").glob("*/")}:
+            sets["groups"] = unified
+        sets["processes"], strays = self.processes()
+        live = int(s.metric("agentsandbox_sandboxes_live"))
+        everything = set.union(*sets.values())
+        wrong = [f"{name} lacks {sorted(everything - found)}" for name, found in sets.items() if found != everything]
+        if live != len(everything):
+            wrong.append(f"the server counts {live}, and there are {len(everything)}")
+        if strays:
+            wrong.append(f"processes without a group: {strays}")
+        if mounts := [m for m in Path("/proc/self/mountinfo").read_text().splitlines() if s.group in m or str(s.data) in m]:
+            wrong.append(f"mounts: {mounts}")
+        return "; ".join(wrong)
 
-        # On a machine with no CPU to spare, a look takes long, and what it compares
-        # changes meanwhile.
-        agree = eventually(agrees, ORPHAN_SECONDS)
-        while not agree and seen["looks"] < ORPHAN_LOOKS:
-            agree = agrees()
-        check(agree, f"the host and the server disagree {ORPHAN_SECONDS} s after a restart: {seen}")
+    def processes(self) -> tuple[set[str], list[int]]:
+        """The sandboxes that have processes, and the processes of the program that are neither a server nor in a group."""
+        names, strays = set(), []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                group = (entry / "cgroup").read_text()
+                if self.server.group in group:
+                    names |= {line.rsplit("/", 1)[1] for line in group.splitlines() if self.server.group in line}
+                elif "agentsandbox-" not in group and os.readlink(entry / "exe") == BIN:
+                    if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) != os.getpid():
+                        strays.append(int(entry.name))
+            except OSError:
+                continue  # it ended
+        return names, strays
 
     def check_sessions(self) -> None:
+        """Every session that was answered for is there, with the process that was left in it."""
         with self.server.http() as http:
-            live = set()
-            while True:
-                page = http.get("/v1/sessions", params={"limit": 100, "offset": len(live)}).json()
-                live |= set(page["sessions"])
-                if len(live) >= page["total"] or not page["sessions"]:
-                    break
-            with self.load.lock:
-                sessions = list(self.load.sessions.values())
-            for s in sessions:
-                if s.gone:
-                    check(s.id not in live, f"{s.id} was deleted and is there again")
-                elif not s.ending:
-                    check(s.id in live, f"{s.id} is lost: {http.get(f'/v1/sessions/{s.id}').text}")
-                    r = http.get(f"/v1/sessions/{s.id}/fs/stat", params={"path": "/workspace"})
-                    check(r.status_code == 200, f"{s.id} does not answer: {r.text}")
+            with self.load.lock:  # requests may be under way
+                gone = [s.id for s in self.load.sessions.values() if s.gone]
+            kept = self.kept_sessions()
+            live = self.live_sessions(http)
+            for sid in gone:
+                check(sid not in live, f"{sid} was deleted and is there again")
+            for s in kept:
+                check(s.ending or s.id in live, f"{s.id} is lost: {http.get(f'/v1/sessions/{s.id}').text}")
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                for failure in pool.map(lambda s: self.without_process(http, s), self.kept_sessions()):
+                    check(not failure, failure)
+
+    def live_sessions(self, http: httpx.Client) -> set[str]:
+        live: set[str] = set()
+        while True:
+            page = http.get("/v1/sessions", params={"limit": 100, "offset": len(live)}).json()
+            live |= set(page["sessions"])
+            if len(live) >= page["total"] or not page["sessions"]:
+                return live
+
+    def without_process(self, http: httpx.Client, s: Session) -> str:
+        if not s.process:
+            return ""
+        code = f"# {CHECK}\nkill -0 $(cat /tmp/pid) && echo alive"
+        r = http.post("/v1/execute", json={"language": "bash", "code": code, "session_id": s.id})
+        if s.ending or r.status_code == 200 and r.json()["stdout"] == "alive\n":
+            return ""
+        return f"the process that was left in {s.id} is not there: {r.status_code} {r.text[:500]}"
+
+    def end_strays(self, http: httpx.Client) -> None:
+        """Deletes the sessions whose making or deletion nobody was answered for. No request is under way."""
+        with self.load.lock:
+            kept = {s.id for s in self.load.sessions.values() if not s.ending}
+        for sid in self.live_sessions(http) - kept:
+            r = http.delete(f"/v1/sessions/{sid}")
+            check(r.status_code == 204, f"deleting {sid}, of which nobody was told: {r.status_code} {r.text}")
+            self.load.count["strays"] += 1
+            if sid in self.load.sessions:
+                self.load.sessions[sid].gone = True
 
     def settle(self) -> None:
         """Everything that runs ends, and then everything is compared."""
@@ -280,6 +391,8 @@ class Chaos:
             check(eventually(settled, SETTLE_SECONDS), f"something runs {SETTLE_SECONDS} s after the last request: {http.get('/v1/executions', params={'status': 'running'}).text[:500]}")
             self.check_errors()
             self.check_executions(http)
+            self.check_taken_over()
+            self.end_strays(http)
             for fid, body in self.load.files.items():
                 if fid not in self.verified:
                     r = http.get(f"/v1/files/{fid}")
@@ -290,7 +403,14 @@ class Chaos:
                     r = http.get(f"/v1/sessions/{s.id}/fs", params={"path": "/workspace/log"})
                     lines = r.text.split() if r.status_code == 200 else []
                     check(len(lines) == len(set(lines)), f"{s.id}: something ran twice")
+                    check(not self.never_started & set(lines), f"{s.id}: something ran and is recorded as lost: {self.never_started & set(lines)}")
                     check(s.done <= set(lines) <= s.tried, f"{s.id}: its log is not that of its runs: {len(lines)} lines, {len(s.done)} answered for, missing {list(s.done - set(lines))[:3]}")
+
+            # Uploads that were cut off, and output put aside of runs that have ended.
+            left = sum(len(files) for _, _, files in os.walk(self.server.data / "blobs")) - http.get("/v1/files", params={"limit": 1}).json()["total"]
+            check(left == 0, f"{left} contents of files have no row")
+            spools = [p.name for p in (self.server.data / "spool").iterdir()]
+            check(not spools, f"output of runs that have ended is still put aside: {spools}")
 
     def check_executions(self, http: httpx.Client) -> None:
         seen, offset, total = set(), 0, 1
@@ -308,6 +428,9 @@ class Chaos:
 
     def check_execution(self, e: dict) -> None:
         token = e["code"].split()[1]
+        if token == CHECK:
+            check(e["status"] in ("succeeded", "cancelled", "failed"), f"{e['id']} is {e['status']}")
+            return
         if e["status"] == "succeeded":
             check(e["stdout"] == self.load.expected[token] and not e["truncated"], f"{e['id']}: its output is not whole: {len(e['stdout'])} of {len(self.load.expected[token])} bytes")
             return
@@ -316,7 +439,8 @@ class Chaos:
         deleted = any(s.ending and token in s.tried for s in self.load.sessions.values())
         check(e["id"] not in self.load.executions, f"{e['id']} succeeded, and is {e['status']} now")
         check(deleted or e["status"] == "sandbox_lost" and e["stdout"] == "", f"{e['id']} is {e['status']}: {e['error']}, {len(e['stdout'])} bytes of output")
-        self.lost += not deleted
+        if not deleted:
+            self.never_started.add(token)
 
     def finish(self) -> None:
         """An orderly end leaves the sessions alone, and one that destroys leaves nothing."""
@@ -356,9 +480,7 @@ def main() -> int:
     except (Broken, AssertionError) as e:
         print(f"FAILED with seed {args.seed}: {e}\n\nThe server's log: {chaos.server.log}", file=sys.stderr)
         return 1
-    restarts = sorted(chaos.restarts)
-    print(json.dumps({"seed": args.seed, "kills": args.kills, "counts": dict(chaos.load.count), "never_started": chaos.lost,
-                      "restart_s": {"median": round(restarts[len(restarts) // 2], 2), "max": round(restarts[-1], 2)}}))
+    print(json.dumps({"seed": args.seed, "kills": args.kills, "counts": dict(chaos.load.count), "never_started": len(chaos.never_started), "seconds": chaos.table()}, indent=1))
     shutil.rmtree(directory)
     return 0
 

@@ -141,6 +141,27 @@ def test_quotas(serve):
         assert http.get("/v1/files").json()["total"] == 2
 
 
+def test_more_keys_are_no_larger_share(serve):
+    """A full queue of one tenant's many keys gives a place to another tenant's only one."""
+    s = serve("--max-sandboxes", "1", "--pool-size", "0", "--pool-data-size", "0", "--preload", "none", "--max-queue", "4")
+
+    def ask(key: str, code: str) -> httpx.Response:
+        with s.http(key) as http:
+            return http.post("/v1/execute", json={"code": code})
+
+    many, only = [s.new_key("many") for _ in range(4)], s.new_key("only")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        busy = pool.submit(ask, s.key, "import time; time.sleep(5)")
+        with s.http() as http:
+            assert eventually(lambda: http.get("/v1/executions", params={"status": "running"}).json()["total"] == 1)
+        waiting = [pool.submit(ask, key, "print('many')") for key in many]
+        assert eventually(lambda: s.metric("agentsandbox_claims_waiting") == 4)
+        late = pool.submit(ask, only, "print('only')").result()
+        assert late.json()["stdout"] == "only\n", late.text
+        assert sorted(w.result().status_code for w in waiting) == [200, 200, 200, 503]
+        assert busy.result().json()["status"] == "succeeded"
+
+
 FILL = """
 import time
 blocks = []

@@ -150,6 +150,8 @@ def test_what_died_meanwhile_is_lost(mortal):
     mortal.wait_ready()
     with mortal.http() as http:
         assert outcome(http, execution)["status"] == "sandbox_lost"
+        rows = [e for e in http.get("/v1/audit").json()["entries"] if e["action"] == "recoverExecution"]
+        assert [(e["object_id"], e["outcome"]) for e in rows] == [(execution, "unavailable")], rows
         r = http.get(f"/v1/sessions/{session}")
         assert r.status_code == 404 and "lost" in r.json()["error"]["message"]
         assert http.get("/v1/sessions").json()["sessions"] == []

@@ -19,6 +19,13 @@ import (
 // patience costs less than the session.
 const adoptTimeout = 60 * time.Second
 
+const (
+	// attachPatience is how long a sandbox that lives may refuse a new conversation:
+	// longer than its agent takes to end the user's processes.
+	attachPatience = 5 * time.Second
+	attachPause    = 20 * time.Millisecond
+)
+
 // errNotOurs says that a record does not lead to a living process of ours.
 var errNotOurs = errors.New("its process has ended")
 
@@ -53,12 +60,38 @@ func (r *Runtime) adopt(ctx context.Context, rec record) (*sandbox, error) {
 		return nil, err
 	}
 	undo.add(func() { m.closeLink(r) })
-	client, err := r.attach(ctx, m)
-	if err != nil {
+	var client *guest.Client
+	if err := patiently(ctx, m.process.ended, func() (err error) {
+		client, err = r.attach(ctx, m)
+		return err
+	}); err != nil {
 		return nil, startError(ctx, err)
 	}
 	undo.release()
 	return newSandbox(r, m, client, rec.Limits), nil
+}
+
+// patiently calls attach again while it fails and the process lives. The program
+// that attach has run in the sandbox is root's, and so is the real user of the
+// agent's threads: when the agent ends every process of the user, at the end of a
+// run or for want of memory, that program dies with them.
+func patiently(ctx context.Context, ended <-chan struct{}, attach func() error) error {
+	patience := time.After(attachPatience)
+	for {
+		err := attach()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ended:
+			return err
+		case <-patience:
+			return err
+		case <-ctx.Done():
+			return err
+		case <-time.After(attachPause):
+		}
+	}
 }
 
 // provenProcess opens the process of a record, if that is what its number stands

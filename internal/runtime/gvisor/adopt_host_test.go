@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
@@ -125,5 +126,39 @@ print("over")
 `
 	if got := python(t, sb, code); got != "over" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestTakenOverWhileTheUsersProcessesAreEnded: the program that hands the agent a
+// new conversation dies with the user's processes, and is run again.
+func TestTakenOverWhileTheUsersProcessesAreEnded(t *testing.T) {
+	h := newHost(t)
+	sb := h.start(testLimits).(*sandbox)
+	sb.Release() // as if its server had died
+	client, err := h.attach(t.Context(), sb.m)
+	must(t, err)
+	for range 5 {
+		var ending sync.WaitGroup
+		ending.Go(func() {
+			for range 20 {
+				if client.Relieve(t.Context()) != nil {
+					return // another conversation has taken over
+				}
+			}
+		})
+		var next *guest.Client
+		err := patiently(t.Context(), nil, func() (err error) {
+			next, err = h.attach(t.Context(), sb.m)
+			return err
+		})
+		ending.Wait()
+		must(t, err)
+		client = next
+	}
+	_ = client.Close()
+	gone, err := h.Recover(t.Context(), nil)
+	must(t, err)
+	if !slices.Equal(gone.Destroyed, []string{sb.ID()}) {
+		t.Errorf("destroyed %v, want %s", gone.Destroyed, sb.ID())
 	}
 }

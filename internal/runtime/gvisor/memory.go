@@ -16,8 +16,10 @@ import (
 const (
 	// The wall stands a quarter above the limit, within these bounds and at most
 	// as much again: enough for what the fastest program takes between two looks
-	// and until it is dead.
-	leastMargin = 128 << 20
+	// and until it is dead. Hundreds of processes that all allocate leave the agent,
+	// which is to end them, a small share of the sandbox's CPU for a while: 128 MiB
+	// were too little for that on a busy machine.
+	leastMargin = 256 << 20
 	mostMargin  = 1 << 30
 
 	// fillRate is how fast a sandbox can take memory, in bytes a second. The next
