@@ -106,9 +106,11 @@ class Load:
             self.open.wait()
             if self.over.is_set():
                 return
-            step += 1
             with self.lock:
+                if not self.open.is_set():
+                    continue  # paused since: whoever paused saw nobody busy
                 self.busy += 1
+            step += 1
             try:
                 with self.server.http() as http:
                     self.ask(http, draw, mine, f"t{number}x{step}")
@@ -185,7 +187,8 @@ class Load:
         return False
 
     def pause(self) -> None:
-        self.open.clear()
+        with self.lock:
+            self.open.clear()
 
 
 class Chaos:
