@@ -12,8 +12,12 @@ import (
 
 // limit holds a process, and all that it will start, to the limits of a run, and
 // reads each of them back. The program has been executed by now, and is far from
-// the first line of the user's code: its loader has work to do.
+// the first line of the user's code: its loader has work to do. A final run also
+// takes its process group with it, which must be known before it can have ended.
 func (a *Agent) limit(ch *child, req *guest.RunRequest) error {
+	if req.Final {
+		ch.killGroupAtExit()
+	}
 	type setting struct {
 		name     string
 		resource int

@@ -307,9 +307,6 @@ func (a *Agent) modulesOf(code []byte) []string {
 
 // conduct waits for the process of the run, and takes all that it writes.
 func (r *run) conduct() (guest.RunResult, [2]*pump) {
-	if r.req.Final {
-		r.proc.killGroupAtExit()
-	}
 	pumps := [2]*pump{
 		startPump(r.proc.out.stdout, r, guest.KindStdout),
 		startPump(r.proc.out.stderr, r, guest.KindStderr),
