@@ -9,7 +9,7 @@ import (
 
 func TestTheWallStandsAboveTheLimit(t *testing.T) {
 	const mib = 1 << 20
-	for limit, want := range map[int64]int64{0: 0, 64 * mib: 128 * mib, 256 * mib: 384 * mib, 2048 * mib: 2560 * mib, 8192 * mib: 9216 * mib} {
+	for limit, want := range map[int64]int64{0: 0, 64 * mib: 128 * mib, 256 * mib: 512 * mib, 2048 * mib: 2560 * mib, 8192 * mib: 9216 * mib} {
 		if got := walled(runtime.Limits{MemoryBytes: limit}).MemoryBytes; got != want {
 			t.Errorf("a limit of %d MiB has its wall at %d MiB, want %d", limit/mib, got/mib, want/mib)
 		}
