@@ -129,18 +129,21 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 	if err := s.script.write(code); err != nil {
 		return process{}, err
 	}
+	if err := a.limit(s.child, req); err != nil {
+		return process{}, err
+	}
 	// The settings come last, and under their name only when they are complete.
 	if err := (script{dir: s.script.dir, path: s.settings + ".new"}).write(settings); err != nil {
 		_ = unix.Unlink(s.settings + ".new")
 		return process{}, err
 	}
+	p := s.process()
 	if err := unix.Rename(s.settings+".new", s.settings); err != nil {
 		return process{}, err
 	}
-	if err := a.limit(s.child, req); err != nil {
-		return process{}, err
-	}
-	p := s.process()
+	// From here on it may run the script, even before it is told: a rehearsal may
+	// have it look for the settings just now. So nothing below is a reason to run
+	// the script elsewhere, and began tells what happened.
 	p.began = s.began
 	release := p.release
 	p.release = func() {
@@ -149,7 +152,8 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 	}
 	// Another run of the user may have stopped it.
 	s.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
-	return p, s.wake()
+	_ = s.wake() // fails if it has begun, or has died
+	return p, nil
 }
 
 // shellName is a name that Bash takes over from its environment as it is.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -54,6 +55,36 @@ func TestWaitingShellIsUsedOnlyWhereItIsAsGoodAsNew(t *testing.T) {
 		a.shells.rehearse()
 	}
 	is(nil, p, true)
+}
+
+// TestScriptsRunOnce wakes the Bash that waits at the very moment that it is given a
+// script: it may begin before it is told, and must not be run again elsewhere.
+func TestScriptsRunOnce(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	const runs = 20
+	for range runs {
+		waitingShell(t, a)
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					a.shells.rehearse()
+					runtime.Gosched()
+				}
+			}
+		}()
+		do(t, c, agentsandbox.Bash, "echo ran >> count; sleep 0.02", nil)
+		close(stop)
+		<-stopped
+	}
+	if got := do(t, c, agentsandbox.Bash, "wc -l < count", nil); got != strconv.Itoa(runs)+"\n" {
+		t.Errorf("%d runs were begun %s times", runs, got)
+	}
 }
 
 // TestWaitingShellIsLikeAnyOther compares all that a script can ask its shell.
