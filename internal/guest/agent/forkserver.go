@@ -13,9 +13,13 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// forkTime bounds how long a fork may take, which is tens of milliseconds: a
-// server that is stopped never answers.
-const forkTime = 10 * time.Second
+// A run of the user can stop these processes, and they never answer: forkTime bounds
+// how long a fork may take, which is tens of milliseconds, and loadTime how long a
+// server may load its modules, which takes seconds.
+const (
+	forkTime = 5 * time.Second
+	loadTime = 2 * time.Minute
+)
 
 // forks keeps an interpreter with modules waiting in a session whose runs import
 // them. To load numpy, pandas and matplotlib ahead takes seconds of CPU. So a
@@ -187,17 +191,39 @@ func (f *forks) start(modules []string) (*forkServer, error) {
 		f.retire(s)
 		return nil, errors.New("the agent is ending")
 	}
-	<-s.ready
-	err = errors.New("it ended before it was ready")
-	if s.waits {
-		err = s.send("fork")
-	}
+	err = s.awaitLoaded()
 	if err != nil {
 		f.retire(s)
 		return nil, fmt.Errorf("interpreter with modules: %w", err)
 	}
 	close(s.forking)
 	return s, nil
+}
+
+// awaitLoaded waits until the modules are loaded, and has the server fork from then
+// on.
+func (s *forkServer) awaitLoaded() error {
+	late := time.After(loadTime)
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		select {
+		case <-s.ready:
+			if !s.waits {
+				return errors.New("it ended before it was ready")
+			}
+			return s.send("fork")
+		case <-again.C:
+			s.goOn()
+		case <-late:
+			return fmt.Errorf("it was not ready after %s", loadTime)
+		}
+	}
+}
+
+// goOn continues a server that a run of the user has stopped.
+func (s *forkServer) goOn() {
+	s.withLive(func(pid int) { _ = unix.Kill(-pid, unix.SIGCONT) })
 }
 
 // retire ends a server; its forks go on.
@@ -308,8 +334,7 @@ func (s *forkServer) fork(children *children) (*interpreter, error) {
 
 // request asks for a fork with those descriptors.
 func (s *forkServer) request(descriptors ...int) error {
-	// A run of the user may have stopped it.
-	s.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
+	s.goOn()
 	_ = s.control.SetWriteDeadline(time.Now().Add(forkTime))
 	raw, err := s.control.SyscallConn()
 	if err != nil {

@@ -19,7 +19,7 @@ const loaded = "import gc, numpy\nassert gc.get_freeze_count() > 50000, 'the lib
 // run that does not takes as long as an import.
 func awaitFork(t *testing.T, sb runtime.Sandbox) {
 	t.Helper()
-	for range 30 {
+	for range 100 {
 		out, err := try(t.Context(), sb, agentsandbox.Python, loaded)
 		must(t, err)
 		if out.result.ExitCode == 0 {
