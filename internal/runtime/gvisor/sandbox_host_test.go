@@ -183,7 +183,9 @@ func TestMemoryWallEndsTheSandbox(t *testing.T) {
 	closed(t, "the end of the sandbox", sb.Done())
 	usage, err := sb.Usage()
 	must(t, err)
-	if usage.OOMKills == 0 || usage.MemoryPeakBytes < 256<<20 || usage.MemoryPeakBytes > MemoryWall(256<<20) {
+	// A kernel that has to kill may take a few pages beyond the wall meanwhile.
+	const over = 1 << 20
+	if usage.OOMKills == 0 || usage.MemoryPeakBytes < 256<<20 || usage.MemoryPeakBytes > MemoryWall(256<<20)+over {
 		t.Errorf("usage %+v", usage)
 	}
 	if _, err := sb.Stat(t.Context(), "/"); !errors.Is(err, runtime.ErrSandboxLost) {
