@@ -52,9 +52,6 @@ type forkServer struct {
 	lent  bool // a run has the path of the script
 }
 
-// errScriptInUse says that another run has the path of the script.
-var errScriptInUse = errors.New("another run has the path of the script")
-
 func (f *forks) close() {
 	f.mu.Lock()
 	f.closed = true

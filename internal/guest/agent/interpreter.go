@@ -151,7 +151,7 @@ func (it *interpreter) end() {
 // writeScript writes what the interpreter is to run, or nothing at all.
 func (it *interpreter) writeScript(code []byte) error {
 	if it.server != nil && !it.server.lend() {
-		return errScriptInUse
+		return errors.New("another run has the path of the script")
 	}
 	it.borrowed = it.server != nil
 	err := it.script.write(code)
