@@ -96,7 +96,7 @@ func await(check func() (bool, error)) error {
 		select {
 		case <-ctx.Done():
 			return errors.New("timed out")
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
@@ -120,9 +120,11 @@ func (s *server) metric(name string) (float64, error) {
 	return 0, fmt.Errorf("no metric %s", name)
 }
 
-// full waits until the pool has all its sandboxes, so that no refill takes CPU
-// from the next measurement.
+// full waits until the pool has all its sandboxes, or builds no more of them for
+// want of memory, so that no refill takes CPU from the next measurement.
 func (s *server) full() error {
+	const settled = 3 * time.Second
+	built := time.Now()
 	return await(func() (bool, error) {
 		size, err := s.metric("agentsandbox_pool_size")
 		if err != nil {
@@ -133,7 +135,10 @@ func (s *server) full() error {
 			return false, err
 		}
 		building, err := s.metric("agentsandbox_sandboxes_building")
-		return ready == size && building == 0, err
+		if building > 0 {
+			built = time.Now()
+		}
+		return building == 0 && (ready == size || time.Since(built) > settled), err
 	})
 }
 

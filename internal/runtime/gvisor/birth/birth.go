@@ -15,6 +15,7 @@ package birth
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -69,6 +70,9 @@ func run(args []string) error {
 	// Groups and rights belong to a thread. This is the one that executes the
 	// next program, which ends all others.
 	runtime.LockOSThread()
+	if err := keepOnlyPassed(args); err != nil {
+		return err
+	}
 	o, err := open(args)
 	if err != nil {
 		return err
@@ -140,6 +144,24 @@ func open(args []string) (orders, error) {
 	}
 	unix.CloseOnExec(o.program)
 	return o, nil
+}
+
+// keepOnlyPassed has every descriptor closed at the next execution that nobody
+// meant to pass on. gVisor opens some without O_CLOEXEC, the server's connection to
+// the kernel of another sandbox among them, and a process that is started in that
+// moment inherits them. What is meant has the numbers from 3 on without a gap, with
+// the passed files as the last ones.
+func keepOnlyPassed(args []string) error {
+	last := 2
+	for _, arg := range args {
+		if host, _, ok := passedFile(arg); ok {
+			last = max(last, host)
+		}
+	}
+	if err := unix.CloseRange(uint(last+1), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("inherited descriptors: %w", err)
+	}
+	return nil
 }
 
 // join moves this thread into the control groups.

@@ -83,6 +83,10 @@ func names(dir string) []string {
 	return all
 }
 
+// leakedFD is the least number of a descriptor that the process inherits and
+// should not: gVisor needs 256 to 258 for itself.
+const leakedFD = 256
+
 // bear starts the test program in namespaces of its own, as nobody, with the
 // rights that gVisor gives for the first steps.
 func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
@@ -99,6 +103,12 @@ func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
+	// As a descriptor that gVisor opens just then is: nobody means to pass it on.
+	leaked, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD, leakedFD)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(leaked) })
 	cmd := exec.Command("/proc/self/exe")
 	cmd.ExtraFiles = []*os.File{program, conversation, link}
 	cmd.Args = slices.Concat([]string{newborn, "boot", fmt.Sprintf("--pass-fd=3:%d", ProgramFD), "--pass-fd=4:3", fmt.Sprintf("--pass-fd=5:%d", LinkFD)}, args)

@@ -91,7 +91,7 @@ func userID(uid int) Finding {
 }
 
 func kernel() Finding {
-	f := Finding{Name: "kernel", Required: true, Remedy: "use Linux 5.10 or later on amd64 or arm64"}
+	f := Finding{Name: "kernel", Required: true, Remedy: "use Linux 5.11 or later on amd64 or arm64"}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		f.Detail = err.Error()
@@ -99,7 +99,7 @@ func kernel() Finding {
 	}
 	release := unix.ByteSliceToString(u.Release[:])
 	f.Detail = fmt.Sprintf("Linux %s on %s", release, runtime.GOARCH)
-	f.OK = atLeast(release, 5, 10) && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64")
+	f.OK = atLeast(release, 5, 11) && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64")
 	if f.OK {
 		f.Remedy = ""
 	}
@@ -218,7 +218,7 @@ func pidfd() Finding {
 	f := Finding{Name: "process descriptors", Required: true}
 	fd, err := unix.PidfdOpen(os.Getpid(), unix.PIDFD_NONBLOCK)
 	if err != nil {
-		f.Detail, f.Remedy = "pidfd_open: "+err.Error(), "use Linux 5.10 or later, without a seccomp profile that forbids it"
+		f.Detail, f.Remedy = "pidfd_open: "+err.Error(), "use Linux 5.11 or later, without a seccomp profile that forbids it"
 		return f
 	}
 	_ = unix.Close(fd)

@@ -89,9 +89,9 @@ func TestFindings(t *testing.T) {
 
 func TestAtLeast(t *testing.T) {
 	for release, want := range map[string]bool{
-		"5.10.0-28-amd64": true, "6.1.0": true, "5.9.16": false, "4.19": false, "5": false, "": false, "10.0-rc1": true,
+		"5.11.0-28-amd64": true, "6.1.0": true, "5.10.16": false, "4.19": false, "5": false, "": false, "10.0-rc1": true,
 	} {
-		if got := atLeast(release, 5, 10); got != want {
+		if got := atLeast(release, 5, 11); got != want {
 			t.Errorf("atLeast(%q) is %v", release, got)
 		}
 	}
