@@ -243,19 +243,25 @@ func (in *interpreters) runFresh(code []byte, env []string, req *guest.RunReques
 		return process{}, err
 	}
 	p := it.process()
-	// What a fresh interpreter does with the message, even if it dies before it
-	// comes, is the run's own outcome. It may print before it listens, so the
-	// run has to be read meanwhile.
-	in.wg.Go(func() { _ = it.tell(in.a.workspace, env) })
+	in.tellStarting(it, env)
 	return p, nil
 }
 
-// runWaiting hands a run to an interpreter that waits.
+// tellStarting sends an interpreter that is starting its run. What it does with
+// that, even if it dies before it comes to it, is the run's own outcome. It may
+// print before it listens, so the run has to be read meanwhile.
+func (in *interpreters) tellStarting(it *interpreter, env []string) {
+	in.wg.Go(func() { _ = it.tell(in.a.workspace, env) })
+}
+
+// runWaiting hands a run to an interpreter that waits, or that will: one that is
+// on its way is there sooner than one that is started now.
 func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string, req *guest.RunRequest) (process, error) {
-	if !it.isReady() {
-		return process{}, errors.New("it has not started yet")
+	starting := !it.isReady()
+	if starting && len(it.modules) > 0 {
+		return process{}, errors.New("it has not loaded its modules yet")
 	}
-	if !it.waits || it.exited() || it.sites != in.userSites() {
+	if !starting && !it.waits || it.exited() || it.sites != in.userSites() {
 		return process{}, errors.New("it is of no use any more")
 	}
 	if err := it.writeScript(code); err != nil {
@@ -265,9 +271,13 @@ func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string, r
 		return process{}, err // and another one is tried
 	}
 	p := it.process()
-	p.began = it.began
 	// Another run of the user may have stopped it.
 	it.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
+	if starting {
+		in.tellStarting(it, env)
+		return p, nil
+	}
+	p.began = it.began
 	_ = it.control.SetWriteDeadline(time.Now().Add(handoverTime))
 	return p, it.tell(in.a.workspace, env)
 }

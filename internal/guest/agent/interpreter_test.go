@@ -7,9 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -175,5 +177,40 @@ func TestRunSurvivesTheDeathOfTheInterpreterThatWaited(t *testing.T) {
 		if got := python(t, c, "print('ran')", nil); got != "ran\n" {
 			t.Errorf("got %q", got)
 		}
+	}
+}
+
+// TestRunTakesWhatIsStarting stops what will wait just after it was started: a run
+// does not start another one, and lets it go on.
+func TestRunTakesWhatIsStarting(t *testing.T) {
+	a := newAgent(t, nil)
+	c := client(t, a)
+	stopped := func(refill func(), pid func() int) string {
+		t.Helper()
+		refill()
+		for end := time.Now().Add(10 * time.Second); pid() == 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("nothing was started")
+			}
+		}
+		if err := unix.Kill(pid(), unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		return strconv.Itoa(pid()) + "\n"
+	}
+	starting := stopped(a.interprets.refill, a.waitingPID)
+	if got := python(t, c, "import os; print(os.getpid())", nil); got != starting {
+		t.Errorf("process %q ran the code, %q was starting", got, starting)
+	}
+	starting = stopped(a.shells.refill, func() int {
+		a.shells.mu.Lock()
+		defer a.shells.mu.Unlock()
+		if a.shells.waiting == nil {
+			return 0
+		}
+		return a.shells.waiting.pid
+	})
+	if got := do(t, c, agentsandbox.Bash, "echo $$", nil); got != starting {
+		t.Errorf("process %q ran the script, %q was starting", got, starting)
 	}
 }

@@ -121,9 +121,10 @@ func (sh *shells) run(code []byte, env []string, req *guest.RunRequest) (process
 	return p, true
 }
 
-// hand gives a Bash that waits its script.
+// hand gives a Bash that waits, or that will, its script.
 func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (process, error) {
-	if !s.isReady() || !s.waits || s.exited() {
+	starting := !s.isReady()
+	if !starting && !s.waits || s.exited() {
 		return process{}, errors.New("it does not wait")
 	}
 	if err := s.script.write(code); err != nil {
@@ -143,8 +144,11 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 	}
 	// From here on it may run the script, even before it is told: a rehearsal may
 	// have it look for the settings just now. So nothing below is a reason to run
-	// the script elsewhere, and began tells what happened.
-	p.began = s.began
+	// the script elsewhere, and began tells what happened. What one does that still
+	// starts is the run's own outcome, as it would be of one that is started now.
+	if !starting {
+		p.began = s.began
+	}
 	release := p.release
 	p.release = func() {
 		_ = unix.Unlink(s.settings)
