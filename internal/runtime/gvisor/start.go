@@ -213,6 +213,7 @@ func (m *machine) execute(ctx context.Context, r *Runtime, l launchSpec, spec *s
 		return err
 	}
 	files[guestConversation] = inside
+	stderr := files[birth.StderrFD]
 	if m.link != nil {
 		if files[birth.LinkFD], err = m.link.Duplicate(); err != nil {
 			delete(files, birth.LinkFD)
@@ -232,7 +233,7 @@ func (m *machine) execute(ctx context.Context, r *Runtime, l launchSpec, spec *s
 		})
 		return err
 	}); err != nil {
-		return m.explain(fmt.Errorf("its process did not come up: %w", err))
+		return m.explain(fmt.Errorf("its process did not come up: %w", firstWords(err, stderr)))
 	}
 	if m.process, err = openProcess(m.container.SandboxPid()); err != nil {
 		return err
@@ -344,6 +345,10 @@ func birthFiles(group *cgroup.Group, arguments []string) (map[int]*os.File, erro
 	// This program, even if another has taken its place on the disk.
 	if files[birth.ProgramFD], err = os.Open("/proc/self/exe"); err != nil {
 		return nil, fmt.Errorf("program of a new sandbox: %w", err)
+	}
+	if files[birth.StderrFD], err = newStderr(); err != nil {
+		delete(files, birth.StderrFD)
+		return nil, err
 	}
 	read, write, err := os.Pipe()
 	if err != nil {

@@ -8,8 +8,8 @@
 // to happen as root of the sandbox's namespaces, and knows nothing of gVisor but
 // the arguments of its boot command. Nothing here may import gVisor.
 //
-// It fails closed: at the first thing that does not work the process ends with
-// [ExitStatus], and no sandbox comes up. Nobody reads its standard error.
+// It fails closed: at the first thing that does not work the process says what it
+// was, ends with [ExitStatus], and no sandbox comes up.
 package birth
 
 import (
@@ -29,9 +29,11 @@ const ExitStatus = 113
 
 // What the process needs travels as descriptors. gVisor lets its caller pass
 // files on to the guest, each under a number in the guest; those from
-// LinkFD on are meant for this program, and taken out of the arguments
+// StderrFD on are meant for this program, and taken out of the arguments
 // again, so that neither gVisor nor the guest ever sees them.
 const (
+	// StderrFD becomes the standard error of this program and the next.
+	StderrFD = LinkFD - 1
 	// LinkFD is the server's end of the sandbox's network, kept open for the next
 	// server.
 	LinkFD = ArgumentsFD - 1
@@ -61,7 +63,7 @@ const passFlag = "--pass-fd="
 
 // Main does it all and does not return.
 func Main() {
-	_ = run(os.Args)
+	fmt.Fprintln(os.Stderr, "birth:", run(os.Args))
 	os.Exit(ExitStatus)
 }
 
@@ -123,6 +125,10 @@ func open(args []string) (orders, error) {
 			o.arguments = host
 		case guest == ProgramFD:
 			o.program = host
+		case guest == StderrFD:
+			if err := moveDescriptor(host, unix.Stderr); err != nil {
+				return o, err
+			}
 		case guest == LinkFD:
 			if err := moveDescriptor(host, KeptLinkFD); err != nil {
 				return o, err

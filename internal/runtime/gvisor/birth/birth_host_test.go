@@ -3,10 +3,12 @@ package birth
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,8 +90,8 @@ func names(dir string) []string {
 const leakedFD = 256
 
 // bear starts the test program in namespaces of its own, as nobody, with the
-// rights that gVisor gives for the first steps.
-func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
+// rights that gVisor gives for the first steps. stderr is the path of what it says.
+func bear(t *testing.T, args ...string) (cmd *exec.Cmd, out *bytes.Buffer, stderr string) {
 	t.Helper()
 	program, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -109,11 +111,16 @@ func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Close(leaked) })
-	cmd := exec.Command("/proc/self/exe")
-	cmd.ExtraFiles = []*os.File{program, conversation, link}
-	cmd.Args = slices.Concat([]string{newborn, "boot", fmt.Sprintf("--pass-fd=3:%d", ProgramFD), "--pass-fd=4:3", fmt.Sprintf("--pass-fd=5:%d", LinkFD)}, args)
+	says, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer says.Close()
+	cmd = exec.Command("/proc/self/exe")
+	cmd.ExtraFiles = []*os.File{program, conversation, link, says}
+	cmd.Args = slices.Concat([]string{newborn, "boot", fmt.Sprintf("--pass-fd=3:%d", ProgramFD), "--pass-fd=4:3", fmt.Sprintf("--pass-fd=5:%d", LinkFD), fmt.Sprintf("--pass-fd=6:%d", StderrFD)}, args)
 	cmd.Env = []string{"ONE=1"}
-	out := &bytes.Buffer{}
+	out = &bytes.Buffer{}
 	cmd.Stdout = out
 	one := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -126,11 +133,11 @@ func bear(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return cmd, out
+	return cmd, out, says.Name()
 }
 
 func TestBirth(t *testing.T) {
-	cmd, out := bear(t, "the-id")
+	cmd, out, _ := bear(t, "the-id")
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -175,9 +182,21 @@ func TestBirth(t *testing.T) {
 // A process that ends before it was sealed off leaves no child: Wait would not
 // return as long as one has standard output open.
 func TestBirthThatEndsEarly(t *testing.T) {
-	cmd, _ := bear(t, "die-early", "the-id")
+	cmd, _, _ := bear(t, "die-early", "the-id")
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestBirthSaysWhyItFailed(t *testing.T) {
+	// There is no descriptor 7 to join a group with.
+	cmd, _, stderr := bear(t, fmt.Sprintf("--pass-fd=7:%d", GroupFD), "the-id")
+	err := cmd.Wait()
+	if exit := (&exec.ExitError{}); !errors.As(err, &exit) || exit.ExitCode() != ExitStatus {
+		t.Errorf("it ended with %v", err)
+	}
+	if said, err := os.ReadFile(stderr); err != nil || !strings.HasPrefix(string(said), "birth: control group: bad file descriptor\n") {
+		t.Errorf("it said %q, %v", said, err)
 	}
 }
 
