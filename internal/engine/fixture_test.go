@@ -1,0 +1,218 @@
+package engine_test
+
+import (
+	"context"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/blob"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/pool"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
+	"github.com/agentsandbox/agentsandbox/internal/spool"
+	"github.com/agentsandbox/agentsandbox/internal/store"
+)
+
+// fixture is an engine on the real store and blobs, with sandboxes that are
+// directories of this machine.
+type fixture struct {
+	*engine.Engine
+	t     *testing.T
+	pool  *pool.Pool
+	Store *store.DB
+	dir   string
+	// sandboxes are those that are alive.
+	mu        sync.Mutex
+	sandboxes map[string]runtime.Sandbox
+	// runError, if set, is what starting a run fails with; noRoom fails the
+	// writing of outcomes that have output.
+	runError error
+	noRoom   atomic.Bool
+}
+
+// fullStore has no room for output when the fixture says so.
+type fullStore struct {
+	engine.Store
+	f *fixture
+}
+
+func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
+	if s.f.noRoom.Load() && len(e.Stdout) > 0 {
+		return false, agentsandbox.Errorf(agentsandbox.CodeStorageFull, "The disk is full.")
+	}
+	return s.Store.FinishExecution(ctx, e)
+}
+
+var limits = engine.Limits{
+	DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute,
+	DefaultMemoryMB: 256, MaxMemoryMB: 1024, DefaultCPUs: 1, MaxCPUs: 2, Tasks: 100,
+	OutputBytes: 1000, CodeBytes: 10_000, UploadBytes: 1 << 20,
+	Collect: runtime.CollectLimits{Files: 3, Bytes: 1000, Depth: 4},
+}
+
+func newFixture(t *testing.T, dir string) *fixture {
+	t.Helper()
+	return newFixtureWith(t, dir, engine.Options{})
+}
+
+func newFixtureWithin(t *testing.T, dir string, quotas engine.Quotas) *fixture {
+	t.Helper()
+	return newFixtureWith(t, dir, engine.Options{Quotas: quotas})
+}
+
+// newFixtureWith takes the lifetimes, the quotas and the clock of opts.
+func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
+	t.Helper()
+	return newFixtureOn(t, dir, opts, func(s engine.Sandboxes) engine.Sandboxes { return s })
+}
+
+func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := blob.Open(filepath.Join(dir, "blobs"), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
+	f.pool = pool.New(pool.Options{
+		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
+		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
+	})
+	f.pool.Start()
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
+	f.Engine = engine.New(opts)
+	if err := f.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		f.pool.Close()
+		if n := f.alive(); n != 0 {
+			t.Errorf("%d sandboxes are left after Close", n)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// tracked tells the fixture which sandboxes live.
+type tracked struct {
+	runtime.Runtime
+	f *fixture
+}
+
+type trackedSandbox struct {
+	runtime.Sandbox
+	f *fixture
+}
+
+func (r tracked) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	sb, err := r.Runtime.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	r.f.sandboxes[sb.ID()] = sb
+	return trackedSandbox{sb, r.f}, nil
+}
+
+func (s trackedSandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, error) {
+	if s.f.runError != nil {
+		return nil, s.f.runError
+	}
+	return s.Sandbox.Run(ctx, cmd)
+}
+
+func (s trackedSandbox) Destroy(ctx context.Context) error {
+	err := s.Sandbox.Destroy(ctx)
+	s.f.mu.Lock()
+	defer s.f.mu.Unlock()
+	if err == nil {
+		delete(s.f.sandboxes, s.ID())
+	}
+	return err
+}
+
+func (f *fixture) alive() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.sandboxes)
+}
+
+// blobs is how many files have contents.
+func (f *fixture) blobs() int {
+	n := 0
+	_ = filepath.WalkDir(filepath.Join(f.dir, "blobs"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return nil
+	})
+	return n
+}
+
+// killAll makes every sandbox die, as a crash would.
+func (f *fixture) killAll() {
+	f.mu.Lock()
+	all := make([]runtime.Sandbox, 0, len(f.sandboxes))
+	for _, sb := range f.sandboxes {
+		all = append(all, sb)
+	}
+	f.mu.Unlock()
+	for _, sb := range all {
+		_ = sb.Destroy(context.Background())
+	}
+}
+
+// as acts for a tenant.
+func as(t *testing.T, tenant string, scopes ...agentsandbox.Scope) context.Context {
+	return agentsandbox.WithPrincipal(t.Context(), agentsandbox.Principal{KeyID: "key_" + tenant, Tenant: tenant, Scopes: scopes})
+}
+
+func (f *fixture) bash(ctx context.Context, session, code string) *agentsandbox.Execution {
+	f.t.Helper()
+	x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: code, Language: agentsandbox.Bash, SessionID: session})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return x
+}
+
+func wantCode(t *testing.T, err error, want agentsandbox.Code) {
+	t.Helper()
+	if got := agentsandbox.CodeOf(err); got != want {
+		t.Errorf("code %q (%v); want %q", got, err, want)
+	}
+}
+
+func until(t *testing.T, what string, check func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !check() {
+		select {
+		case <-deadline:
+			t.Fatalf("not in time: %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
