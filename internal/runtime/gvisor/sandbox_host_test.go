@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -423,5 +424,31 @@ func TestNothingIsLeftOfTwenty(t *testing.T) {
 	groups, err := h.parent.List()
 	if err != nil || len(groups) > 0 {
 		t.Errorf("groups %v are left: %v", groups, err)
+	}
+}
+
+// TestKernelGivesBackWhatItsStartTook checks that a sandbox that lives does not keep
+// the garbage of its start.
+func TestKernelGivesBackWhatItsStartTook(t *testing.T) {
+	h := newHost(t)
+	sb := h.start(testLimits).(*sandbox)
+	anonymous := func() int {
+		status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(sb.m.process.pid), "status"))
+		must(t, err)
+		_, rest, _ := strings.Cut(string(status), "\nRssAnon:")
+		kilobytes, err := strconv.Atoi(strings.Fields(rest)[0])
+		must(t, err)
+		return kilobytes
+	}
+	first := anonymous()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		now := anonymous()
+		if now < first*5/6 {
+			t.Logf("from %d to %d KiB", first, now)
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d KiB after the start, and still %d", first, now)
+		}
 	}
 }
