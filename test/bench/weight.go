@@ -59,11 +59,11 @@ func (s *server) weigh(name, code string, n int, goal float64) error {
 		}
 		progress("session %d of %d", i+1, n)
 		if i+1 == min(n, idleCPUWith) {
-			used, err := s.idleCPU()
+			measured = i + 1
+			used, err := s.idleCPU(measured)
 			if err != nil {
 				return err
 			}
-			measured = i + 1
 			cpu = fmt.Sprintf("%.1f %%, of %d", used, measured)
 		}
 	}
@@ -98,10 +98,14 @@ func (s *server) weigh(name, code string, n int, goal float64) error {
 	return nil
 }
 
-// idleCPU measures what all sandboxes use while nothing is asked of them, in
-// percent of one core.
-func (s *server) idleCPU() (float64, error) {
+// idleCPU measures what n sandboxes use while nothing is asked of them, in percent
+// of one core: their part of what all use, the stock included.
+func (s *server) idleCPU(n int) (float64, error) {
 	if err := s.full(); err != nil {
+		return 0, err
+	}
+	live, err := s.metric("agentsandbox_sandboxes_live")
+	if err != nil {
 		return 0, err
 	}
 	time.Sleep(5 * time.Second) // what a run leaves to do is over
@@ -111,7 +115,7 @@ func (s *server) idleCPU() (float64, error) {
 	}
 	time.Sleep(idleFor)
 	after, err := s.sandboxCPU()
-	return 100 * float64(after-before) / float64(idleFor), err
+	return 100 * float64(after-before) / float64(idleFor) * float64(n) / live, err
 }
 
 // transfer measures the upload and the download of one large file.
