@@ -117,7 +117,7 @@ for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda
 		}
 	},
 	"Isolation/orphans are reaped": func(t *testing.T, b *box) {
-		b.must(python("import os\nfor i in range(100):\n    if os.fork() == 0:\n        os.fork(); os.fork()\n        os._exit(0)\n    os.wait()"))
+		b.must(python("import os\nfor i in range(20):\n    if os.fork() == 0:\n        os.fork(); os.fork()\n        os._exit(0)\n    os.wait()"))
 		b.eventually("no zombie is left", func() bool {
 			return b.must(bash("grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || true")) == ""
 		})
