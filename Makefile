@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare cpython fuzz schemathesis soak lint generate verify clean
+.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare cpython fuzz schemathesis soak flaky lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ cpython: setup ## CPython's own tests, in interpreters that waited and in those 
 
 soak: setup ## ten minutes of mixed abuse and work; SOAK="--seconds 60" for less
 	test/soak/run $(SOAK)
+
+flaky: setup ## the suites over and over beside a load: FLAKY="--minutes 60 --load 4 --suites unit,e2e"
+	python3 test/flaky/flaky.py $(FLAKY)
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
 	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
