@@ -7,7 +7,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
-	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
 )
 
 // memoryWall is the limit for all sandboxes together, in bytes.
@@ -31,7 +30,7 @@ func rates(cfg config.Config) httpapi.Rates {
 }
 
 // admissionMetrics show how full the server is.
-func admissionMetrics(p *pool.Pool, r *gvisor.Runtime, cfg config.Config) []prometheus.Collector {
+func admissionMetrics(p *pool.Pool, r machine, cfg config.Config) []prometheus.Collector {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "agentsandbox", Name: name, Help: help}, value)
 	}

@@ -14,7 +14,7 @@ func (d *daemon) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := d.runtime.Recover(ctx, keep)
+	found, err := d.machine.Recover(ctx, keep)
 	// Should the start fail after this, they are left as they are. Of those that
 	// have ended by then, nothing is left to release.
 	d.onClose(func() error {

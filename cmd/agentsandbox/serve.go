@@ -24,7 +24,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
-	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
 	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/template"
@@ -53,29 +52,32 @@ type daemon struct {
 	stdout   io.Writer
 	listener net.Listener
 	store    *store.DB
-	runtime  *gvisor.Runtime
+	machine  machine
 	pool     *pool.Pool
 	network  *border.Border
 	engine   *engine.Engine
 	handler  http.Handler
-	images   *images
 	adminKey string // made by this start; else empty
 	closers  []func() error
 }
 
 // serve runs the server until ctx ends.
-func serve(ctx context.Context, cfg config.Config, log *slog.Logger, stdout io.Writer) (err error) {
-	d := &daemon{cfg: cfg, log: log, stdout: stdout}
+func serve(ctx context.Context, cfg config.Config, log *slog.Logger, stdout io.Writer) error {
+	return (&daemon{cfg: cfg, log: log, stdout: stdout}).serve(ctx, openGVisor)
+}
+
+func (d *daemon) serve(ctx context.Context, open machineOpener) (err error) {
 	defer func() { err = errors.Join(err, d.close()) }()
-	if err := d.open(ctx); err != nil {
+	if err := d.open(ctx, open); err != nil {
 		return err
 	}
 	return d.run(ctx)
 }
 
 // open takes the data directory and the address, brings the past in order, and
-// wires the parts. Nothing is served yet.
-func (d *daemon) open(ctx context.Context) error {
+// wires the parts. Nothing is served yet, and nothing of the past is watched or
+// ended: should it fail, that is left as it is for the next start.
+func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	var err error
 	if d.store, err = store.Open(ctx, d.cfg.DataDir, store.Options{Log: d.log}); err != nil {
 		return err
@@ -93,10 +95,6 @@ func (d *daemon) open(ctx context.Context) error {
 		return err
 	}
 	d.onClose(func() error { _ = d.listener.Close(); return nil }) // the server has closed it, if it ran
-	if d.images, err = openImages(d.cfg, d.log); err != nil {
-		return err
-	}
-	d.onClose(d.images.close)
 	keys, err := vault.Open(d.cfg.DataDir)
 	if err != nil {
 		return err
@@ -108,19 +106,16 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openNetwork(); err != nil {
 		return err
 	}
-	if d.runtime, err = gvisor.New(gvisor.Options{
-		StateDir: filepath.Join(d.cfg.DataDir, sandboxesDir), CacheDir: d.cfg.CacheDir, Images: d.images.find,
-		DiskBytes: d.cfg.DiskMB << 20, MemoryWallBytes: memoryWall(d.cfg), Platform: d.cfg.Platform, Network: d.network.Network(), Logger: d.log,
-	}); err != nil {
+	if d.machine, err = openMachine(d.cfg, d.network.Network(), d.log); err != nil {
 		return err
 	}
-	d.onClose(d.runtime.Close)
+	d.onClose(d.machine.Close)
 	limits := engineLimits(d.cfg)
 	d.pool = pool.New(pool.Options{
-		Runtime: d.runtime, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
+		Runtime: d.machine, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
 		Template: template.DefaultName, Templates: []string{template.DefaultName},
 		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
-		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.runtime.MemoryUse,
+		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.machine.MemoryUse,
 		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
 	d.engine = engine.New(engine.Options{
@@ -129,19 +124,18 @@ func (d *daemon) open(ctx context.Context) error {
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
 	})
-	if err := d.recover(ctx); err != nil {
-		return err
-	}
 	if err := d.bootstrap(ctx); err != nil {
 		return err
 	}
-	d.handler, err = httpapi.New(httpapi.Options{
+	if d.handler, err = httpapi.New(httpapi.Options{
 		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost,
-		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.runtime, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
+		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
 		Logger: d.log, Version: version,
-	})
-	return err
+	}); err != nil {
+		return err
+	}
+	return d.recover(ctx)
 }
 
 // bootstrap makes the first key and leaves it where the command line finds it.
@@ -161,6 +155,7 @@ func (d *daemon) bootstrap(ctx context.Context) error {
 func (d *daemon) run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	d.engine.Start()
 	server := httpapi.NewServer(d.handler, d.log)
 	served := make(chan struct{})
 	go func() {
@@ -169,7 +164,6 @@ func (d *daemon) run(ctx context.Context) error {
 			stop(err)
 		}
 	}()
-	d.engine.Start()
 	d.log.Info("listening", "address", d.listener.Addr().String())
 	prepared := make(chan struct{})
 	go func() {
@@ -183,29 +177,20 @@ func (d *daemon) run(ctx context.Context) error {
 	if errors.Is(failure, context.Canceled) {
 		failure = nil
 	}
+	if failure != nil {
+		d.engine.KeepSessions()
+	}
 	<-prepared
 	d.drain(server)
 	<-served
 	return failure
 }
 
-// prepare makes the default template and its snapshot if they are missing, and
-// fills the pool.
+// prepare makes what sandboxes start from, if it is missing, and fills the pool.
 func (d *daemon) prepare(ctx context.Context) error {
-	progress := func(line string) { d.log.Info(line) }
-	if err := d.images.prepare(ctx, progress); err != nil {
+	if err := d.machine.Prepare(ctx); err != nil {
 		return err
 	}
-	limits := engineLimits(d.cfg).Default()
-	if err := d.runtime.Prepare(ctx, template.DefaultName, runtime.Bare, limits, progress); err != nil {
-		return err
-	}
-	if d.cfg.Preload == preloadData {
-		if err := d.runtime.Prepare(ctx, template.DefaultName, runtime.DataLibraries, limits, progress); err != nil && ctx.Err() == nil {
-			d.log.Error("no sandbox with the data libraries can be made: code that imports them starts slower", "error", err)
-		}
-	}
-	d.images.prune(ctx, d.log)
 	d.pool.Start()
 	for d.pool.Ready() != nil {
 		select {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -75,7 +76,8 @@ type Engine struct {
 	vault     Vault
 	env       map[string]string // of every run
 	// keepSessions says that sessions outlive Close.
-	keepSessions bool
+	keepSessions atomic.Bool
+	recovered    *recovery // from Recover to Start
 	template     string
 	limits       Limits
 	quotas       Quotas
@@ -119,8 +121,8 @@ func New(opts Options) *Engine {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
-	return &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv, keepSessions: opts.KeepSessions,
+	e := &Engine{
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
@@ -130,6 +132,8 @@ func New(opts Options) *Engine {
 		sessions: map[string]*session{},
 		ctx:      ctx, cancel: cancel,
 	}
+	e.keepSessions.Store(opts.KeepSessions)
+	return e
 }
 
 // now is the time that rows carry: UTC, to the microsecond that stores keep.
@@ -215,7 +219,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	e.cancel(e.endOfWork())
 	e.saveUses(context.Background(), true)
-	if e.keepSessions {
+	if e.keepSessions.Load() {
 		e.leaveSessions()
 	} else {
 		e.closeSessions()

@@ -2,6 +2,9 @@ package engine
 
 import "context"
 
+// Resume is the part of Start that goes on with what Recover found.
+func (e *Engine) Resume() { e.resume() }
+
 // ExpireSessions is one round of what Start does every second.
 func (e *Engine) ExpireSessions(ctx context.Context) { e.expireSessions(ctx) }
 

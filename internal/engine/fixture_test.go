@@ -99,6 +99,7 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	if err := f.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	f.Resume()
 	t.Cleanup(func() {
 		if err := f.Close(context.Background()); err != nil {
 			t.Error(err)

@@ -91,22 +91,31 @@ func (e *Engine) letGo(x *execution) {
 // errLeaving says that the server ends and leaves its sessions alive.
 var errLeaving = errors.New("the server ends, and leaves its sessions to the next one")
 
+// KeepSessions has Close leave the sessions to a later server whatever the
+// options say: a server that ends because it failed was not asked to end them.
+func (e *Engine) KeepSessions() { e.keepSessions.Store(true) }
+
 // endOfWork is the reason for which Close ends what still runs.
 func (e *Engine) endOfWork() error {
-	if e.keepSessions {
+	if e.keepSessions.Load() {
 		return errLeaving
 	}
 	return errShutdown
 }
 
-// goesOn tells whether a run that has begun is left to the next server.
+// goesOn tells whether a run that has begun is left to the next server: one in a
+// session, and one that is followed already, so that no request waits for it.
 func (x *execution) goesOn(ctx context.Context) bool {
-	return !x.final && x.handle != nil && errors.Is(x.endCause(ctx), errLeaving)
+	return (!x.final && x.handle != nil || x.resume != nil) && errors.Is(x.endCause(ctx), errLeaving)
 }
+
+// errLeftRunning says that the run of a request is left to the next server.
+var errLeftRunning = errors.New("the run goes on")
 
 func leftRunning(id string) error {
 	return &agentsandbox.Error{
 		Code:              agentsandbox.CodeUnavailable,
+		Err:               errLeftRunning,
 		Message:           "The server is restarting. The run goes on in its session, and is not to be repeated: its record " + id + " gets the outcome.",
 		RetryAfterSeconds: 5,
 	}

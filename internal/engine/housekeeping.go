@@ -44,9 +44,11 @@ func (p *filePins) pin(ids []string) (unpin func()) {
 	})
 }
 
-// Start begins to end sessions that expire and to remove what is too old, and
-// removes what an earlier process left in the middle of an upload. Close stops it.
+// Start goes on with what Recover found, begins to end sessions that expire and
+// to remove what is too old, and removes what an earlier process left in the
+// middle of an upload. Close stops it.
 func (e *Engine) Start() {
+	e.resume()
 	e.keeping.Go(func() { e.sweepContents(e.keepingCtx) })
 	e.keeping.Go(func() {
 		ticker := time.NewTicker(tidyEvery)

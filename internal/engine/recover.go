@@ -59,9 +59,10 @@ type recovery struct {
 }
 
 // Recover brings the store in line with what lives on of an earlier process:
-// adopted are the sandboxes that were taken over. Sessions in them answer again,
-// and runs in them are followed to their end. What has no sandbox any more is
-// recorded as lost; adopted sandboxes that nobody needs are destroyed.
+// adopted are the sandboxes that were taken over. What has no sandbox any more is
+// recorded as lost. Start goes on from there: until then nothing is watched,
+// followed or ended, so that a server that fails to start can let go of the
+// sandboxes and leave them, with all that runs in them, to the next one.
 func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error {
 	r := &recovery{e: e, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
 	for _, sb := range adopted {
@@ -72,7 +73,7 @@ func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error 
 			return err
 		}
 	}
-	r.begin()
+	e.recovered = r
 	if len(adopted)+r.ended+r.lost > 0 {
 		e.log.Info("recovered from an earlier process", "live_sessions", len(r.sessions), "running_executions", len(r.follow),
 			"lost_sessions", r.ended, "lost_executions", r.lost)
@@ -95,7 +96,7 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 				return err
 			}
 			secrets := r.e.reconnect(&info, sb)
-			r.sessions[row.ID] = r.e.admit(info, sb, secrets)
+			r.sessions[row.ID] = r.e.enlist(info, sb, secrets)
 			continue
 		}
 		last := agentsandbox.SessionLost
@@ -205,48 +206,62 @@ func (r *recovery) retain(ctx context.Context) error {
 	return nil
 }
 
-// begin follows the runs that go on, and destroys the sandboxes that nobody needs.
-func (r *recovery) begin() {
+// resume goes on where Recover ended: it watches the sessions, follows the runs
+// that go on, and destroys the sandboxes that nobody needs.
+func (e *Engine) resume() {
+	r := e.recovered
+	if r == nil {
+		return
+	}
+	e.recovered = nil
 	needed := map[string]bool{}
 	for _, s := range r.sessions {
 		needed[s.sandbox.ID()] = true
+		e.watchers.Go(func() { e.watch(s) })
 	}
 	for _, x := range r.follow {
 		needed[x.sandbox.ID()] = true
 		if s := r.sessions[x.record.SessionID]; s != nil {
-			r.e.hold(s)
-			r.e.background(func() {
-				defer r.e.release(s)
-				ctx, stop := s.context(r.e.ctx)
+			e.hold(s)
+			e.background(func() {
+				defer e.release(s)
+				ctx, stop := s.context(e.ctx)
 				defer stop()
-				r.e.followUp(ctx, x)
+				e.followUp(ctx, x)
 			})
 			continue
 		}
-		if err := r.e.network.Apply(x.sandbox.ID(), r.e.template, x.network, nil); err != nil {
-			r.e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
+		if err := e.network.Apply(x.sandbox.ID(), e.template, x.network, nil); err != nil {
+			e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
 		}
-		r.e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
-		r.e.background(func() {
-			r.e.followUp(r.e.ctx, x)
-			_ = r.e.destroy(x.sandbox) // logged there
+		e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
+		e.background(func() {
+			if e.followUp(e.ctx, x) {
+				_ = e.destroy(x.sandbox) // logged there
+				return
+			}
+			e.testify(x.sandbox.ID())
+			x.sandbox.Release()
 		})
 	}
 	for id, sb := range r.adopted {
 		if !needed[id] {
-			r.e.background(func() { _ = r.e.destroy(sb) })
+			e.background(func() { _ = e.destroy(sb) })
 		}
 	}
 }
 
-// followUp takes a run of an earlier server to its end.
-func (e *Engine) followUp(ctx context.Context, x execution) {
+// followUp takes a run of an earlier server to its end, and tells whether it has
+// ended: if not, the next server follows it.
+func (e *Engine) followUp(ctx context.Context, x execution) (ended bool) {
 	rec, err := e.perform(ctx, x)
 	switch {
-	case errors.Is(context.Cause(ctx), errLeaving): // the next server follows it
+	case errors.Is(err, errLeftRunning):
+		return false
 	case err != nil:
 		e.log.Error("a run of an earlier process ended with an error", "execution", x.record.ID, "error", err)
 	default:
 		e.log.Info("a run of an earlier process has ended", "execution", rec.ID, "status", rec.Status)
 	}
+	return true
 }

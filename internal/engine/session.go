@@ -132,15 +132,20 @@ func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Se
 	return nil
 }
 
-// admit makes a session one of those that can be used.
-func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
+// admit makes a session one of those that can be used, and watches it.
+func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) {
+	s := e.enlist(info, sb, secrets)
+	e.watchers.Go(func() { e.watch(s) })
+}
+
+// enlist puts a session with those that can be used. The caller has it watched.
+func (e *Engine) enlist(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
 	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	e.witness(sb.ID(), witness{tenant: info.Tenant, object: info.ID, firsts: true})
 	e.mu.Lock()
 	e.sessions[info.ID] = s
 	e.mu.Unlock()
-	e.watchers.Go(func() { e.watch(s) })
 	return s
 }
 

@@ -148,6 +148,7 @@ func (h *host) start() *server {
 	if err := s.Recover(h.t.Context(), found.Adopted...); err != nil {
 		h.t.Fatal(err)
 	}
+	s.Resume()
 	s.pool.Start()
 	h.t.Cleanup(func() { s.stop(context.Background()) })
 	return s

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/agentsandbox/agentsandbox/internal/config"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/template"
+)
+
+// machine is what the daemon's sandboxes are made by and made of.
+type machine interface {
+	runtime.Runtime
+	// Prepare makes what sandboxes start from, if it is missing.
+	Prepare(ctx context.Context) error
+	// MemoryUse reads how much memory all sandboxes use together, in bytes. Below
+	// enough, it may be more than that.
+	MemoryUse(enough int64) (int64, error)
+}
+
+// machineOpener opens the machine of a daemon, with the networks of its sandboxes.
+type machineOpener func(cfg config.Config, network runtime.Network, log *slog.Logger) (machine, error)
+
+// gvisorMachine makes sandboxes with gVisor, of the default template.
+type gvisorMachine struct {
+	*gvisor.Runtime
+	cfg    config.Config
+	images *images
+	log    *slog.Logger
+}
+
+func openGVisor(cfg config.Config, network runtime.Network, log *slog.Logger) (machine, error) {
+	images, err := openImages(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	r, err := gvisor.New(gvisor.Options{
+		StateDir: filepath.Join(cfg.DataDir, sandboxesDir), CacheDir: cfg.CacheDir, Images: images.find,
+		DiskBytes: cfg.DiskMB << 20, MemoryWallBytes: memoryWall(cfg), Platform: cfg.Platform, Network: network, Logger: log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, images.close())
+	}
+	return &gvisorMachine{Runtime: r, cfg: cfg, images: images, log: log}, nil
+}
+
+// Prepare makes the default template and its snapshots.
+func (m *gvisorMachine) Prepare(ctx context.Context) error {
+	progress := func(line string) { m.log.Info(line) }
+	if err := m.images.prepare(ctx, progress); err != nil {
+		return err
+	}
+	limits := engineLimits(m.cfg).Default()
+	if err := m.Runtime.Prepare(ctx, template.DefaultName, runtime.Bare, limits, progress); err != nil {
+		return err
+	}
+	if m.cfg.Preload == preloadData {
+		if err := m.Runtime.Prepare(ctx, template.DefaultName, runtime.DataLibraries, limits, progress); err != nil && ctx.Err() == nil {
+			m.log.Error("no sandbox with the data libraries can be made: code that imports them starts slower", "error", err)
+		}
+	}
+	m.images.prune(ctx, m.log)
+	return nil
+}
+
+// Close lets go of the state directory, and of the images.
+func (m *gvisorMachine) Close() error {
+	return errors.Join(m.Runtime.Close(), m.images.close())
+}
