@@ -37,6 +37,14 @@ type Service interface {
 	NetworkService
 }
 
+// Interrupter is implemented by a body of an upload that can be made to end: after
+// Interrupt each Read fails at once with an error that wraps [context.Canceled],
+// one that waits for the client included. The body of a client that is slow must
+// not outlast the session that it goes to.
+type Interrupter interface {
+	Interrupt()
+}
+
 // ExecutionService runs code and keeps the records of the runs.
 type ExecutionService interface {
 	// Execute runs code and returns when it has ended. What the code did, its

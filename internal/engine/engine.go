@@ -102,7 +102,7 @@ type Engine struct {
 	sessions map[string]*session
 	// work counts requests under way and their clean-up; no more is added once
 	// closing is set.
-	work sync.WaitGroup
+	work tracker
 	// watchers wait for the sandboxes of live sessions to die.
 	watchers sync.WaitGroup
 	ctx      context.Context // ends when running work must end
@@ -143,19 +143,19 @@ var errShutdown = errors.New("the server is shutting down")
 
 // begin registers a piece of work, which calls the function returned at its end.
 // The context ends with the caller's or when the engine must stop.
-func (e *Engine) begin(ctx context.Context) (context.Context, func(), error) {
+func (e *Engine) begin(ctx context.Context, name string) (context.Context, func(), error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closing {
 		return nil, nil, errClosing()
 	}
-	e.work.Add(1)
+	ended := e.work.add(name)
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
 	return ctx, func() {
 		stop()
 		cancel(nil)
-		e.work.Done()
+		ended()
 	}, nil
 }
 
@@ -170,13 +170,21 @@ func errClosing() error {
 
 // background runs clean-up that outlives its request. The caller is itself
 // registered work, so that Close cannot have finished waiting.
-func (e *Engine) background(f func()) { e.work.Go(f) }
+func (e *Engine) background(f func()) {
+	ended := e.work.add("clean-up")
+	go func() {
+		defer ended()
+		f()
+	}()
+}
 
 const (
 	destroyTimeout = 30 * time.Second
 	destroyTries   = 3
 	// recordTimeout bounds the writing of an outcome whose caller is gone.
 	recordTimeout = 30 * time.Second
+	// endTimeout bounds how long Close waits for work that it has cancelled.
+	endTimeout = 60 * time.Second
 )
 
 // destroy ends a sandbox, whatever became of the request. What cannot be
@@ -206,16 +214,13 @@ func (e *Engine) Close(ctx context.Context) error {
 	e.mu.Unlock()
 	e.stopKeeping()
 
-	idle := make(chan struct{})
-	go func() {
-		e.work.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-	case <-ctx.Done():
+	if e.work.wait(ctx) != "" {
 		e.cancel(e.endOfWork())
-		<-idle
+		last, stop := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		defer stop()
+		if overdue := e.work.wait(last); overdue != "" {
+			e.log.Error("work goes on that was cancelled, and is not waited for any more", "work", overdue, "waited_ms", endTimeout.Milliseconds())
+		}
 	}
 	e.cancel(e.endOfWork())
 	e.saveUses(context.Background(), true)

@@ -39,7 +39,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := e.network.Check(e.template, req.Network); err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx)
+	ctx, done, err := e.begin(ctx, "execute")
 	if err != nil {
 		return nil, err
 	}
@@ -64,11 +64,12 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 			return nil, agentsandbox.Invalid(limit.field, "is set when a session is created, not on a run in it.")
 		}
 	}
-	s, release, err := e.acquire(ctx, p.Tenant, req.SessionID)
+	ctx, v, err := e.visit(ctx, p.Tenant, req.SessionID, "execute")
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer v.leave()
+	s := v.session
 	run := execution{
 		session: s,
 		record:  e.newRecord(p, req, s.info.ID),
@@ -77,8 +78,6 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 		bounds:  e.boundsOf(req, s.info),
 		files:   files,
 	}
-	ctx, stop := s.context(ctx)
-	defer stop()
 	return e.perform(ctx, run)
 }
 

@@ -82,53 +82,25 @@ func (e *Engine) setLifetimes(info *agentsandbox.Session, req agentsandbox.Sessi
 	info.LastUsedAt = info.CreatedAt
 }
 
-// hold begins a use of a session that nobody can have removed yet.
-func (e *Engine) hold(s *session) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	s.users.Add(1)
-	s.use.busy++
-}
-
-// release ends one use of a session.
-func (e *Engine) release(s *session) {
-	e.mu.Lock()
-	s.use.busy--
-	s.use.last = e.now()
-	e.mu.Unlock()
-	s.users.Done()
-}
-
 // KeepSession implements agentsandbox.Service.
 func (e *Engine) KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
-	p, err := agentsandbox.PrincipalFrom(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if err := e.checkLifetimes(idleTimeoutMS, 0); err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	s, release, err := e.acquire(ctx, p.Tenant, id)
-	if err != nil {
-		return nil, err
-	}
-	e.mu.Lock()
-	idle := cmp.Or(idleTimeoutMS, s.use.idleTimeoutMS)
-	e.mu.Unlock()
-	// The answer is a promise that outlives this process.
-	now := e.now()
-	err = e.store.KeepSession(ctx, id, now, idle)
-	if err == nil {
+	err := e.inSession(ctx, id, "keepSession", func(ctx context.Context, s *session) error {
 		e.mu.Lock()
-		s.use.idleTimeoutMS, s.use.saved = idle, now
+		idle := cmp.Or(idleTimeoutMS, s.use.idleTimeoutMS)
 		e.mu.Unlock()
-	}
-	release()
+		// The answer is a promise that outlives this process.
+		now := e.now()
+		if err := e.store.KeepSession(ctx, id, now, idle); err != nil {
+			return err
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		s.use.idleTimeoutMS, s.use.saved = idle, now
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}

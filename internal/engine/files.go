@@ -27,45 +27,52 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 	if err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	var target *session
-	if upload.SessionID != "" {
-		s, release, err := e.acquire(ctx, p.Tenant, upload.SessionID)
-		if err != nil {
-			return nil, err
-		}
-		defer release()
-		target = s
-	}
 	f := agentsandbox.File{
 		ID: agentsandbox.NewID(agentsandbox.FilePrefix), Tenant: p.Tenant, Filename: name,
 		MediaType: mediaType(upload.MediaType, name), SessionID: upload.SessionID, CreatedAt: e.now(),
 	}
-	limit, full, err := e.uploadRoom(ctx, p.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.putBlob(ctx, &f, body, limit); err != nil {
-		if full != nil && agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge {
-			err = full
+	if upload.SessionID != "" {
+		err = e.inSession(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, s *session) error {
+			return e.keepUpload(ctx, &f, body, s)
+		})
+	} else {
+		var done func()
+		if ctx, done, err = e.begin(ctx, "uploadFile"); err != nil {
+			return nil, err
 		}
-		return nil, err
-	}
-	if target != nil {
-		err = e.injectOne(ctx, target.sandbox, f)
-	}
-	if err == nil {
-		err = e.insertFile(ctx, f)
+		defer done()
+		err = e.explain(e.keepUpload(ctx, &f, body, nil))
 	}
 	if err != nil {
-		e.removeBlob(f.ID)
 		return nil, err
 	}
 	return &f, nil
+}
+
+// keepUpload stores a file, and copies it into a session if one is given.
+func (e *Engine) keepUpload(ctx context.Context, f *agentsandbox.File, body io.Reader, target *session) error {
+	limit, full, err := e.uploadRoom(ctx, f.Tenant)
+	if err != nil {
+		return err
+	}
+	body, stop := bodyWithin(ctx, body)
+	defer stop()
+	if err := e.putBlob(ctx, f, body, limit); err != nil {
+		if full != nil && agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge {
+			err = full
+		}
+		return err
+	}
+	if target != nil {
+		err = e.injectOne(ctx, target.sandbox, *f)
+	}
+	if err == nil {
+		err = e.insertFile(ctx, *f)
+	}
+	if err != nil {
+		e.removeBlob(f.ID)
+	}
+	return err
 }
 
 func (e *Engine) putBlob(ctx context.Context, f *agentsandbox.File, body io.Reader, limit int64) error {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -75,7 +76,7 @@ func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
 
 func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	log := slog.New(nothingOverdue{slog.DiscardHandler, t})
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -113,6 +114,21 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 		}
 	})
 	return f
+}
+
+// nothingOverdue is a log in which no wait of the engine has come to its bound.
+type nothingOverdue struct {
+	slog.Handler
+	t *testing.T
+}
+
+func (nothingOverdue) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h nothingOverdue) Handle(_ context.Context, r slog.Record) error {
+	if strings.Contains(r.Message, "not waited for") {
+		h.t.Error(r.Message)
+	}
+	return nil
 }
 
 // tracked tells the fixture which sandboxes live.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -130,18 +132,19 @@ func (e *Engine) leaveSessions() {
 		all = append(all, s)
 	}
 	e.mu.Unlock()
-	left := 0
+	all = slices.DeleteFunc(all, func(s *session) bool { return !e.remove(s) })
+	var leaving sync.WaitGroup
 	for _, s := range all {
-		if e.remove(s) {
+		leaving.Go(func() {
 			s.end(errLeaving)
-			s.users.Wait()
+			e.awaitVisits(s)
 			e.testify(s.sandbox.ID())
 			s.sandbox.Release()
-			left++
-		}
+		})
 	}
+	leaving.Wait()
 	e.watchers.Wait()
-	if left > 0 {
-		e.log.Info("sessions stay alive for the next start of the server", "sessions", left)
+	if len(all) > 0 {
+		e.log.Info("sessions stay alive for the next start of the server", "sessions", len(all))
 	}
 }

@@ -173,23 +173,12 @@ func (e *Engine) reconnect(info *agentsandbox.Session, sb runtime.Sandbox) []age
 
 // SetNetwork implements agentsandbox.Service.
 func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.NetworkPolicy) (*agentsandbox.Session, error) {
-	p, err := agentsandbox.PrincipalFrom(ctx)
-	if err != nil {
-		return nil, err
-	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	s, release, err := e.acquire(ctx, p.Tenant, id)
-	if err != nil {
-		return nil, err
-	}
-	if err = e.network.Check(s.info.Template, &policy); err == nil {
-		err = e.replaceNetwork(ctx, s, policy)
-	}
-	release()
+	err := e.inSession(ctx, id, "setNetwork", func(ctx context.Context, s *session) error {
+		if err := e.network.Check(s.info.Template, &policy); err != nil {
+			return err
+		}
+		return e.replaceNetwork(ctx, s, policy)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -229,13 +218,11 @@ func (e *Engine) NetworkReport(ctx context.Context, id string) (*agentsandbox.Ne
 	if err != nil {
 		return nil, err
 	}
-	// Looking at a session is no use of it.
-	e.mu.Lock()
-	s := e.sessions[id]
-	if s == nil || s.info.Tenant != p.Tenant {
-		e.mu.Unlock()
-		return nil, e.whyGone(ctx, p.Tenant, id)
+	s, err := e.live(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
 	}
+	e.mu.Lock()
 	asked := s.info.Network
 	e.mu.Unlock()
 	r := e.network.Report(s.sandbox.ID())

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -78,12 +77,11 @@ func (e *Engine) OpenPorts(ctx context.Context, id string) ([]agentsandbox.OpenP
 	if err != nil {
 		return nil, err
 	}
-	e.mu.Lock()
-	s := e.sessions[id]
-	if s == nil || s.info.Tenant != p.Tenant {
-		e.mu.Unlock()
-		return nil, e.whyGone(ctx, p.Tenant, id)
+	s, err := e.live(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
 	}
+	e.mu.Lock()
 	open := e.validPorts(s)
 	e.mu.Unlock()
 	shown := make([]agentsandbox.OpenPort, len(open))
@@ -124,38 +122,27 @@ func (e *Engine) ClosePort(ctx context.Context, id string, port uint16) error {
 // changePorts replaces the open ports of a session, in the store first: what was
 // closed must stay closed after a restart.
 func (e *Engine) changePorts(ctx context.Context, id string, change func(*session, []agentsandbox.OpenPort) ([]agentsandbox.OpenPort, error)) error {
-	p, err := agentsandbox.PrincipalFrom(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	s, release, err := e.acquire(ctx, p.Tenant, id)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if e.vault == nil {
-		return agentsandbox.Errorf(agentsandbox.CodeConflict, "This server opens no ports.")
-	}
-	s.networking.Lock()
-	defer s.networking.Unlock()
-	e.mu.Lock()
-	open := e.validPorts(s)
-	e.mu.Unlock()
-	if open, err = change(s, open); err != nil {
-		return err
-	}
-	if err := e.store.SetPorts(ctx, id, open); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	s.info.Ports = open
-	e.mu.Unlock()
-	return nil
+	return e.inSession(ctx, id, "changePorts", func(ctx context.Context, s *session) error {
+		if e.vault == nil {
+			return agentsandbox.Errorf(agentsandbox.CodeConflict, "This server opens no ports.")
+		}
+		s.networking.Lock()
+		defer s.networking.Unlock()
+		e.mu.Lock()
+		open := e.validPorts(s)
+		e.mu.Unlock()
+		open, err := change(s, open)
+		if err != nil {
+			return err
+		}
+		if err := e.store.SetPorts(ctx, id, open); err != nil {
+			return err
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		s.info.Ports = open
+		return nil
+	})
 }
 
 // DialPort implements agentsandbox.Service.
@@ -195,27 +182,26 @@ func (e *Engine) DialToken(ctx context.Context, token string) (net.Conn, error) 
 }
 
 func (e *Engine) dialPort(ctx context.Context, tenant, id string, port uint16) (net.Conn, error) {
-	ctx, done, err := e.begin(ctx)
+	ctx, done, err := e.begin(ctx, "dialPort")
 	if err != nil {
 		return nil, err
 	}
 	// An open connection is a use of the session, but no work to wait for.
 	defer done()
-	s, release, err := e.acquire(ctx, tenant, id)
+	ctx, v, err := e.visit(ctx, tenant, id, "port connection")
 	if err != nil {
 		return nil, err
 	}
-	if !e.network.HasDevice(s.sandbox.ID()) {
-		release()
-		return nil, noDevice(s)
+	if !e.network.HasDevice(v.sandbox.ID()) {
+		v.leave()
+		return nil, noDevice(v.session)
 	}
-	dialling, stop := s.context(ctx)
-	inside, err := e.network.Dial(dialling, s.sandbox.ID(), port)
-	stop()
+	inside, err := e.network.Dial(ctx, v.sandbox.ID(), port)
 	if err != nil {
-		release()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		cause := context.Cause(ctx)
+		v.leave()
+		if cause != nil {
+			return nil, v.explain(cause)
 		}
 		return nil, &agentsandbox.Error{
 			Code:    agentsandbox.CodePortNotReached,
@@ -223,8 +209,11 @@ func (e *Engine) dialPort(ctx context.Context, tenant, id string, port uint16) (
 			Err:     err,
 		}
 	}
-	forget := context.AfterFunc(s.ended, func() { _ = inside.Close() })
-	return &portConn{Conn: inside, release: sync.OnceFunc(func() { forget(); release() })}, nil
+	stop := context.AfterFunc(v.ended, func() {
+		_ = inside.Close()
+		v.leave() // whoever has the connection may never close it
+	})
+	return &portConn{Conn: inside, release: func() { stop(); v.leave() }}, nil
 }
 
 // portConn is a connection into a session, which ends with it.

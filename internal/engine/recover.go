@@ -222,11 +222,11 @@ func (e *Engine) resume() {
 	for _, x := range r.follow {
 		needed[x.sandbox.ID()] = true
 		if s := r.sessions[x.record.SessionID]; s != nil {
-			e.hold(s)
+			e.mu.Lock()
+			ctx, v := e.visitLocked(e.ctx, s, "execute")
+			e.mu.Unlock()
 			e.background(func() {
-				defer e.release(s)
-				ctx, stop := s.context(e.ctx)
-				defer stop()
+				defer v.leave()
 				e.followUp(ctx, x)
 			})
 			continue

@@ -25,21 +25,11 @@ type session struct {
 	ended context.Context
 	end   context.CancelCauseFunc
 	use   sessionUse
-	users sync.WaitGroup // requests under way in it
+	users tracker // requests under way in it
 	// secrets are the session's, with their values and placeholders.
 	secrets []agentsandbox.BoundSecret
 	// networking is held while policy or ports are being replaced.
 	networking sync.Mutex
-}
-
-// context returns one that ends with ctx or with the session.
-func (s *session) context(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
 }
 
 // CreateSession implements agentsandbox.Service.
@@ -60,7 +50,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.network.Check(cmp.Or(req.Template, e.template), req.Network); err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx)
+	ctx, done, err := e.begin(ctx, "createSession")
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +172,7 @@ func (e *Engine) finishSession(s *session, cause error, last agentsandbox.Sessio
 	if !errors.Is(cause, runtime.ErrSandboxLost) {
 		_ = e.destroy(s.sandbox) // ends the runs too; logged there
 	}
-	s.users.Wait()
+	e.awaitVisits(s)
 	_ = e.destroy(s.sandbox)
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
@@ -191,18 +181,15 @@ func (e *Engine) finishSession(s *session, cause error, last agentsandbox.Sessio
 	}
 }
 
-// acquire finds a live session and holds it until release is called.
-func (e *Engine) acquire(ctx context.Context, tenant, id string) (s *session, release func(), err error) {
-	e.mu.Lock()
-	s = e.sessions[id]
-	if s != nil && s.info.Tenant == tenant {
-		s.users.Add(1)
-		s.use.busy++
-		e.mu.Unlock()
-		return s, func() { e.release(s) }, nil
+// awaitVisits waits for the requests in a session that has ended, which were
+// cancelled with it. One that is overdue is left behind.
+func (e *Engine) awaitVisits(s *session) {
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	if overdue := s.users.wait(ctx); overdue != "" {
+		e.log.Error("requests go on in a session that has ended, and are not waited for any more", "session", s.info.ID,
+			"requests", overdue, "waited_ms", leaveTimeout.Milliseconds())
 	}
-	e.mu.Unlock()
-	return nil, nil, e.whyGone(ctx, tenant, id)
 }
 
 // whyGone is the error for a session that is not live: the caller's own that has
@@ -234,16 +221,14 @@ func (e *Engine) Session(ctx context.Context, id string) (*agentsandbox.Session,
 	if err != nil {
 		return nil, err
 	}
-	// Looking at a session is no use of it: it may expire all the same.
-	e.mu.Lock()
-	s := e.sessions[id]
-	if s != nil && s.info.Tenant == p.Tenant {
-		info := e.view(s)
-		e.mu.Unlock()
-		return &info, nil
+	s, err := e.live(ctx, p.Tenant, id)
+	if err != nil {
+		return nil, err
 	}
-	e.mu.Unlock()
-	return nil, e.whyGone(ctx, p.Tenant, id)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	info := e.view(s)
+	return &info, nil
 }
 
 // Sessions implements agentsandbox.Service.
@@ -273,18 +258,16 @@ func (e *Engine) DeleteSession(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := e.begin(ctx)
+	ctx, done, err := e.begin(ctx, "deleteSession")
 	if err != nil {
 		return err
 	}
 	defer done()
-	s, release, err := e.acquire(ctx, p.Tenant, id)
+	s, err := e.live(ctx, p.Tenant, id)
 	if err != nil {
 		return err
 	}
-	won := e.remove(s)
-	release()
-	if !won {
+	if !e.remove(s) {
 		return sessionNotFound(id)
 	}
 	if _, err := e.store.MoveSession(context.WithoutCancel(ctx), id, unfinished, agentsandbox.SessionDeleting, e.now()); err != nil {
@@ -307,42 +290,14 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 	if err := agentsandbox.ValidateFileIDs(fileIDs); err != nil {
 		return err
 	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	s, release, err := e.acquire(ctx, p.Tenant, sessionID)
-	if err != nil {
-		return err
-	}
-	defer release()
-	defer e.pins.pin(fileIDs)()
-	files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
-	if err != nil {
-		return err
-	}
-	ctx, stop := s.context(ctx)
-	defer stop()
-	return s.explain(e.inject(ctx, s.sandbox, files))
-}
-
-// explain returns what an error of work in the session's sandbox is for the caller,
-// who must not be told that the sandbox died when somebody ended the session.
-func (s *session) explain(err error) error {
-	cause := context.Cause(s.ended)
-	if err == nil || cause == nil || !errors.Is(err, runtime.ErrSandboxLost) && !errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
-		return err
-	}
-	switch {
-	case errors.Is(cause, errSessionDeleted):
-		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted meanwhile. Create a new one.", s.info.ID)
-	case errors.Is(cause, errSessionExpired):
-		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s expired meanwhile. Create a new one.", s.info.ID)
-	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
-		return errClosing()
-	}
-	return err
+	return e.inSession(ctx, sessionID, "injectFiles", func(ctx context.Context, s *session) error {
+		defer e.pins.pin(fileIDs)()
+		files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
+		if err != nil {
+			return err
+		}
+		return e.inject(ctx, s.sandbox, files)
+	})
 }
 
 // closeSessions ends every live session at the end of the server. Work has ended

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"strconv"
-	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -14,83 +13,80 @@ import (
 // maxListLimit bounds one page of a directory.
 const maxListLimit = 1000
 
-// enter finds the session, checks the path and registers the work. The function
-// returned ends all of that.
-func (e *Engine) enter(ctx context.Context, sessionID, p string) (context.Context, *session, string, func(), error) {
-	who, err := agentsandbox.PrincipalFrom(ctx)
-	if err != nil {
-		return nil, nil, "", nil, err
-	}
+// atPath does a piece of work at a path of a session.
+func (e *Engine) atPath(ctx context.Context, sessionID, p, name string, work func(ctx context.Context, sb runtime.Sandbox, p string) error) error {
 	clean, err := agentsandbox.CleanPath(p)
 	if err != nil {
-		return nil, nil, "", nil, err
+		return err
 	}
-	ctx, done, err := e.begin(ctx)
-	if err != nil {
-		return nil, nil, "", nil, err
-	}
-	s, release, err := e.acquire(ctx, who.Tenant, sessionID)
-	if err != nil {
-		done()
-		return nil, nil, "", nil, err
-	}
-	ctx, stop := s.context(ctx)
-	return ctx, s, clean, sync.OnceFunc(func() {
-		stop()
-		release()
-		done()
-	}), nil
+	return e.inSession(ctx, sessionID, name, func(ctx context.Context, s *session) error {
+		return guestError(work(ctx, s.sandbox, clean), clean)
+	})
 }
 
-// ReadPath implements agentsandbox.Service.
+// ReadPath implements agentsandbox.Service. The reader fails when the session
+// ends, which does not wait for whoever reads.
 func (e *Engine) ReadPath(ctx context.Context, sessionID, p string) (*agentsandbox.PathInfo, io.ReadCloser, error) {
-	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
+	p, err := agentsandbox.CleanPath(p)
 	if err != nil {
 		return nil, nil, err
 	}
-	info, r, err := s.sandbox.ReadFile(ctx, p)
+	ctx, v, err := e.enter(ctx, sessionID, "readPath")
 	if err != nil {
-		leave()
-		return nil, nil, s.explain(guestError(err, p))
+		return nil, nil, err
 	}
-	return &info, &leavingReader{ReadCloser: r, leave: leave}, nil
+	info, r, err := v.sandbox.ReadFile(ctx, p)
+	if err != nil {
+		v.leave()
+		return nil, nil, v.explain(guestError(err, p))
+	}
+	context.AfterFunc(ctx, v.leave)
+	return &info, &visitingReader{r, v}, nil
 }
 
-// leavingReader holds its session until it is closed.
-type leavingReader struct {
+// visitingReader keeps its session in use until it is closed, or the session ends.
+type visitingReader struct {
 	io.ReadCloser
-	leave func()
+	visit *visit
 }
 
-func (r *leavingReader) Close() error {
-	defer r.leave()
+func (r *visitingReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = r.visit.explain(err)
+	}
+	return n, err
+}
+
+func (r *visitingReader) Close() error {
+	defer r.visit.leave()
 	return r.ReadCloser.Close()
 }
 
 // WritePath implements agentsandbox.Service.
 func (e *Engine) WritePath(ctx context.Context, sessionID, p string, body io.Reader) (*agentsandbox.PathInfo, error) {
-	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
+	var info agentsandbox.PathInfo
+	err := e.atPath(ctx, sessionID, p, "writePath", func(ctx context.Context, sb runtime.Sandbox, p string) (err error) {
+		body, stop := bodyWithin(ctx, body)
+		defer stop()
+		info, err = sb.WriteFile(ctx, p, body)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer leave()
-	info, err := s.sandbox.WriteFile(ctx, p, body)
-	if err != nil {
-		return nil, s.explain(guestError(err, p))
 	}
 	return &info, nil
 }
 
 // StatPath implements agentsandbox.Service.
 func (e *Engine) StatPath(ctx context.Context, sessionID, p string) (*agentsandbox.PathInfo, error) {
-	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
+	var info agentsandbox.PathInfo
+	err := e.atPath(ctx, sessionID, p, "statPath", func(ctx context.Context, sb runtime.Sandbox, p string) (err error) {
+		info, err = sb.Stat(ctx, p)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer leave()
-	info, err := s.sandbox.Stat(ctx, p)
-	if err != nil {
-		return nil, s.explain(guestError(err, p))
 	}
 	return &info, nil
 }
@@ -100,26 +96,22 @@ func (e *Engine) ListPath(ctx context.Context, sessionID, p, after string, limit
 	if limit < 1 || limit > maxListLimit {
 		return nil, agentsandbox.Invalid("limit", "must be from 1 to %d, not %d.", maxListLimit, limit)
 	}
-	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
+	var page agentsandbox.PathPage
+	err := e.atPath(ctx, sessionID, p, "listPath", func(ctx context.Context, sb runtime.Sandbox, p string) (err error) {
+		page, err = sb.List(ctx, p, after, limit)
+		return err
+	})
 	if err != nil {
 		return nil, err
-	}
-	defer leave()
-	page, err := s.sandbox.List(ctx, p, after, limit)
-	if err != nil {
-		return nil, s.explain(guestError(err, p))
 	}
 	return &page, nil
 }
 
 // RemovePath implements agentsandbox.Service.
 func (e *Engine) RemovePath(ctx context.Context, sessionID, p string) error {
-	ctx, s, p, leave, err := e.enter(ctx, sessionID, p)
-	if err != nil {
-		return err
-	}
-	defer leave()
-	return s.explain(guestError(s.sandbox.Remove(ctx, p), p))
+	return e.atPath(ctx, sessionID, p, "removePath", func(ctx context.Context, sb runtime.Sandbox, p string) error {
+		return sb.Remove(ctx, p)
+	})
 }
 
 // guestError turns an error of a sandbox into one for the caller.

@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -24,6 +26,36 @@ type bodyReader struct {
 	stall   time.Duration // between two reads
 	until   time.Time     // for the whole; zero: no bound
 	err     error         // why it ended, io.EOF included
+	// below is the body that src reads from, if it is another one of these.
+	below *bodyReader
+
+	mu          sync.Mutex // guards deadlines against Interrupt, and the next
+	interrupted bool
+}
+
+var _ agentsandbox.Interrupter = (*bodyReader)(nil)
+
+// errInterrupted is what a body ends with that nobody wants any more. The answer
+// is about that, not about the body.
+var errInterrupted = fmt.Errorf("nobody waits for this body any more: %w", context.Canceled)
+
+// Interrupt implements agentsandbox.Interrupter.
+func (b *bodyReader) Interrupt() {
+	b.mu.Lock()
+	b.interrupted = true
+	if b.control != nil {
+		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+	}
+	b.mu.Unlock()
+	if b.below != nil {
+		b.below.Interrupt()
+	}
+}
+
+func (b *bodyReader) wasInterrupted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.interrupted
 }
 
 // Read returns *agentsandbox.Error values and io.EOF.
@@ -39,7 +71,12 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		b.err = tooLarge(b.what, b.limit)
 		return n, b.err
 	}
-	if err != nil {
+	switch {
+	case err == io.EOF:
+		b.err = err
+	case b.wasInterrupted():
+		b.err = errInterrupted
+	case err != nil:
 		b.err = bodyError(b.what, err)
 	}
 	return n, b.err
@@ -49,7 +86,9 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 // it away and watches the connection for a client that leaves; a deadline that
 // is set after that would look like one.
 func (b *bodyReader) arm() {
-	if b.control == nil {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.control == nil || b.interrupted {
 		return
 	}
 	deadline := time.Now().Add(b.stall)
@@ -60,9 +99,9 @@ func (b *bodyReader) arm() {
 }
 
 // failure is why the body could not be read to its end; nil if it could, or if
-// nobody tried.
+// nobody wanted that.
 func (b *bodyReader) failure() error {
-	if b.err == nil || b.err == io.EOF {
+	if b.err == nil || b.err == io.EOF || b.err == errInterrupted {
 		return nil
 	}
 	return b.err

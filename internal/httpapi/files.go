@@ -173,7 +173,7 @@ func (a *api) openUpload(c *call) (*upload, error) {
 		return nil, err
 	}
 	// The deadlines are those of the body below.
-	contents := &bodyReader{src: part, limit: a.limits.UploadBytes, what: "The file"}
+	contents := &bodyReader{src: part, limit: a.limits.UploadBytes, what: "The file", below: body}
 	return &upload{name, cleanMediaType(part.Header.Get("Content-Type")), body, contents}, nil
 }
 
