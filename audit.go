@@ -39,6 +39,8 @@ type AuditPage struct {
 	Entries []AuditEntry
 	Total   int
 	Page
+	// NextCursor is the Cursor of the page after this one; empty at the end.
+	NextCursor string
 }
 
 // AuditReport is what a check of the whole log found.

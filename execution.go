@@ -135,11 +135,18 @@ type ExecutionPage struct {
 	Executions []Execution
 	Total      int
 	Page
+	// NextCursor is the Cursor of the page after this one; empty at the end.
+	NextCursor string
 }
 
-// Page asks for part of a list. Limit is 1 to 100.
+// Page asks for part of a list. Limit is 1 to 100. Offset counts from the newest
+// item; items that come or go between two pages shift it. A cursor stays at its
+// place: every item that exists all the while is listed exactly once.
 type Page struct {
 	Limit, Offset int
+	// Cursor is the NextCursor of the page before, for the same list and filter.
+	// The offset must be 0 then; the limit may differ.
+	Cursor string
 }
 
 // DefaultPageLimit is how many items a list shows when it is not said.
@@ -155,6 +162,9 @@ func (p Page) Validate() error {
 	}
 	if p.Offset < 0 {
 		return Invalid("offset", "must be 0 or more, not %d.", p.Offset)
+	}
+	if p.Cursor != "" && p.Offset != 0 {
+		return Invalid("cursor", "cannot be given with an offset: the cursor says where the page begins.")
 	}
 	return nil
 }

@@ -45,6 +45,8 @@ type FilePage struct {
 	Files []File
 	Total int
 	Page
+	// NextCursor is the Cursor of the page after this one; empty at the end.
+	NextCursor string
 }
 
 // MaxFilenameBytes bounds the name of an upload, as Linux does for a name.

@@ -48,6 +48,8 @@ type KeyPage struct {
 	Keys  []Key
 	Total int
 	Page
+	// NextCursor is the Cursor of the page after this one; empty at the end.
+	NextCursor string
 }
 
 // MaxNameBytes bounds the names of keys and tenants.

@@ -166,4 +166,6 @@ type SessionPage struct {
 	Sessions []Session
 	Total    int
 	Page
+	// NextCursor is the Cursor of the page after this one; empty at the end.
+	NextCursor string
 }

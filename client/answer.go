@@ -15,6 +15,8 @@ type pageAnswer struct {
 	Total  int `json:"total"`
 	Limit  int `json:"limit"`
 	Offset int `json:"offset"`
+	// A server that knows no cursors leaves it out.
+	NextCursor string `json:"next_cursor"`
 }
 
 func (a pageAnswer) page() agentsandbox.Page {

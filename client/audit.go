@@ -33,7 +33,7 @@ func (c *Client) AuditLog(ctx context.Context, page agentsandbox.Page) (*agentsa
 	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	result := &agentsandbox.AuditPage{Total: answer.Total, Page: answer.page()}
+	result := &agentsandbox.AuditPage{Total: answer.Total, Page: answer.page(), NextCursor: answer.NextCursor}
 	for _, e := range answer.Entries {
 		if e.Seq == 0 {
 			return nil, c.incomplete(call, errMissing("seq"))

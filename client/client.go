@@ -274,5 +274,8 @@ func pageQuery(p agentsandbox.Page) url.Values {
 	if p.Offset != 0 {
 		query.Set("offset", fmt.Sprint(p.Offset))
 	}
+	if p.Cursor != "" {
+		query.Set("cursor", p.Cursor)
+	}
 	return query
 }

@@ -231,7 +231,7 @@ func (c *Client) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	page := &agentsandbox.ExecutionPage{Total: answer.Total, Page: answer.page()}
+	page := &agentsandbox.ExecutionPage{Total: answer.Total, Page: answer.page(), NextCursor: answer.NextCursor}
 	for _, record := range answer.Executions {
 		e, err := record.execution()
 		if err != nil {

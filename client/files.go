@@ -165,7 +165,7 @@ func (c *Client) Files(ctx context.Context, page agentsandbox.Page) (*agentsandb
 	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	result := &agentsandbox.FilePage{Total: answer.Total, Page: answer.page()}
+	result := &agentsandbox.FilePage{Total: answer.Total, Page: answer.page(), NextCursor: answer.NextCursor}
 	for _, item := range answer.Files {
 		if item.ID == "" {
 			return nil, c.incomplete(call, errMissing("file_id"))

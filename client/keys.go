@@ -78,7 +78,7 @@ func (c *Client) Keys(ctx context.Context, page agentsandbox.Page) (*agentsandbo
 	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	result := &agentsandbox.KeyPage{Total: answer.Total, Page: answer.page()}
+	result := &agentsandbox.KeyPage{Total: answer.Total, Page: answer.page(), NextCursor: answer.NextCursor}
 	for _, item := range answer.Keys {
 		if item.ID == "" {
 			return nil, c.incomplete(call, errMissing("id"))

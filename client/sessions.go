@@ -138,7 +138,7 @@ func (c *Client) Sessions(ctx context.Context, filter agentsandbox.SessionFilter
 	if err := c.exchange(ctx, call, &answer); err != nil {
 		return nil, err
 	}
-	result := &agentsandbox.SessionPage{Total: answer.Total, Page: answer.page()}
+	result := &agentsandbox.SessionPage{Total: answer.Total, Page: answer.page(), NextCursor: answer.NextCursor}
 	for _, item := range answer.Items {
 		s, err := item.session()
 		if err != nil {

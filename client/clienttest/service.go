@@ -13,6 +13,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -145,12 +146,32 @@ func (s *Service) Executions(_ context.Context, filter agentsandbox.ExecutionFil
 			matching = append(matching, e)
 		}
 	}
-	return &agentsandbox.ExecutionPage{Executions: part(matching, filter.Page), Total: len(matching), Page: filter.Page}, nil
+	items, next, err := part(matching, filter.Page)
+	if err != nil {
+		return nil, err
+	}
+	return &agentsandbox.ExecutionPage{Executions: items, Total: len(matching), Page: filter.Page, NextCursor: next}, nil
 }
 
-func part[T any](all []T, p agentsandbox.Page) []T {
+// part is a page of a list, and the cursor of the next one: how many older items
+// are left, which stays right when newer ones come and go.
+func part[T any](all []T, p agentsandbox.Page) (items []T, next string, err error) {
+	if err := p.Validate(); err != nil {
+		return nil, "", err
+	}
 	from := min(p.Offset, len(all))
-	return slices.Clone(all[from:min(from+p.Limit, len(all))])
+	if p.Cursor != "" {
+		left, err := strconv.Atoi(p.Cursor)
+		if err != nil || left < 0 {
+			return nil, "", agentsandbox.Invalid("cursor", "must be a next_cursor of this list.")
+		}
+		from = max(0, len(all)-left)
+	}
+	to := min(from+p.Limit, len(all))
+	if to < len(all) {
+		next = strconv.Itoa(len(all) - to)
+	}
+	return slices.Clone(all[from:to]), next, nil
 }
 
 // CreateSession makes a session that only remembers.
@@ -208,7 +229,11 @@ func (s *Service) Sessions(_ context.Context, filter agentsandbox.SessionFilter)
 			matching = append(matching, session)
 		}
 	}
-	return &agentsandbox.SessionPage{Sessions: part(matching, filter.Page), Total: len(matching), Page: filter.Page}, nil
+	items, next, err := part(matching, filter.Page)
+	if err != nil {
+		return nil, err
+	}
+	return &agentsandbox.SessionPage{Sessions: items, Total: len(matching), Page: filter.Page, NextCursor: next}, nil
 }
 
 func hasAll(metadata, wanted map[string]string) bool {
@@ -235,7 +260,11 @@ func (s *Service) KeepSession(_ context.Context, id string, idleTimeoutMS int64)
 
 // AuditLog lists Audit.
 func (s *Service) AuditLog(_ context.Context, page agentsandbox.Page) (*agentsandbox.AuditPage, error) {
-	return &agentsandbox.AuditPage{Entries: part(s.Audit, page), Total: len(s.Audit), Page: page}, nil
+	items, next, err := part(s.Audit, page)
+	if err != nil {
+		return nil, err
+	}
+	return &agentsandbox.AuditPage{Entries: items, Total: len(s.Audit), Page: page, NextCursor: next}, nil
 }
 
 // DeleteSession forgets a session.
@@ -332,7 +361,11 @@ func (s *Service) OpenFile(ctx context.Context, id string) (*agentsandbox.File, 
 func (s *Service) Files(_ context.Context, page agentsandbox.Page) (*agentsandbox.FilePage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &agentsandbox.FilePage{Files: part(s.files, page), Total: len(s.files), Page: page}, nil
+	items, next, err := part(s.files, page)
+	if err != nil {
+		return nil, err
+	}
+	return &agentsandbox.FilePage{Files: items, Total: len(s.files), Page: page, NextCursor: next}, nil
 }
 
 // DeleteFile forgets a file.
@@ -444,7 +477,11 @@ func (s *Service) CreateKey(_ context.Context, req agentsandbox.KeyRequest) (*ag
 func (s *Service) Keys(_ context.Context, page agentsandbox.Page) (*agentsandbox.KeyPage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &agentsandbox.KeyPage{Keys: part(s.keys, page), Total: len(s.keys), Page: page}, nil
+	items, next, err := part(s.keys, page)
+	if err != nil {
+		return nil, err
+	}
+	return &agentsandbox.KeyPage{Keys: items, Total: len(s.keys), Page: page, NextCursor: next}, nil
 }
 
 // RevokeKey marks a key as revoked.

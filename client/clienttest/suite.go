@@ -143,9 +143,35 @@ func (s suite) files(t *testing.T) {
 	if got := s.contents(t, ids[0]); got != "three" {
 		t.Errorf("the newest is %q", got)
 	}
+	s.filesByCursor(t, ids)
 	ok(t, s.service.DeleteFile(s.ctx, ids[0]))
 	if _, err := s.service.File(s.ctx, ids[0]); !errors.Is(err, agentsandbox.CodeFileNotFound) {
 		t.Errorf("after the deletion: %v", err)
+	}
+}
+
+// filesByCursor adds and deletes newer files between pages.
+func (s suite) filesByCursor(t *testing.T, ids []string) {
+	first, err := s.service.Files(s.ctx, agentsandbox.Page{Limit: 1})
+	ok(t, err)
+	newer, err := s.service.UploadFile(s.ctx, agentsandbox.FileUpload{Filename: "newer"}, strings.NewReader("newer"))
+	ok(t, err)
+	page := agentsandbox.Page{Limit: 1, Cursor: first.NextCursor}
+	second, err := s.service.Files(s.ctx, page)
+	ok(t, err)
+	if len(second.Files) != 1 || second.Files[0].ID != ids[1] {
+		t.Errorf("beside a newer file, the cursor leads to %+v, want %s", second, ids[1])
+	}
+	ok(t, s.service.DeleteFile(s.ctx, newer.ID))
+	second, err = s.service.Files(s.ctx, page)
+	ok(t, err)
+	if len(second.Files) != 1 || second.Files[0].ID != ids[1] || second.NextCursor == "" {
+		t.Errorf("after a deletion, the cursor leads to %+v, want %s", second, ids[1])
+	}
+	_, err = s.service.Files(s.ctx, agentsandbox.Page{Limit: 1, Cursor: "forged"})
+	var invalid *agentsandbox.Error
+	if !errors.As(err, &invalid) || invalid.Code != agentsandbox.CodeInvalidRequest || len(invalid.Details) != 1 || invalid.Details[0].Field != "cursor" {
+		t.Errorf("a forged cursor: %v", err)
 	}
 }
 

@@ -29,9 +29,15 @@ func (e *Engine) AuditLog(ctx context.Context, page agentsandbox.Page) (*agentsa
 	if !p.Has(agentsandbox.ScopeAdmin) {
 		return nil, agentsandbox.Errorf(agentsandbox.CodeForbidden, "The audit log needs a key with the scope %q.", agentsandbox.ScopeAdmin)
 	}
-	if err := page.Validate(); err != nil {
+	cursors, err := e.cursorsOf("audit", "")
+	if err != nil {
 		return nil, err
 	}
-	list, err := e.store.AuditLog(ctx, page)
+	opened, err := cursors.open(page)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.store.AuditLog(ctx, opened)
+	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
 	return &list, err
 }

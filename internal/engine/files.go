@@ -148,10 +148,16 @@ func (e *Engine) Files(ctx context.Context, page agentsandbox.Page) (*agentsandb
 	if err != nil {
 		return nil, err
 	}
-	if err := page.Validate(); err != nil {
+	cursors, err := e.cursorsOf("files", p.Tenant)
+	if err != nil {
 		return nil, err
 	}
-	list, err := e.store.Files(ctx, p.Tenant, page)
+	opened, err := cursors.open(page)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.store.Files(ctx, p.Tenant, opened)
+	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
 	return &list, err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
 	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
+	"github.com/agentsandbox/agentsandbox/internal/vault"
 )
 
 // fixture is an engine on the real store and blobs, with sandboxes that are
@@ -76,6 +77,13 @@ func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
 
 func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
 	t.Helper()
+	if opts.Vault == nil {
+		keys, err := vault.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Vault = keys
+	}
 	log := slog.New(nothingOverdue{slog.DiscardHandler, t})
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
 	if err != nil {

@@ -176,10 +176,16 @@ func (e *Engine) Keys(ctx context.Context, page agentsandbox.Page) (*agentsandbo
 	if err != nil {
 		return nil, err
 	}
-	if err := page.Validate(); err != nil {
+	cursors, err := e.cursorsOf("keys", keyTenant(p))
+	if err != nil {
 		return nil, err
 	}
-	list, err := e.store.Keys(ctx, keyTenant(p), page)
+	opened, err := cursors.open(page)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.store.Keys(ctx, keyTenant(p), opened)
+	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
 	return &list, err
 }
 

@@ -25,9 +25,15 @@ func (e *Engine) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if err != nil {
 		return nil, err
 	}
-	if err := filter.Validate(); err != nil {
+	cursors, err := e.cursorsOf("executions", p.Tenant, filter.SessionID, filter.Status, filter.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	page := filter.Page
+	if filter.Page, err = cursors.open(page); err != nil {
 		return nil, err
 	}
 	list, err := e.store.Executions(ctx, p.Tenant, filter)
+	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
 	return &list, err
 }

@@ -237,10 +237,16 @@ func (e *Engine) Sessions(ctx context.Context, filter agentsandbox.SessionFilter
 	if err != nil {
 		return nil, err
 	}
-	if err := filter.Validate(); err != nil {
+	cursors, err := e.cursorsOf("sessions", p.Tenant, filter.Metadata)
+	if err != nil {
+		return nil, err
+	}
+	page := filter.Page
+	if filter.Page, err = cursors.open(page); err != nil {
 		return nil, err
 	}
 	list, err := e.store.Sessions(ctx, p.Tenant, filter)
+	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i, row := range list.Sessions {

@@ -38,7 +38,7 @@ func (a *api) auditRoutes() {
 		if err != nil {
 			return nil, err
 		}
-		out := &auditList{Entries: make([]auditEntry, len(got.Entries)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+		out := &auditList{Entries: make([]auditEntry, len(got.Entries)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset, got.NextCursor}}
 		for i, e := range got.Entries {
 			out.Entries[i] = auditEntry{
 				Seq: e.Seq, At: wireTime(e.At), Tenant: e.Tenant, KeyID: orNull(e.KeyID), RequestID: e.RequestID, Remote: e.Remote,

@@ -258,7 +258,7 @@ func (a *api) listExecutions(c *call, in pageInput, session string, status agent
 	if err != nil {
 		return nil, err
 	}
-	out := &executionList{Executions: make([]ExecutionSummary, len(got.Executions)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+	out := &executionList{Executions: make([]ExecutionSummary, len(got.Executions)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset, got.NextCursor}}
 	for i := range got.Executions {
 		out.Executions[i] = summaryOf(&got.Executions[i])
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -129,7 +130,8 @@ func (f *fake) Executions(ctx context.Context, filter agentsandbox.ExecutionFilt
 			all = append(all, e)
 		}
 	}
-	return &agentsandbox.ExecutionPage{Executions: pageOf(all, filter.Page), Total: len(all), Page: filter.Page}, nil
+	items, next := pageOf(all, filter.Page)
+	return &agentsandbox.ExecutionPage{Executions: items, Total: len(all), Page: filter.Page, NextCursor: next}, nil
 }
 
 func (f *fake) CreateSession(ctx context.Context, req agentsandbox.SessionRequest) (*agentsandbox.Session, error) {
@@ -187,7 +189,8 @@ func (f *fake) Sessions(ctx context.Context, filter agentsandbox.SessionFilter) 
 			all = append(all, s)
 		}
 	}
-	return &agentsandbox.SessionPage{Sessions: pageOf(all, page), Total: len(all), Page: page}, nil
+	items, next := pageOf(all, page)
+	return &agentsandbox.SessionPage{Sessions: items, Total: len(all), Page: page, NextCursor: next}, nil
 }
 
 func hasAll(metadata, wanted map[string]string) bool {
@@ -221,7 +224,8 @@ func (f *fake) AuditLog(ctx context.Context, page agentsandbox.Page) (*agentsand
 		return nil, err
 	}
 	defer unlock()
-	return &agentsandbox.AuditPage{Entries: pageOf(f.audited, page), Total: len(f.audited), Page: page}, nil
+	items, next := pageOf(f.audited, page)
+	return &agentsandbox.AuditPage{Entries: items, Total: len(f.audited), Page: page, NextCursor: next}, nil
 }
 
 func (f *fake) DeleteSession(ctx context.Context, id string) error {
@@ -322,7 +326,8 @@ func (f *fake) Files(ctx context.Context, page agentsandbox.Page) (*agentsandbox
 		return nil, err
 	}
 	defer unlock()
-	return &agentsandbox.FilePage{Files: pageOf(f.files, page), Total: len(f.files), Page: page}, nil
+	items, next := pageOf(f.files, page)
+	return &agentsandbox.FilePage{Files: items, Total: len(f.files), Page: page, NextCursor: next}, nil
 }
 
 func (f *fake) DeleteFile(ctx context.Context, id string) error {
@@ -456,7 +461,8 @@ func (f *fake) Keys(ctx context.Context, page agentsandbox.Page) (*agentsandbox.
 		return nil, err
 	}
 	defer unlock()
-	return &agentsandbox.KeyPage{Keys: pageOf(f.keys, page), Total: len(f.keys), Page: page}, nil
+	items, next := pageOf(f.keys, page)
+	return &agentsandbox.KeyPage{Keys: items, Total: len(f.keys), Page: page, NextCursor: next}, nil
 }
 
 func (f *fake) RevokeKey(ctx context.Context, id string) error {
@@ -474,10 +480,18 @@ func (f *fake) RevokeKey(ctx context.Context, id string) error {
 	return agentsandbox.Errorf(agentsandbox.CodeKeyNotFound, "No key %s exists.", id)
 }
 
-// pageOf is a page, newest first, of a list that is oldest first.
-func pageOf[T any](all []T, page agentsandbox.Page) []T {
+// pageOf is a page, newest first, of a list that is oldest first, and the cursor
+// of the next page: how many items are older.
+func pageOf[T any](all []T, page agentsandbox.Page) (items []T, next string) {
 	newest := slices.Clone(all)
 	slices.Reverse(newest)
 	from := min(page.Offset, len(newest))
-	return newest[from:min(from+page.Limit, len(newest))]
+	if left, err := strconv.Atoi(page.Cursor); err == nil {
+		from = max(0, len(newest)-left)
+	}
+	to := min(from+page.Limit, len(newest))
+	if to < len(newest) {
+		next = strconv.Itoa(len(newest) - to)
+	}
+	return newest[from:to], next
 }

@@ -67,7 +67,7 @@ func (a *api) fileRoutes() {
 		if err != nil {
 			return nil, err
 		}
-		out := &fileList{Files: make([]fileInfo, len(got.Files)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+		out := &fileList{Files: make([]fileInfo, len(got.Files)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset, got.NextCursor}}
 		for i := range got.Files {
 			out.Files[i] = fileInfoOf(&got.Files[i])
 		}

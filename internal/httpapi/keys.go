@@ -79,7 +79,7 @@ func (a *api) keyRoutes() {
 		if err != nil {
 			return nil, err
 		}
-		out := &keyList{Keys: make([]KeyInfo, len(got.Keys)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset}}
+		out := &keyList{Keys: make([]KeyInfo, len(got.Keys)), PageInfo: PageInfo{got.Total, page.Limit, page.Offset, got.NextCursor}}
 		for i := range got.Keys {
 			out.Keys[i] = keyInfoOf(&got.Keys[i])
 		}

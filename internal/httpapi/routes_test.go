@@ -284,9 +284,10 @@ func TestSessionsThatComeAndGoDoNotHideOthers(t *testing.T) {
 	} {
 		s := newTestServer(t, Limits{})
 		s.fake.addSessions(150)
+		lived := slices.Clone(s.fake.sessions[:149]) // all the while
 		changed := false
 		s.fake.onPage = func(p agentsandbox.Page) {
-			if p.Offset > 0 && !changed {
+			if p.Cursor != "" && !changed {
 				changed = true
 				change(s.fake)
 			}
@@ -296,7 +297,10 @@ func TestSessionsThatComeAndGoDoNotHideOthers(t *testing.T) {
 		for _, id := range got.Sessions {
 			seen[id]++
 		}
-		for _, live := range s.fake.sessions {
+		if !changed {
+			t.Errorf("%s: the list was read at once", name)
+		}
+		for _, live := range lived {
 			if seen[live.ID] != 1 {
 				t.Errorf("%s: %s is listed %d times", name, live.ID, seen[live.ID])
 			}

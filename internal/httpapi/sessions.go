@@ -84,18 +84,19 @@ func (a *api) sessionRoutes() {
 
 	// The limit and offset have no defaults here: without them, everything is listed.
 	type listInput struct {
-		Limit  *int `query:"limit" minimum:"1" maximum:"100" doc:"How many sessions to show. Without limit and offset all are shown."`
-		Offset *int `query:"offset" minimum:"0" doc:"How many sessions to leave out, counted from the newest."`
+		Limit  *int `query:"limit" minimum:"1" maximum:"100" doc:"How many sessions to show. Without limit, offset and cursor all are shown."`
+		Offset *int `query:"offset" minimum:"0" doc:"How many sessions to leave out, counted from the newest. Sessions that come or go between two pages shift it; a cursor stays at its place."`
+		cursorInput
 		metadataInput
 	}
 	answer(a, route{
 		method: "GET", path: "/v1/sessions", id: "listSessions", tag: "sessions", scope: agentsandbox.ScopeRead,
-		summary: "List live sessions", description: "Lists live sessions, newest first: all of them, unless limit or offset is given.",
+		summary: "List live sessions", description: "Lists live sessions, newest first: all of them, unless limit, offset or cursor is given.",
 	}, func(c *call, in *listInput) (*sessionList, error) {
-		if in.Limit == nil && in.Offset == nil {
+		if in.Limit == nil && in.Offset == nil && in.Cursor == "" {
 			return a.allSessions(c, in.Metadata)
 		}
-		return a.pageOfSessions(c, in.Limit, in.Offset, in.Metadata)
+		return a.pageOfSessions(c, in.Limit, in.Offset, in.Cursor, in.Metadata)
 	})
 
 	answer(a, route{
@@ -179,8 +180,8 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 	return &info, nil
 }
 
-func (a *api) pageOfSessions(c *call, limit, offset *int, metadata map[string]string) (*sessionList, error) {
-	p := agentsandbox.Page{Limit: agentsandbox.DefaultPageLimit}
+func (a *api) pageOfSessions(c *call, limit, offset *int, cursor string, metadata map[string]string) (*sessionList, error) {
+	p := agentsandbox.Page{Limit: agentsandbox.DefaultPageLimit, Cursor: cursor}
 	if limit != nil {
 		p.Limit = *limit
 	}
@@ -194,47 +195,25 @@ func (a *api) pageOfSessions(c *call, limit, offset *int, metadata map[string]st
 	if err != nil {
 		return nil, err
 	}
-	return sessionListOf(got.Sessions, PageInfo{got.Total, p.Limit, p.Offset}), nil
+	return sessionListOf(got.Sessions, PageInfo{got.Total, p.Limit, p.Offset, got.NextCursor}), nil
 }
 
-// maxListings bounds how often a list of all sessions is begun anew because
-// sessions came and went meanwhile.
-const maxListings = 4
-
-// allSessions lists every live session. Pages shift when sessions come and go
-// between them; a list that shows signs of it is read again. One that stays
-// unsteady is answered as it is: every session that lived all the while and was
-// seen is in it once.
+// allSessions lists every live session: whatever comes and goes meanwhile, each
+// that lives all the while is in the list once.
 func (a *api) allSessions(c *call, metadata map[string]string) (*sessionList, error) {
 	var all []agentsandbox.Session
-	for range maxListings {
-		all = all[:0]
-		seen := map[string]bool{}
-		steady, total := true, -1
-		for offset := 0; ; offset += agentsandbox.MaxPageLimit {
-			page := agentsandbox.Page{Limit: agentsandbox.MaxPageLimit, Offset: offset}
-			got, err := a.service.Sessions(c.Context(), agentsandbox.SessionFilter{Page: page, Metadata: metadata})
-			if err != nil {
-				return nil, err
-			}
-			steady = steady && (total < 0 || total == got.Total)
-			total = got.Total
-			for _, s := range got.Sessions {
-				steady = steady && !seen[s.ID]
-				if !seen[s.ID] {
-					all = append(all, s)
-				}
-				seen[s.ID] = true
-			}
-			if len(got.Sessions) < agentsandbox.MaxPageLimit {
-				break
-			}
+	filter := agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: agentsandbox.MaxPageLimit}, Metadata: metadata}
+	for {
+		got, err := a.service.Sessions(c.Context(), filter)
+		if err != nil {
+			return nil, err
 		}
-		if steady {
-			break
+		all = append(all, got.Sessions...)
+		if got.NextCursor == "" {
+			return sessionListOf(all, PageInfo{Total: len(all), Limit: len(all)}), nil
 		}
+		filter.Cursor = got.NextCursor
 	}
-	return sessionListOf(all, PageInfo{Total: len(all), Limit: len(all)}), nil
 }
 
 func sessionListOf(sessions []agentsandbox.Session, page PageInfo) *sessionList {

@@ -17,9 +17,6 @@ const (
 	insertAudit = "INSERT INTO audit (" + auditColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	lastAudit   = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"
 	allAudit    = "SELECT " + auditColumns + " FROM audit ORDER BY seq"
-	// Every number up to the last is there, so the last one is the total.
-	pageOfAudit = "SELECT " + auditColumns + " FROM audit ORDER BY seq DESC LIMIT ? OFFSET ?"
-	countAudit  = "SELECT count(*) FROM audit"
 )
 
 // auditHead is the last row of the audit log; for who holds the turn.
@@ -71,13 +68,9 @@ func (db *DB) AuditLog(ctx context.Context, page agentsandbox.Page) (agentsandbo
 	if err := page.Validate(); err != nil {
 		return result, err
 	}
-	err := db.snapshot(ctx, func(c *conn) error {
-		total, err := rows(ctx, c, scanValue[int], countAudit)
-		if err != nil {
-			return err
-		}
-		result.Total = total[0]
-		result.Entries, err = rows(ctx, c, scanAudit, pageOfAudit, page.Limit, page.Offset)
+	err := db.snapshot(ctx, func(c *conn) (err error) {
+		entries := listing[agentsandbox.AuditEntry]{"audit", auditColumns, scanAudit, "true", nil, ""}
+		result.Entries, result.Total, result.NextCursor, err = entries.page(ctx, c, page)
 		return err
 	})
 	return result, err

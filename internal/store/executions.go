@@ -200,7 +200,8 @@ func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox
 		where, args = where+" AND "+hasMetadata, append(args, name, filter.Metadata[name])
 	}
 	err := db.snapshot(ctx, func(c *conn) (err error) {
-		result.Executions, result.Total, err = list(ctx, c, scanExecution, "executions", executionColumns, where, filter.Page, args...)
+		executions := listing[agentsandbox.Execution]{"executions", executionColumns, scanExecution, where, args, byAge}
+		result.Executions, result.Total, result.NextCursor, err = executions.page(ctx, c, filter.Page)
 		if err != nil {
 			return err
 		}

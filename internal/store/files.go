@@ -48,7 +48,8 @@ func (db *DB) Files(ctx context.Context, tenant string, page agentsandbox.Page) 
 		return result, err
 	}
 	err := db.snapshot(ctx, func(c *conn) (err error) {
-		result.Files, result.Total, err = list(ctx, c, scanFile, "files", fileColumns, "tenant = ?", page, tenant)
+		files := listing[agentsandbox.File]{"files", fileColumns, scanFile, "tenant = ?", []any{tenant}, byAge}
+		result.Files, result.Total, result.NextCursor, err = files.page(ctx, c, page)
 		return err
 	})
 	return result, err

@@ -207,6 +207,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 	}
 	defer db.Close()
 	newest := " ORDER BY created_at DESC, seq DESC LIMIT ? OFFSET ?"
+	const after = " AND (created_at, seq) < (?, ?)"
 	for _, query := range []string{
 		keyByHash, revokeKey, revokeKeyOfTenant, touchKey,
 		"SELECT " + keyColumns + " FROM api_keys WHERE tenant = ?" + newest,
@@ -220,6 +221,11 @@ func TestQueriesUseIndexes(t *testing.T) {
 		"SELECT count(*) FROM files WHERE tenant = ?",
 		fileByID, deleteFile, hasFile,
 		"SELECT " + fileColumns + " FROM files WHERE tenant = ?" + newest,
+		"SELECT " + fileColumns + " FROM files WHERE tenant = ?" + after + newest,
+		"SELECT " + sessionColumns + " FROM sessions WHERE tenant = ? AND status = 'live'" + after + newest,
+		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND session_id = ?" + after + newest,
+		"SELECT " + keyColumns + " FROM api_keys WHERE true" + after + newest,
+		"SELECT " + auditColumns + " FROM audit WHERE true AND seq < ? ORDER BY seq DESC LIMIT ? OFFSET ?",
 	} {
 		type step struct{ detail string }
 		plan, err := rows(t.Context(), db.writer, func(row scanner) (s step, err error) {

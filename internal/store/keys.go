@@ -56,7 +56,8 @@ func (db *DB) Keys(ctx context.Context, tenant string, page agentsandbox.Page) (
 		where, args = "true", nil
 	}
 	err := db.snapshot(ctx, func(c *conn) (err error) {
-		result.Keys, result.Total, err = list(ctx, c, scanKey, "api_keys", keyColumns, where, page, args...)
+		keys := listing[agentsandbox.Key]{"api_keys", keyColumns, scanKey, where, args, byAge}
+		result.Keys, result.Total, result.NextCursor, err = keys.page(ctx, c, page)
 		return err
 	})
 	return result, err

@@ -1,9 +1,13 @@
 package store
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 )
@@ -55,17 +59,82 @@ func find[T any](ctx context.Context, db *DB, missing error, scan func(scanner) 
 	return item, err
 }
 
-// list reads one page, newest first, and how many rows there are in all; in a
-// snapshot, the two agree. where follows WHERE; columns are what scan takes.
-func list[T any](ctx context.Context, c *conn, scan func(scanner) (T, error), table, columns, where string, page agentsandbox.Page, args ...any) ([]T, int, error) {
-	total, err := rows(ctx, c, scanValue[int], "SELECT count(*) FROM "+table+" WHERE "+where, args...)
+// byAge orders most lists: rows of one time by seq, in the order of writing.
+const byAge = "created_at"
+
+// listing is what a page of a list is read from.
+type listing[T any] struct {
+	table, columns string
+	scan           func(scanner) (T, error) // takes the columns
+	where          string                   // follows WHERE
+	args           []any
+	// age is the column that the list is ordered by before seq; empty: by seq alone.
+	age string
+}
+
+// page reads one page, newest first, how many rows there are in all, and the
+// cursor of the next page; in a snapshot, the three agree.
+func (l listing[T]) page(ctx context.Context, c *conn, page agentsandbox.Page) (items []T, total int, next string, err error) {
+	count, err := rows(ctx, c, scanValue[int], "SELECT count(*) FROM "+l.table+" WHERE "+l.where, l.args...)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, "", err
 	}
-	items, err := rows(ctx, c, scan,
-		"SELECT "+columns+" FROM "+table+" WHERE "+where+" ORDER BY created_at DESC, seq DESC LIMIT ? OFFSET ?",
-		append(args, page.Limit, page.Offset)...)
-	return items, total[0], err
+	order := cmp.Or(l.age, "0") // a list by seq alone has one age
+	where, args := l.where, slices.Clone(l.args)
+	if page.Cursor != "" {
+		at, err := parsePosition(page.Cursor)
+		if err != nil {
+			return nil, 0, "", err
+		}
+		if l.age != "" {
+			where, args = where+" AND ("+l.age+", seq) < (?, ?)", append(args, at.age, at.seq)
+		} else {
+			where, args = where+" AND seq < ?", append(args, at.seq)
+		}
+	}
+	by := "seq DESC"
+	if l.age != "" {
+		by = l.age + " DESC, " + by
+	}
+	var places []position
+	// One row more than the page shows whether there is another page.
+	items, err = rows(ctx, c, func(row scanner) (T, error) {
+		places = append(places, position{})
+		return l.scan(placed{row, &places[len(places)-1]})
+	}, "SELECT "+l.columns+", "+order+", seq FROM "+l.table+" WHERE "+where+" ORDER BY "+by+" LIMIT ? OFFSET ?",
+		append(args, page.Limit+1, page.Offset)...)
+	if err == nil && len(items) > page.Limit {
+		items, next = items[:page.Limit], places[page.Limit-1].String()
+	}
+	return items, count[0], next, err
+}
+
+// position is where a row stands in a list. It never changes, and tells nothing
+// of whether the row still exists.
+type position struct{ age, seq int64 }
+
+func (p position) String() string { return fmt.Sprintf("%d.%d", p.age, p.seq) }
+
+func parsePosition(cursor string) (p position, err error) {
+	age, seq, _ := strings.Cut(cursor, ".")
+	p.age, err = strconv.ParseInt(age, 10, 64)
+	if err == nil {
+		p.seq, err = strconv.ParseInt(seq, 10, 64)
+	}
+	if err != nil || p.String() != cursor {
+		return p, agentsandbox.Invalid("cursor", "must be the next_cursor of a page of this list.")
+	}
+	return p, nil
+}
+
+// placed is a row whose last two columns are its position.
+type placed struct {
+	scanner
+	at *position
+}
+
+func (r placed) Scan(columns ...any) error {
+	return r.scanner.Scan(append(columns, &r.at.age, &r.at.seq)...)
 }
 
 // withMetadata narrows a condition to rows that have each of these pairs in

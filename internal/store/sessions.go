@@ -70,8 +70,8 @@ func (db *DB) Sessions(ctx context.Context, tenant string, filter agentsandbox.S
 	}
 	where, args := withMetadata("tenant = ? AND status = 'live'", []any{tenant}, filter.Metadata)
 	err := db.snapshot(ctx, func(c *conn) (err error) {
-		result.Sessions, result.Total, err = list(ctx, c, scanSession, "sessions", sessionColumns,
-			where, filter.Page, args...)
+		sessions := listing[agentsandbox.Session]{"sessions", sessionColumns, scanSession, where, args, byAge}
+		result.Sessions, result.Total, result.NextCursor, err = sessions.page(ctx, c, filter.Page)
 		return err
 	})
 	return result, err

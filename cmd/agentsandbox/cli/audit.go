@@ -74,7 +74,7 @@ func (c *auditList) Run(a *app) error {
 		return a.printJSON(struct {
 			Entries []auditView `json:"entries"`
 			pageView
-		}{views, viewOfPage(list.Total, page)})
+		}{views, viewOfPage(list.Total, page, list.NextCursor)})
 	}
 	rows := make([][]string, len(list.Entries))
 	for i, e := range list.Entries {
@@ -83,7 +83,7 @@ func (c *auditList) Run(a *app) error {
 	if err := a.printTable([]string{"ROW", "AT", "TENANT", "KEY", "ACTION", "OBJECT", "OUTCOME", "FROM", "DETAIL"}, rows); err != nil {
 		return err
 	}
-	a.noteMore(len(rows), list.Total, page)
+	a.noteMore(len(rows), list.Total, list.NextCursor)
 	return nil
 }
 

@@ -63,7 +63,7 @@ func (c *executionsList) Run(a *app) error {
 		return a.printJSON(struct {
 			Executions []executionView `json:"executions"`
 			pageView
-		}{views, viewOfPage(list.Total, page)})
+		}{views, viewOfPage(list.Total, page, list.NextCursor)})
 	}
 	rows := make([][]string, len(list.Executions))
 	for i, e := range list.Executions {
@@ -72,7 +72,7 @@ func (c *executionsList) Run(a *app) error {
 	if err := a.printTable([]string{"ID", "STATUS", "CODE", "LANGUAGE", "DURATION", "SESSION", "CREATED"}, rows); err != nil {
 		return err
 	}
-	a.noteMore(len(rows), list.Total, page)
+	a.noteMore(len(rows), list.Total, list.NextCursor)
 	return nil
 }
 

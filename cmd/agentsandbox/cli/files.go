@@ -60,7 +60,7 @@ func (c *filesList) Run(a *app) error {
 		return a.printJSON(struct {
 			Files []fileView `json:"files"`
 			pageView
-		}{views, viewOfPage(list.Total, page)})
+		}{views, viewOfPage(list.Total, page, list.NextCursor)})
 	}
 	rows := make([][]string, len(list.Files))
 	for i, f := range list.Files {
@@ -69,7 +69,7 @@ func (c *filesList) Run(a *app) error {
 	if err := a.printTable([]string{"ID", "NAME", "TYPE", "SIZE", "SESSION", "CREATED"}, rows); err != nil {
 		return err
 	}
-	a.noteMore(len(rows), list.Total, page)
+	a.noteMore(len(rows), list.Total, list.NextCursor)
 	return nil
 }
 

@@ -60,7 +60,7 @@ func (c *keysList) Run(a *app) error {
 		return a.printJSON(struct {
 			Keys []keyView `json:"keys"`
 			pageView
-		}{views, viewOfPage(list.Total, page)})
+		}{views, viewOfPage(list.Total, page, list.NextCursor)})
 	}
 	now := a.Now()
 	rows := make([][]string, len(list.Keys))
@@ -70,7 +70,7 @@ func (c *keysList) Run(a *app) error {
 	if err := a.printTable([]string{"ID", "NAME", "TENANT", "KEY", "SCOPES", "STATE", "CREATED", "LAST USED"}, rows); err != nil {
 		return err
 	}
-	a.noteMore(len(rows), list.Total, page)
+	a.noteMore(len(rows), list.Total, list.NextCursor)
 	return nil
 }
 

@@ -72,7 +72,7 @@ func (c *sessionsList) Run(a *app) error {
 		return a.printJSON(struct {
 			Sessions []sessionView `json:"sessions"`
 			pageView
-		}{views, viewOfPage(list.Total, page)})
+		}{views, viewOfPage(list.Total, page, list.NextCursor)})
 	}
 	rows := make([][]string, len(list.Sessions))
 	for i, s := range list.Sessions {
@@ -81,7 +81,7 @@ func (c *sessionsList) Run(a *app) error {
 	if err := a.printTable([]string{"ID", "STATUS", "TEMPLATE", "CREATED", "EXPIRES", "METADATA"}, rows); err != nil {
 		return err
 	}
-	a.noteMore(len(rows), list.Total, page)
+	a.noteMore(len(rows), list.Total, list.NextCursor)
 	return nil
 }
 

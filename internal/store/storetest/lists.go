@@ -12,43 +12,53 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
-// lister is one of the four lists: insert makes a row and returns its id, list
-// reads a page of ids.
+// lister is one of the lists: insert makes a row and returns its id, list reads a
+// page of ids, how many there are, and the next cursor. remove takes a row out of
+// the list; it is nil where rows stay.
 type lister struct {
 	name   string
 	insert func(context.Context, time.Time) (string, error)
-	list   func(context.Context, agentsandbox.Page) ([]string, int, error)
+	remove func(ctx context.Context, id string) error
+	list   func(context.Context, agentsandbox.Page) (ids []string, total int, next string, err error)
 }
 
 func listers(s engine.Store) []lister {
 	return []lister{
-		{"keys", func(ctx context.Context, made time.Time) (string, error) {
+		{name: "keys", insert: func(ctx context.Context, made time.Time) (string, error) {
 			k, hash := newKey(ours, made)
 			return k.ID, s.InsertKey(ctx, k, hash)
-		}, func(ctx context.Context, page agentsandbox.Page) ([]string, int, error) {
+		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Keys(ctx, ours, page)
-			return idsOf(p.Keys, func(k agentsandbox.Key) string { return k.ID }), p.Total, err
+			return idsOf(p.Keys, func(k agentsandbox.Key) string { return k.ID }), p.Total, p.NextCursor, err
 		}},
-		{"sessions", func(ctx context.Context, made time.Time) (string, error) {
+		{name: "sessions", insert: func(ctx context.Context, made time.Time) (string, error) {
 			x := newSession(ours, made)
 			return x.ID, s.InsertSession(ctx, x)
-		}, func(ctx context.Context, page agentsandbox.Page) ([]string, int, error) {
+		}, remove: func(ctx context.Context, id string) error {
+			moved, err := s.MoveSession(ctx, id, []agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleted, at(50))
+			if err == nil && !moved {
+				err = errors.New("the session did not move")
+			}
+			return err
+		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Sessions(ctx, ours, agentsandbox.SessionFilter{Page: page})
-			return idsOf(p.Sessions, func(x agentsandbox.Session) string { return x.ID }), p.Total, err
+			return idsOf(p.Sessions, func(x agentsandbox.Session) string { return x.ID }), p.Total, p.NextCursor, err
 		}},
-		{"executions", func(ctx context.Context, made time.Time) (string, error) {
+		{name: "executions", insert: func(ctx context.Context, made time.Time) (string, error) {
 			e := newExecution(ours, made)
 			return e.ID, s.InsertExecution(ctx, e)
-		}, func(ctx context.Context, page agentsandbox.Page) ([]string, int, error) {
+		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Executions(ctx, ours, agentsandbox.ExecutionFilter{Page: page})
-			return idsOf(p.Executions, func(e agentsandbox.Execution) string { return e.ID }), p.Total, err
+			return idsOf(p.Executions, func(e agentsandbox.Execution) string { return e.ID }), p.Total, p.NextCursor, err
 		}},
-		{"files", func(ctx context.Context, made time.Time) (string, error) {
+		{name: "files", insert: func(ctx context.Context, made time.Time) (string, error) {
 			f := newFile(ours, made)
 			return f.ID, s.InsertFile(ctx, f)
-		}, func(ctx context.Context, page agentsandbox.Page) ([]string, int, error) {
+		}, remove: func(ctx context.Context, id string) error {
+			return s.DeleteFile(ctx, ours, id)
+		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Files(ctx, ours, page)
-			return idsOf(p.Files, func(f agentsandbox.File) string { return f.ID }), p.Total, err
+			return idsOf(p.Files, func(f agentsandbox.File) string { return f.ID }), p.Total, p.NextCursor, err
 		}},
 	}
 }
@@ -79,7 +89,7 @@ func listOrder(t *testing.T, s engine.Store) {
 		for _, limit := range []int{1, 3, 11, 100} {
 			var got []string
 			for offset := 0; offset < len(want); offset += limit {
-				ids, total, err := l.list(t.Context(), agentsandbox.Page{Limit: limit, Offset: offset})
+				ids, total, _, err := l.list(t.Context(), agentsandbox.Page{Limit: limit, Offset: offset})
 				ok(t, err)
 				wantEqual(t, l.name+": total", total, len(want))
 				got = append(got, ids...)
@@ -94,16 +104,16 @@ func listOrder(t *testing.T, s engine.Store) {
 func listBounds(t *testing.T, s engine.Store) {
 	for _, l := range listers(s) {
 		for _, page := range []agentsandbox.Page{{}, {Limit: -1}, {Limit: agentsandbox.MaxPageLimit + 1}, {Limit: 1, Offset: -1}} {
-			_, _, err := l.list(t.Context(), page)
+			_, _, _, err := l.list(t.Context(), page)
 			wantCode(t, err, agentsandbox.CodeInvalidRequest)
 		}
-		ids, total, err := l.list(t.Context(), agentsandbox.Page{Limit: 10})
+		ids, total, _, err := l.list(t.Context(), agentsandbox.Page{Limit: 10})
 		ok(t, err)
 		wantEqual(t, l.name+" of an empty store", len(ids)+total, 0)
 
 		_, err = l.insert(t.Context(), at(0))
 		ok(t, err)
-		ids, total, err = l.list(t.Context(), agentsandbox.Page{Limit: 10, Offset: 1 << 40})
+		ids, total, _, err = l.list(t.Context(), agentsandbox.Page{Limit: 10, Offset: 1 << 40})
 		ok(t, err)
 		wantEqual(t, l.name+" past the end", len(ids), 0)
 		wantEqual(t, l.name+" in all", total, 1)
@@ -136,7 +146,7 @@ func listWhileChanging(t *testing.T, s engine.Store) {
 		l := lists[n%len(lists)]
 		// Near the end, where one row more or less shows.
 		page := agentsandbox.Page{Limit: limit, Offset: max(0, seen[n%len(lists)]-limit/2)}
-		ids, total, err := l.list(t.Context(), page)
+		ids, total, _, err := l.list(t.Context(), page)
 		ok(t, err)
 		seen[n%len(lists)] = total
 		if want := min(limit, max(0, total-page.Offset)); len(ids) != want {
@@ -199,10 +209,10 @@ func rowsCancelled(t *testing.T, s engine.Store) {
 		if id, err := l.insert(ctx, at(0)); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: insert %s: %v, want context.Canceled", l.name, id, err)
 		}
-		if _, _, err := l.list(ctx, agentsandbox.Page{Limit: 1}); !errors.Is(err, context.Canceled) {
+		if _, _, _, err := l.list(ctx, agentsandbox.Page{Limit: 1}); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: list: %v, want context.Canceled", l.name, err)
 		}
-		_, total, err := l.list(t.Context(), agentsandbox.Page{Limit: 1})
+		_, total, _, err := l.list(t.Context(), agentsandbox.Page{Limit: 1})
 		ok(t, err)
 		wantEqual(t, l.name+" after a cancelled insert", total, 0)
 	}

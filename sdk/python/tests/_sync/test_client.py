@@ -4,6 +4,7 @@
 import io
 import logging
 import os
+from urllib.parse import parse_qsl, urlsplit
 
 import agentsandbox as package
 import pytest
@@ -303,6 +304,32 @@ def test_a_download_that_fails_leaves_what_was_there(local, client, tmp_path):
     with pytest.raises(IsADirectoryError):
         client.files.download_to("fil_1", tmp_path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
+
+
+def test_lists_go_by_cursor_while_they_are_emptied(local, client):
+    def serve(asked):
+        query = dict(parse_qsl(urlsplit(asked.path).query))
+        before = int(query.get("cursor", len(items)))
+        page = [item for item in reversed(items) if item["n"] < before][: int(query["limit"])]
+        more = bool(page) and any(item["n"] < page[-1]["n"] for item in items)
+        cursor = str(page[-1]["n"]) if more else ""
+        return Answer(200, {name: page, "total": len(items), "limit": 2, "offset": 0, "next_cursor": cursor})
+
+    local.default = serve
+    for name, list_all, more in (
+        ("files", client.files.list_all, {**FILE, "file_id": "f"}),
+        ("items", client.sessions.list_all, {"session_id": "s"}),
+        ("executions", client.executions.list_all, {"id": "e", "endpoint": "", "method": "", "created_at": FILE["created_at"]}),
+    ):
+        key = next(field for field in ("file_id", "session_id", "id") if field in more)
+        items = [{**more, "n": n, key: str(n)} for n in range(7)]
+        got = []
+        for item in list_all(limit=2):
+            got.append(getattr(item, "execution_id" if key == "id" else key))
+            items = [i for i in items if i[key] != got[-1]]  # deleted as it is shown
+        assert got == [str(n) for n in reversed(range(7))], name
+    page = client.files.list(2, cursor="5")
+    assert page.next_cursor == "" and local.asked[-1].path == "/v1/files?limit=2&offset=0&cursor=5"
 
 
 def test_lists_go_on_to_the_end(local, client):

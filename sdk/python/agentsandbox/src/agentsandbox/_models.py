@@ -130,6 +130,8 @@ class FileListResponse(_Model):
     """The limit that was applied."""
     offset: int = 0
     """The offset that was applied."""
+    next_cursor: str = ""
+    """What to give as ``cursor`` to see the next page; empty at the end."""
 
 
 class ExecuteRequest(_Model):
@@ -296,6 +298,8 @@ class ExecutionListResponse(_Model):
     """The limit that was applied."""
     offset: int = 0
     """The offset that was applied."""
+    next_cursor: str = ""
+    """What to give as ``cursor`` to see the next page; empty at the end."""
 
 
 class SessionInfo(_Model):
@@ -354,6 +358,8 @@ class SessionListResponse(_Model):
     """The limit that was applied."""
     offset: Optional[int] = None
     """The offset that was applied."""
+    next_cursor: str = ""
+    """What to give as ``cursor`` to see the next page; empty at the end."""
 
 
 class SessionCreateRequest(_Model):

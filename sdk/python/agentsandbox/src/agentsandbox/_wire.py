@@ -12,7 +12,9 @@ import httpx
 import pydantic
 
 from ._errors import InvalidResponseError
-from ._models import NetworkInput, NetworkPolicy
+from ._models import ExecutionListResponse, FileListResponse, NetworkInput, NetworkPolicy, SessionListResponse
+
+ListPage = Union[FileListResponse, SessionListResponse, ExecutionListResponse]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
@@ -36,6 +38,19 @@ def query(**values: Union[str, bytes, int, None]) -> str:
             # Paths of the local system can hold bytes as surrogates; they go out as those bytes.
             pairs.append(f"{name}={quote(str(value), safe='', errors='surrogateescape')}")
     return "?" + "&".join(pairs) if pairs else ""
+
+
+def next_page(page: ListPage, offset: int, cursor: Optional[str], shown: int) -> Optional[dict[str, Any]]:
+    """Return the ``offset`` and ``cursor`` of the page after this one, which has ``shown`` items; None at the end.
+
+    A service that knows no cursors says that there is more and gives none: its
+    pages are counted by offset.
+    """
+    if page.next_cursor:
+        return {"offset": 0, "cursor": page.next_cursor}
+    if cursor is None and shown and offset + shown < (page.total or 0):
+        return {"offset": offset + shown, "cursor": None}
+    return None
 
 
 def sandbox_path(path: Union[str, bytes, os.PathLike[str]]) -> Union[str, bytes]:

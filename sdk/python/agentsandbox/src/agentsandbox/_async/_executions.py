@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Optional
+from typing import Any, Optional
 
 from .._models import ExecutionListResponse, ExecutionLog
-from .._wire import decode, query, route
+from .._wire import decode, next_page, query, route
 from ._transport import AsyncTransport
 
 
@@ -32,6 +32,7 @@ class AsyncExecutionsResource:
         *,
         session_id: Optional[str] = None,
         status: Optional[str] = None,
+        cursor: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> ExecutionListResponse:
         """Return a page of records, newest first, without code and output.
@@ -41,23 +42,29 @@ class AsyncExecutionsResource:
             offset: How many to pass over.
             session_id: Only runs of this session.
             status: Only runs in this state, such as ``"timed_out"``.
+            cursor: The ``next_cursor`` of the page before, with the same filter:
+                runs that come or go meanwhile do not shift the next page.
             timeout: Seconds to wait for the answer.
         """
-        path = route("executions") + query(limit=limit, offset=offset, session_id=session_id, status=status)
+        path = route("executions") + query(
+            limit=limit, offset=offset, cursor=cursor, session_id=session_id, status=status
+        )
         return decode(ExecutionListResponse, await self._transport.request("GET", path, timeout=timeout))
 
     async def list_all(
         self, limit: int = 50, *, session_id: Optional[str] = None, status: Optional[str] = None
     ) -> AsyncIterator[ExecutionLog]:
-        """Yield all records, newest first; ``limit`` is how many come with one request."""
-        offset = 0
-        while True:
-            page = await self.list(limit, offset, session_id=session_id, status=status)
+        """Yield all records, newest first, each once; ``limit`` is how many come with one request."""
+        seen: set[str] = set()
+        where: Optional[dict[str, Any]] = {"offset": 0, "cursor": None}
+        while where is not None:
+            page = await self.list(limit, session_id=session_id, status=status, **where)
             for execution in page.executions:
-                yield execution
-            offset += len(page.executions)
-            if not page.executions or offset >= page.total:
-                return
+                # Pages by offset show a record twice when a run comes between.
+                if execution.id not in seen:
+                    seen.add(execution.id)
+                    yield execution
+            where = next_page(page, where["offset"], where["cursor"], len(page.executions))
 
     async def stdout(self, execution_id: str, *, timeout: Optional[float] = None) -> bytes:
         """Return the exact bytes that a run wrote to standard output, as far as they were kept."""

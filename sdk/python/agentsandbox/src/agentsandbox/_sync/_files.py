@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from .. import _sio
 from .._disk import Destination
 from .._models import FileInfo, FileListResponse, FileUploadResponse
 from .._sources import UploadInput
-from .._wire import decode, query, route
+from .._wire import decode, next_page, query, route
 from ._transport import Transport, Progress
 from ._upload import Source
 
@@ -62,31 +62,36 @@ class FilesResource:
         )
         return decode(FileUploadResponse, response)
 
-    def list(self, limit: int = 50, offset: int = 0, *, timeout: Optional[float] = None) -> FileListResponse:
+    def list(
+        self, limit: int = 50, offset: int = 0, *, cursor: Optional[str] = None, timeout: Optional[float] = None
+    ) -> FileListResponse:
         """Return a page of files, uploaded and produced ones alike, newest first.
 
         Args:
             limit: How many, 1 to 100.
             offset: How many to pass over.
+            cursor: The ``next_cursor`` of the page before: files that come or
+                go meanwhile do not shift the next page, as they do an offset.
             timeout: Seconds to wait for the answer.
         """
-        response = self._transport.request("GET", route("files") + query(limit=limit, offset=offset), timeout=timeout)
-        return decode(FileListResponse, response)
+        path = route("files") + query(limit=limit, offset=offset, cursor=cursor)
+        return decode(FileListResponse, self._transport.request("GET", path, timeout=timeout))
 
     def list_all(self, limit: int = 50) -> Iterator[FileInfo]:
-        """Yield all files, newest first, each once; ``limit`` is how many come with one request."""
-        offset = 0
+        """Yield all files, newest first, each once; ``limit`` is how many come with one request.
+
+        The loop may delete what it is given. What is uploaded after it began may be missing.
+        """
         seen: set[str] = set()
-        while True:
-            page = self.list(limit, offset)
+        where: Optional[dict[str, Any]] = {"offset": 0, "cursor": None}
+        while where is not None:
+            page = self.list(limit, **where)
             for file in page.files:
-                # An upload in the meantime moves files to the next page.
+                # Pages by offset show a file twice when an upload comes between.
                 if file.file_id not in seen:
                     seen.add(file.file_id)
                     yield file
-            offset += len(page.files)
-            if not page.files or offset >= page.total:
-                return
+            where = next_page(page, where["offset"], where["cursor"], len(page.files))
 
     def download(self, file_id: str, *, timeout: Optional[float] = None) -> bytes:
         """Return the contents of a file. For large ones see ``download_to`` and ``stream``."""

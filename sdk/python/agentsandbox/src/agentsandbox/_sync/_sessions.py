@@ -11,7 +11,7 @@ from typing import Any, Optional
 from .. import _sio
 from .._errors import AgentSandboxError, NotFoundError
 from .._models import NetworkInput, SessionInfo, SessionListResponse
-from .._wire import decode, encode, network_value, query, route
+from .._wire import decode, encode, network_value, next_page, query, route
 from ._transport import Body, Transport
 
 logger = logging.getLogger("agentsandbox")
@@ -100,17 +100,40 @@ class SessionsResource:
         return self._transport.session_limits.remember(decode(SessionInfo, response))
 
     def list(
-        self, limit: Optional[int] = None, offset: Optional[int] = None, *, timeout: Optional[float] = None
+        self,
+        limit: Optional[int] = None,
+        offset: Optional[int] = None,
+        *,
+        cursor: Optional[str] = None,
+        timeout: Optional[float] = None,
     ) -> SessionListResponse:
         """Return live sessions, newest first: their ids in ``sessions``, their details in ``items``.
 
         Args:
-            limit: How many; left out: the server's default.
+            limit: How many; without limit, offset and cursor: all.
             offset: How many to pass over.
+            cursor: The ``next_cursor`` of the page before: sessions that come
+                or go meanwhile do not shift the next page, as they do an offset.
             timeout: Seconds to wait for the answer.
         """
-        path = route("sessions") + query(limit=limit, offset=offset)
+        path = route("sessions") + query(limit=limit, offset=offset, cursor=cursor)
         return decode(SessionListResponse, self._transport.request("GET", path, timeout=timeout))
+
+    def list_all(self, limit: int = 50) -> Iterator[SessionInfo]:
+        """Yield all live sessions, newest first, each once; ``limit`` is how many come with one request.
+
+        The loop may delete what it is given. A session made after it began may be missing.
+        """
+        seen: set[str] = set()
+        where: Optional[dict[str, Any]] = {"offset": 0, "cursor": None}
+        while where is not None:
+            page = self.list(limit, where["offset"] or None, cursor=where["cursor"])
+            for session in page.items:
+                # Pages by offset show a session twice when a new one comes between.
+                if session.session_id not in seen:
+                    seen.add(session.session_id)
+                    yield session
+            where = next_page(page, where["offset"], where["cursor"], len(page.items))
 
     def get(self, session_id: str, *, timeout: Optional[float] = None) -> SessionInfo:
         """Return a live session. Raises NotFoundError when it is gone."""
