@@ -1,9 +1,11 @@
 package httpapi
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +19,7 @@ type param struct {
 	index    []int
 	in, name string
 	fallback string // value of a query parameter that is not there
+	shape    *shape
 	doc      *huma.Param
 }
 
@@ -26,7 +29,7 @@ type param struct {
 func paramsOf(t reflect.Type, registry huma.Registry) []param {
 	var all []param
 	for _, f := range reflect.VisibleFields(t) {
-		p := param{index: f.Index, in: "path", name: f.Tag.Get("path"), fallback: f.Tag.Get("default")}
+		p := param{index: f.Index, in: "path", name: f.Tag.Get("path"), fallback: f.Tag.Get("default"), shape: shapeOf(f.Type, f.Tag)}
 		if p.name == "" {
 			p.in, p.name = "query", f.Tag.Get("query")
 		}
@@ -56,15 +59,16 @@ func paramsOf(t reflect.Type, registry huma.Registry) []param {
 	return all
 }
 
-// bind fills the parameters of an input. Parameters that no route declares are
-// ignored, as fields of bodies are: clients of other versions may send them.
+// bind fills the parameters of an input. Parameters of the query that the route
+// does not declare are refused, as fields of bodies are: one that is misspelled
+// would otherwise have no effect.
 func bind(params []param, r *http.Request, in reflect.Value) error {
-	if len(params) == 0 {
-		return nil
-	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return agentsandbox.Invalid("query", "is not well-formed; percent-encode the values.")
+	}
+	if err := refuseUnknown(params, query); err != nil {
+		return err
 	}
 	for _, p := range params {
 		if field := in.FieldByIndex(p.index); field.Kind() == reflect.Map {
@@ -85,8 +89,33 @@ func bind(params []param, r *http.Request, in reflect.Value) error {
 		} else if p.fallback == "" {
 			continue
 		}
-		if err := set(in.FieldByIndex(p.index), p.name, value); err != nil {
+		if err := p.set(in.FieldByIndex(p.index), value); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// refuseUnknown refuses the first, by name, of the parameters of a query that are
+// not declared.
+func refuseUnknown(params []param, query url.Values) error {
+	var known []string
+	for _, p := range params {
+		switch {
+		case p.in != "query":
+		case p.shape.kind == reflect.Map:
+			known = append(known, p.name+"[name]")
+		default:
+			known = append(known, p.name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		declared := name
+		if open := strings.IndexByte(name, '['); open >= 0 && strings.HasSuffix(name, "]") {
+			declared = name[:open] + "[name]"
+		}
+		if !slices.Contains(known, declared) {
+			return unknown("query parameter", "", name, known)
 		}
 	}
 	return nil
@@ -119,20 +148,25 @@ func cutLast(key string, ok bool) (string, bool) {
 	return strings.CutSuffix(key, "]")
 }
 
-func set(field reflect.Value, name, value string) error {
+// set gives a field the value of a parameter, which is text.
+func (p *param) set(field reflect.Value, value string) error {
 	if field.Kind() == reflect.Pointer {
 		field.Set(reflect.New(field.Type().Elem()))
 		field = field.Elem()
 	}
+	refused := agentsandbox.Invalid(p.name, "must be %s, not %q.", p.shape.wanted(), shown(value))
 	if field.Kind() == reflect.String {
+		if p.shape.enum != nil && value != "" && !slices.Contains(p.shape.enum, value) {
+			return refused
+		}
 		field.SetString(value)
 		return nil
 	}
-	n, err := strconv.Atoi(value)
-	if err != nil {
-		return agentsandbox.Invalid(name, "must be a whole number, not %q.", clip(value))
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < p.shape.min || n > p.shape.max {
+		return refused
 	}
-	field.SetInt(int64(n))
+	field.SetInt(n)
 	return nil
 }
 

@@ -149,6 +149,11 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 	params := paramsOf(in, a.document.Components.Schemas)
 	bodyField, hasBody := in.FieldByName("Body")
 	a.describe(rt, params, bodyField.Type, answerType)
+	// A route without a body takes an empty object for one.
+	bodyShape := &shape{kind: reflect.Struct}
+	if hasBody {
+		bodyShape = shapeOf(bodyField.Type, bodyField.Tag)
+	}
 
 	a.mux.HandleFunc(rt.method+" "+rt.path, func(_ http.ResponseWriter, r *http.Request) {
 		c := callOf(r)
@@ -167,11 +172,15 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 				return err
 			}
 			var body []byte
-			if hasBody {
-				var err error
-				if body, err = c.readBody(); err != nil {
-					return err
-				}
+			var err error
+			switch {
+			case hasBody:
+				body, err = c.readBody()
+			case rt.upload == nil:
+				err = c.readNoBody(bodyShape)
+			}
+			if err != nil {
+				return err
 			}
 			if rt.method == http.MethodPost {
 				if answered, err := c.claimKey(&rt, body); answered || err != nil {
@@ -179,7 +188,7 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 				}
 			}
 			if hasBody {
-				if err := decodeJSON(body, v.FieldByIndex(bodyField.Index).Addr().Interface(), rt.emptyBody); err != nil {
+				if err := decodeJSON(body, v.FieldByIndex(bodyField.Index).Addr().Interface(), bodyShape, rt.emptyBody); err != nil {
 					return err
 				}
 			}

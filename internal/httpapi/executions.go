@@ -12,7 +12,7 @@ import (
 )
 
 type executeRequest struct {
-	Code      string                `json:"code" minLength:"1" doc:"The program, run as a script in a fresh process." example:"print(1 + 1)"`
+	Code      string                `json:"code" minLength:"1" maxBytes:"body" doc:"The program, run as a script in a fresh process." example:"print(1 + 1)"`
 	Language  agentsandbox.Language `json:"language,omitempty" enum:"python,bash" default:"python" doc:"What the code is written in."`
 	SessionID string                `json:"session_id,omitempty" doc:"The session to run in. Without it the sandbox is made for this run and destroyed after it."`
 	EnvVars   stringMap             `json:"env_vars,omitempty" doc:"Environment variables of this run alone. They are not stored."`

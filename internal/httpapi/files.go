@@ -10,6 +10,7 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ func (a *api) fileRoutes() {
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
 		upload: &content{
 			mediaType: "multipart/form-data", form: "file",
-			description: "One part named file, with a file name (of a whole path the last part is kept) and a media type. Parts before it are skipped, those after it ignored.",
+			description: "One part named file, with a file name (of a whole path the last part is kept) and a media type. There is no other part.",
 		},
 		resume: a.resumeUpload, digest: a.digestUpload,
 	}, func(c *call, in *uploadInput) (*fileInfo, error) { return a.upload(c, in.SessionID) })
@@ -127,7 +128,6 @@ func fileInfoOf(f *agentsandbox.File) fileInfo {
 // Bounds of what may stand around the file in a multipart body.
 const (
 	maxFormBytes     = 1 << 20
-	maxSkippedParts  = 64
 	maxMediaType     = 255
 	readAhead        = 256 << 10
 	fallbackTypeName = "application/octet-stream"
@@ -168,7 +168,7 @@ func (a *api) openUpload(c *call) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	name, err := agentsandbox.CleanFilename(rawFilename(part))
+	name, err := agentsandbox.CleanFilename(rawFilename(part.Part))
 	if err != nil {
 		return nil, err
 	}
@@ -210,43 +210,61 @@ func (a *api) resumeUpload(ctx context.Context, id, digest string) (any, error) 
 	return fileInfoOf(f), nil
 }
 
-// filePart finds the part named file. What comes before it is skipped, within
-// bounds.
-func filePart(r *http.Request, body *bodyReader) (*multipart.Part, error) {
+// fileField is the name of the part that holds the bytes.
+const fileField = "file"
+
+// formParts are the parts that an upload may have.
+var formParts = []string{fileField}
+
+// filePart finds the part named file. A part that nobody knows is refused.
+func filePart(r *http.Request, body *bodyReader) (*lastPart, error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
-		return nil, agentsandbox.Invalid("file", "must be sent as a part of a multipart/form-data body.")
+		return nil, agentsandbox.Invalid(fileField, "must be sent as a part of a multipart/form-data body.")
 	}
 	// Package multipart reads 4 KiB at a time, which would be system calls.
 	reader := multipart.NewReader(bufio.NewReaderSize(body, readAhead), params["boundary"])
-	skipped := int64(0)
-	for range maxSkippedParts {
-		part, err := reader.NextRawPart()
-		if failed := body.failure(); failed != nil {
-			return nil, failed
-		}
-		if errors.Is(err, io.EOF) {
-			return nil, agentsandbox.Invalid("file", "is needed: a part of that name, with a file name.")
-		}
-		if err != nil {
-			return nil, agentsandbox.Invalid("file", "cannot be found: the multipart body is malformed or ends early.")
-		}
-		if part.FormName() == "file" {
-			return part, nil
-		}
-		n, err := io.CopyN(io.Discard, part, maxFormBytes-skipped+1)
-		skipped += n
-		if failed := body.failure(); failed != nil {
-			return nil, failed
-		}
-		if skipped > maxFormBytes {
-			return nil, agentsandbox.Invalid("file", "must come first: more than %d bytes of other parts stand before it.", maxFormBytes)
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, agentsandbox.Invalid("file", "cannot be found: the multipart body is malformed or ends early.")
-		}
+	part, err := reader.NextRawPart()
+	if failed := body.failure(); failed != nil {
+		return nil, failed
 	}
-	return nil, agentsandbox.Invalid("file", "must come first: %d other parts stand before it.", maxSkippedParts)
+	if errors.Is(err, io.EOF) {
+		return nil, agentsandbox.Invalid(fileField, "is needed: a part of that name, with a file name.")
+	}
+	if err != nil {
+		return nil, agentsandbox.Invalid(fileField, "cannot be found: the multipart body is malformed or ends early.")
+	}
+	if part.FormName() != fileField {
+		return nil, unknown("form field", "", part.FormName(), formParts)
+	}
+	return &lastPart{part, reader}, nil
+}
+
+// lastPart is a part that ends the form. Another one after it is an error in
+// place of the end: nothing that was sent is dropped without a word.
+type lastPart struct {
+	*multipart.Part
+	form *multipart.Reader
+}
+
+// Read implements io.Reader.
+func (p *lastPart) Read(b []byte) (int, error) {
+	n, err := p.Part.Read(b)
+	if err != io.EOF { //nolint:errorlint // a reader's end is io.EOF itself
+		return n, err
+	}
+	next, err := p.form.NextRawPart()
+	switch {
+	case errors.Is(err, io.EOF):
+		return n, io.EOF
+	case err != nil:
+		return n, err
+	case next.FormName() == fileField:
+		return n, agentsandbox.Invalid(fileField, "is given twice: upload one file at a time.")
+	case slices.Contains(formParts, next.FormName()):
+		return n, agentsandbox.Invalid(next.FormName(), "must stand before the file.")
+	}
+	return n, unknown("form field", "", next.FormName(), formParts)
 }
 
 // rawFilename is the file name of a part as it was sent: Part.FileName would

@@ -23,11 +23,14 @@ func (p *networkPolicy) policy() *agentsandbox.NetworkPolicy {
 	return &agentsandbox.NetworkPolicy{Mode: p.Mode, Allow: p.Allow, Deny: p.Deny}
 }
 
-func policyOf(p *agentsandbox.NetworkPolicy) networkPolicy {
+// policyInfo is the same in answers, which may come to say more than requests can.
+type policyInfo networkPolicy
+
+func policyOf(p *agentsandbox.NetworkPolicy) policyInfo {
 	if p == nil {
-		return networkPolicy{}
+		return policyInfo{}
 	}
-	return networkPolicy{Mode: p.Mode, Allow: p.Allow, Deny: p.Deny}
+	return policyInfo{Mode: p.Mode, Allow: p.Allow, Deny: p.Deny}
 }
 
 // secretInput is agentsandbox.Secret as it is given.
@@ -61,7 +64,7 @@ func secretInfos(secrets []agentsandbox.Secret) []secretInfo {
 }
 
 type networkReport struct {
-	Policy       networkPolicy    `json:"policy" doc:"What is in force."`
+	Policy       policyInfo       `json:"policy" doc:"What is in force."`
 	Device       bool             `json:"device" doc:"The sandbox has a network device at all."`
 	Connections  int64            `json:"connections" doc:"Connections that were accepted."`
 	Open         int64            `json:"open_connections" doc:"Connections that are open now."`
@@ -94,9 +97,13 @@ func (a *api) networkRoutes() {
 	}
 	answer(a, route{
 		method: "PUT", path: "/v1/sessions/{session_id}/network", id: "setNetwork", tag: "network", scope: agentsandbox.ScopeSandbox,
-		summary: "Replace the network policy of a session", description: "Puts another policy in force. Open connections that it does not allow are cut.",
+		summary: "Replace the network policy of a session", description: "Puts another policy in force; mode or deny must say which. Open connections that it does not allow are cut.",
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeConflict, agentsandbox.CodeStorageFull},
 	}, func(c *call, in *setInput) (*sessionInfo, error) {
+		if in.Body.Mode == "" && len(in.Body.Deny) == 0 {
+			// Nothing said would mean the widest policy.
+			return nil, agentsandbox.Invalid("mode", "is needed, off, public or allowlist, where deny names nothing.")
+		}
 		s, err := a.service.SetNetwork(c.Context(), in.ID, *in.Body.policy())
 		if err != nil {
 			return nil, err

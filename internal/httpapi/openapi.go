@@ -41,7 +41,9 @@ func newDocument() *huma.OpenAPI {
 			Version: documentVersion,
 			Description: "Runs the Python and Bash of AI agents in isolated sandboxes.\n\n" +
 				"Every answer that is not a success has one shape, Failure, whose code is one of a closed set. " +
-				"Fields and parameters that a server does not know are ignored. Times are RFC 3339 in UTC, sizes are bytes, durations are milliseconds. " +
+				"Fields of bodies and forms and parameters of queries that the server does not know are refused; answers may have fields that a client does not know. " +
+				fmt.Sprintf("Where nothing else is said, a list has at most %d items, an object %d entries and a string %d bytes. ", maxItems, maxItems, maxStringBytes) +
+				"Times are RFC 3339 in UTC, sizes are bytes, durations are milliseconds. " +
 				"X-Request-Id (1 to 128 letters, digits, dots, dashes and underscores) is taken from the request or made up, and is on every answer.",
 			License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 		},
@@ -85,7 +87,7 @@ func (a *api) describe(rt route, params []param, body, answer reflect.Type) {
 			Description: "Chosen by the client, a new one for each request, such as a UUID. The same request again with the same key, within 24 hours, has no second effect and gets the same answer.",
 			Schema:      &huma.Schema{Type: huma.TypeString, MinLength: ptr(1), MaxLength: ptr(agentsandbox.MaxIdempotencyKeyBytes)},
 		})
-		rt.codes = append(slices.Clone(rt.codes), agentsandbox.CodeConflict, agentsandbox.CodeInvalidRequest)
+		rt.codes = append(slices.Clone(rt.codes), agentsandbox.CodeConflict)
 	}
 	switch {
 	case body != nil:
@@ -106,7 +108,7 @@ func (a *api) describe(rt route, params []param, body, answer reflect.Type) {
 		part.Headers["Content-Range"] = textHeader("Which bytes these are, and of how many.")
 		op.Responses[strconv.Itoa(http.StatusPartialContent)] = part
 	}
-	describeFailures(op, rt, len(params) > 0 || op.RequestBody != nil, op.RequestBody != nil)
+	describeFailures(op, rt, op.RequestBody != nil)
 	a.document.AddOperation(op)
 }
 
@@ -114,7 +116,7 @@ func (u *content) requestBody() *huma.RequestBody {
 	schema := &huma.Schema{Type: huma.TypeString, Format: "binary", Description: u.description}
 	if u.form != "" {
 		schema = &huma.Schema{
-			Type: huma.TypeObject, Properties: map[string]*huma.Schema{u.form: schema}, Required: []string{u.form},
+			Type: huma.TypeObject, Properties: map[string]*huma.Schema{u.form: schema}, Required: []string{u.form}, AdditionalProperties: false,
 		}
 	}
 	return &huma.RequestBody{
@@ -166,14 +168,11 @@ func rateHeaders(headers map[string]*huma.Header) {
 
 // describeFailures lists the statuses that a route can answer with, each with
 // the codes behind it.
-func describeFailures(op *huma.Operation, rt route, hasInput, hasBody bool) {
-	codes := slices.Clone(rt.codes)
+func describeFailures(op *huma.Operation, rt route, hasBody bool) {
+	codes := append(slices.Clone(rt.codes), agentsandbox.CodeInvalidRequest) // what is not known is refused everywhere
 	if rt.scope != "" {
 		codes = append(codes, agentsandbox.CodeUnauthorized, agentsandbox.CodeForbidden,
 			agentsandbox.CodeRateLimited, agentsandbox.CodeUnavailable)
-	}
-	if hasInput {
-		codes = append(codes, agentsandbox.CodeInvalidRequest)
 	}
 	if hasBody {
 		codes = append(codes, agentsandbox.CodeTooLarge)
@@ -214,9 +213,10 @@ func describeFailures(op *huma.Operation, rt route, hasInput, hasBody bool) {
 // are known.
 func (a *api) finishDocument() (asJSON, asYAML []byte, err error) {
 	schemas := a.document.Components.Schemas.Map()
+	sent := a.sentSchemas()
 	for _, name := range slices.Sorted(maps.Keys(schemas)) {
-		if closed, ok := schemas[name].AdditionalProperties.(bool); ok && !closed {
-			// Unknown fields are ignored, in both directions.
+		if closed, ok := schemas[name].AdditionalProperties.(bool); ok && !closed && !sent[name] {
+			// Clients ignore fields of answers that they do not know.
 			schemas[name].AdditionalProperties = nil
 		}
 	}
@@ -233,6 +233,36 @@ func (a *api) finishDocument() (asJSON, asYAML []byte, err error) {
 		return nil, nil, fmt.Errorf("httpapi: encode the OpenAPI document: %w", err)
 	}
 	return asJSON, asYAML, nil
+}
+
+// sentSchemas names the schemas of which bodies of requests are made.
+func (a *api) sentSchemas() map[string]bool {
+	schemas, sent := a.document.Components.Schemas.Map(), map[string]bool{}
+	var visit func(s *huma.Schema)
+	visit = func(s *huma.Schema) {
+		if s == nil {
+			return
+		}
+		if name, ok := strings.CutPrefix(s.Ref, schemaPrefix); ok && !sent[name] {
+			sent[name] = true
+			visit(schemas[name])
+		}
+		visit(s.Items)
+		for _, property := range s.Properties {
+			visit(property)
+		}
+	}
+	for _, item := range a.document.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Delete} {
+			if op == nil || op.RequestBody == nil {
+				continue
+			}
+			for _, media := range op.RequestBody.Content {
+				visit(media.Schema)
+			}
+		}
+	}
+	return sent
 }
 
 func ptr[T any](v T) *T { return &v }

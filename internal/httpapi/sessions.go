@@ -45,11 +45,11 @@ type sessionInfo struct {
 	Inodes      int64                      `json:"inodes" doc:"Files, directories and links that the sandbox may hold."`
 	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
 
-	IdleTimeoutMS int64         `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
-	MaxLifetimeMS int64         `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
-	LastUsedAt    *time.Time    `json:"last_used_at" doc:"When something was last done in the session (RFC 3339, UTC); null: never."`
-	Network       networkPolicy `json:"network" doc:"What the sandbox may reach."`
-	Secrets       []secretInfo  `json:"secrets" nullable:"false" doc:"The session's secrets, without their values."`
+	IdleTimeoutMS int64        `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
+	MaxLifetimeMS int64        `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
+	LastUsedAt    *time.Time   `json:"last_used_at" doc:"When something was last done in the session (RFC 3339, UTC); null: never."`
+	Network       policyInfo   `json:"network" doc:"What the sandbox may reach."`
+	Secrets       []secretInfo `json:"secrets" nullable:"false" doc:"The session's secrets, without their values."`
 
 	ExpiresAt *time.Time `json:"expires_at" doc:"When the session expires if nothing uses it until then (RFC 3339, UTC); null: never. While something runs in it, only its age ends it."`
 }
