@@ -79,7 +79,9 @@ def test_first_start_makes_an_admin_key_that_the_cli_finds(tmp_path):
     try:
         key = (tmp_path / "data" / "admin.key").read_text().strip()
         mode = stat.S_IMODE((tmp_path / "data" / "admin.key").stat().st_mode)
-        assert mode == 0o600 and s.log_text().count(key) == 1
+        assert mode == 0o600
+        # The welcome follows the moment in which the server is ready.
+        assert eventually(lambda: "A first request" in s.log_text()) and s.log_text().count(key) == 1
         cli = subprocess.run(
             [BIN, "run", "--server", s.url, "--data-dir", str(tmp_path / "data"), "-"],
             input=b"import sys; print('by cli'); sys.exit(7)", capture_output=True,
@@ -87,6 +89,7 @@ def test_first_start_makes_an_admin_key_that_the_cli_finds(tmp_path):
         assert (cli.returncode, cli.stdout) == (7, b"by cli\n"), cli.stderr
         s.stop()
         s.start()
+        assert eventually(lambda: s.log_text().count("A first request") == 2)
         assert s.log_text().count(key) == 1, "shown once, at the first start"
     finally:
         s.stop()
