@@ -29,7 +29,7 @@ func (v Variant) Modules() []string {
 // dataPackages are those whose import begins with that of the data libraries.
 var dataPackages = map[string]bool{
 	"numpy": true, "pandas": true, "matplotlib": true,
-	"seaborn": true, "scipy": true, "sklearn": true,
+	"seaborn": true, "scipy": true, "sklearn": true, "statsmodels": true,
 }
 
 // unsuited finds code that may change what an import finds: packages that it

@@ -17,6 +17,7 @@ func TestVariantFor(t *testing.T) {
 		"from  pandas.core import frame":                                    DataLibraries,
 		"def f():\n    import seaborn\n    return seaborn":                  DataLibraries,
 		"import sklearn.pipeline":                                           DataLibraries,
+		"from statsmodels.api import OLS":                                   DataLibraries,
 		"import json":                                                       Bare,
 		"import numpydoc":                                                   Bare,
 		"from json import numpy":                                            Bare,

@@ -91,7 +91,7 @@ func checkEntries(t *testing.T, fsys fs.FS) {
 	if count < 5000 {
 		t.Errorf("the image has %d entries", count)
 	}
-	for _, name := range []string{"bash", "git", "curl", "wget", "jq", "unzip", "zip", "xz", "ps", "file", "sqlite3", "rg", "less", "tree", "python", "python3", "pip"} {
+	for _, name := range []string{"bash", "git", "curl", "wget", "jq", "unzip", "zip", "xz", "ps", "file", "sqlite3", "rg", "less", "tree", "gcc", "make", "python", "python3", "pip"} {
 		if info, err := fs.Stat(fsys, "usr/bin/"+name); err != nil || info.Mode()&0o111 == 0 {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}
@@ -123,7 +123,10 @@ func checkAccount(t *testing.T, fsys fs.FS) {
 }
 
 func checkLibraries(t *testing.T, fsys fs.FS, image Image) {
-	for _, name := range []string{"numpy", "pandas", "matplotlib", "seaborn", "scipy", "scikit-learn", "requests", "beautifulsoup4", "pillow", "openpyxl"} {
+	for _, name := range []string{
+		"numpy", "pandas", "matplotlib", "seaborn", "scipy", "scikit-learn", "statsmodels", "sympy", "pyarrow", "plotly",
+		"requests", "beautifulsoup4", "lxml", "pyyaml", "jinja2", "pillow", "openpyxl", "python-docx", "tabulate", "tqdm",
+	} {
 		if !slices.ContainsFunc(image.Packages, func(p Package) bool { return p.Kind == "python" && p.Name == name && p.Version != "" }) {
 			t.Errorf("%s is not installed", name)
 		}
@@ -139,6 +142,15 @@ func checkLibraries(t *testing.T, fsys fs.FS, image Image) {
 			if data := read(t, fsys, name); strings.HasSuffix(name, ".pyc") && (data[4] != 1 || bytes.Contains(data, []byte("/tmp/"))) {
 				t.Errorf("%s: flags %d, or a path of the build", name, data[4])
 			}
+		}
+	}
+	for name, want := range map[string]string{
+		libraries + "/matplotlib/mpl-data/matplotlibrc":                       "\nbackend: module://agentsandbox_figures\nfont.family: sans-serif, WenQuanYi Zen Hei\n",
+		libraries + "/agentsandbox_figures.py":                                "class FigureCanvas",
+		glob(t, fsys, strings.TrimPrefix(debian.FontCache, "/")+"/*.json")[0]: `"name": "WenQuanYi Zen Hei", "style": "normal", "variant": "normal", "weight": 400`,
+	} {
+		if data := read(t, fsys, name); strings.Count(string(data), want) != 1 {
+			t.Errorf("%s does not have %q once", name, want)
 		}
 	}
 	if left, err := fs.Glob(fsys, "usr/lib/python3*/EXTERNALLY-MANAGED"); err != nil || len(left) > 0 {

@@ -43,7 +43,7 @@ const hostCABundle = "/etc/ssl/certs/ca-certificates.crt"
 
 // recipe counts the ways in which this package made bases and images from the
 // same inputs. Raise it with every change that shows in what is built.
-const recipe = 1
+const recipe = 2
 
 // buildUnix is the time of every file of an image, the start of 2025. One fixed
 // time makes images comparable; it is not 1970, which tools such as zip cannot

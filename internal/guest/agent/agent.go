@@ -63,7 +63,6 @@ func BaseEnv() []string {
 		"SHELL=/bin/bash",
 		"LANG=C.UTF-8",
 		"PWD=" + agentsandbox.Workspace,
-		"MPLBACKEND=Agg",
 		"MPLCONFIGDIR=" + guest.Home + "/.cache/matplotlib",
 	}
 }

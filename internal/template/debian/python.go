@@ -1,7 +1,9 @@
 package debian
 
 import (
+	"bytes"
 	"context"
+	_ "embed"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,6 +18,18 @@ const wheels = "tmp/agentsandbox-wheels"
 // FontCache is matplotlib's directory for settings and caches, filled already.
 // Whoever runs code in the tree names it in MPLCONFIGDIR, or leaves that unset.
 const FontCache = "/home/user/.cache/matplotlib"
+
+const (
+	// figuresModule is matplotlib's backend in a sandbox.
+	figuresModule = "agentsandbox_figures"
+	// cjkFont is what matplotlib draws Chinese, Japanese and Korean text with, if
+	// the tree has it, and cjkFamily what it is called there.
+	cjkFont   = "usr/share/fonts/truetype/wqy/wqy-zenhei.ttc"
+	cjkFamily = "WenQuanYi Zen Hei"
+)
+
+//go:embed figures.py
+var figuresSource []byte
 
 // loaders are the dynamic loaders, below usr/lib, of the architectures that
 // gVisor runs on.
@@ -81,6 +95,9 @@ func (b *Builder) installLibraries(ctx context.Context, lock []byte) error {
 	if err := b.pruneLibraries(); err != nil {
 		return err
 	}
+	if err := setUpMatplotlib(b.root); err != nil {
+		return err
+	}
 	return b.run(ctx, command{
 		step:   "check Python libraries",
 		remedy: "The lock file is not consistent: make it again with lock.sh.",
@@ -91,8 +108,7 @@ func (b *Builder) installLibraries(ctx context.Context, lock []byte) error {
 }
 
 // pruneLibraries removes the libraries' own tests, a seventh of their size, and
-// makes them use the tree's certificate authorities and a backend of matplotlib
-// that needs no display.
+// makes them use the tree's certificate authorities.
 func (b *Builder) pruneLibraries() error {
 	const libraries = "usr/local/lib"
 	var tests []string
@@ -114,21 +130,32 @@ func (b *Builder) pruneLibraries() error {
 			return err
 		}
 	}
-	err = eachMatch(b.root, libraries+"/python3*/dist-packages/certifi/cacert.pem", func(name string) error {
+	return eachMatch(b.root, libraries+"/python3*/dist-packages/certifi/cacert.pem", func(name string) error {
 		return link(b.root, CABundle, name)
 	})
-	if err != nil {
-		return err
-	}
-	return eachMatch(b.root, libraries+"/python3*/dist-packages/matplotlib/mpl-data/matplotlibrc", func(name string) error {
-		f, err := b.root.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+}
+
+// setUpMatplotlib gives matplotlib a backend that needs no display, and a font for
+// what its own does not have.
+func setUpMatplotlib(root *os.Root) error {
+	return eachMatch(root, "usr/local/lib/python3*/dist-packages/matplotlib/mpl-data/matplotlibrc", func(name string) error {
+		settings, err := root.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		// In this one file matplotlib takes a first # away, so comments have two.
-		_, err = f.WriteString("\n## A sandbox has no display.\nbackend: agg\n")
-		return err
+		// In this one file matplotlib takes a first # away, so comments have two, and
+		// no setting may stand in it twice.
+		settings = append(settings, "\n## A sandbox has no display: figures are shown as files.\nbackend: module://"+figuresModule+"\n"...)
+		const families = "\n#font.family:"
+		if _, err := root.Stat(cjkFont); err == nil && bytes.Count(settings, []byte(families)) == 1 {
+			settings = bytes.Replace(settings, []byte(families), []byte("\n## It is set at the end. #font.family:"), 1)
+			settings = append(settings, "font.family: sans-serif, "+cjkFamily+"\n"...)
+		}
+		if err := put(root, name, settings, 0o644); err != nil {
+			return err
+		}
+		libraries := path.Dir(path.Dir(path.Dir(name)))
+		return put(root, path.Join(libraries, figuresModule+".py"), figuresSource, 0o644)
 	})
 }
 
@@ -149,14 +176,19 @@ for place in ["/usr/lib/python3", *glob.glob("/usr/lib/python3.*"), *glob.glob("
 	if err != nil || !libraries {
 		return err
 	}
-	// The list is in the order in which the directories were read: sorted, it is
-	// the same in every build.
+	// The font cjkFont has one weight. Listed with each, it is no reason for a
+	// warning. The list is in the order in which the directories were read: sorted,
+	// it is the same in every build.
 	const fonts = `
-import glob, json, os
+import glob, json, os, sys
 import matplotlib.pyplot
 for name in glob.glob(os.environ["MPLCONFIGDIR"] + "/fontlist-*.json"):
     with open(name) as file:
         data = json.load(file)
+    fonts = data["ttflist"]
+    for font in [font for font in fonts if font["fname"] == sys.argv[1]]:
+        fonts.remove(font)
+        fonts += [dict(font, weight=weight) for weight in range(100, 1000, 100)]
     for key, value in data.items():
         if isinstance(value, list):
             value.sort(key=lambda item: json.dumps(item, sort_keys=True))
@@ -168,7 +200,7 @@ for name in glob.glob(os.environ["MPLCONFIGDIR"] + "/fontlist-*.json"):
 		return err
 	}
 	return b.run(ctx, command{
-		step: "collect fonts", argv: []string{"/usr/bin/python3", "-c", fonts},
+		step: "collect fonts", argv: []string{"/usr/bin/python3", "-c", fonts, "/" + cjkFont},
 		env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C.UTF-8", "HOME=/home/user", "USER=user", "MPLCONFIGDIR=" + FontCache}, inTree: true, user: true,
 	})
 }

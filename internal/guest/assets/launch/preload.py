@@ -24,8 +24,8 @@ missing = object()
 
 # Variables that compiled code reads, out of the recorder's sight.
 NATIVE_PREFIXES = (
-    b"BLIS_", b"FREETYPE_", b"GOTO_", b"KMP_", b"MATPLOTLIB", b"MKL_", b"MPL", b"NPY_",
-    b"NUMEXPR_", b"NUMPY_", b"OMP_", b"OPENBLAS_", b"PANDAS_", b"VECLIB_",
+    b"ARROW_", b"BLIS_", b"FREETYPE_", b"GOTO_", b"JE_ARROW_", b"KMP_", b"MATPLOTLIB",
+    b"MIMALLOC_", b"MKL_", b"MPL", b"NPY_", b"NUMEXPR_", b"NUMPY_", b"OMP_", b"OPENBLAS_", b"PANDAS_", b"VECLIB_",
 )
 # More entries than this in a directory of sys.path are not looked through.
 MOST_ENTRIES = 5000
@@ -445,7 +445,11 @@ class Store:
 
 def preload(names, freeze):
     recorder = Recorder()
+    # Or pyarrow would start a thread when it is loaded, for an allocator that is
+    # not its default.
+    os.putenv("JE_ARROW_MALLOC_CONF", "background_thread:false")
     recorder.run(names)
+    os.unsetenv("JE_ARROW_MALLOC_CONF")
     gc = recorder.collector
     recorder.take_away()
     store = Store(recorder)
