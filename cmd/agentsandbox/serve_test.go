@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +38,8 @@ type host struct {
 	// Hooks of the next daemon's machine.
 	afterRecover func() error
 	prepare      func() error
+	// dieAtFetch has a sandbox die when a file is fetched from it.
+	dieAtFetch atomic.Bool
 }
 
 func newHost(t *testing.T) *host {
@@ -60,6 +64,27 @@ func (m hostMachine) Recover(ctx context.Context, keep []string) (runtime.Recove
 		err = errors.Join(err, m.h.afterRecover())
 	}
 	return found, err
+}
+
+func (m hostMachine) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
+	sb, err := m.Runtime.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return fragile{sb.(*fake.Sandbox), m.h}, nil
+}
+
+// fragile is a sandbox that can be made to die between a run and its files.
+type fragile struct {
+	*fake.Sandbox
+	h *host
+}
+
+func (s fragile) ReadFile(ctx context.Context, path string) (agentsandbox.PathInfo, io.ReadCloser, error) {
+	if s.h.dieAtFetch.Load() {
+		s.Die()
+	}
+	return s.Sandbox.ReadFile(ctx, path)
 }
 
 func (m hostMachine) Prepare(context.Context) error {
@@ -323,7 +348,18 @@ func TestAStartThatFailsLosesNothing(t *testing.T) {
 // begun.
 func (r *running) begin(session string) string {
 	r.h.t.Helper()
-	body, err := json.Marshal(map[string]any{"code": "touch begun; until test -e go; do sleep 0.01; done; echo over", "language": "bash", "session_id": session})
+	return r.beginAs(session, "")
+}
+
+// waits is a run that says how often it was begun, and waits for the file "go".
+func waits(session string) map[string]any {
+	return map[string]any{"code": "echo >> begun; until test -e go; do sleep 0.01; done; echo over", "language": "bash", "session_id": session}
+}
+
+// beginAs is begin with an Idempotency-Key, if one is given.
+func (r *running) beginAs(session, key string) string {
+	r.h.t.Helper()
+	body, err := json.Marshal(waits(session))
 	if err != nil {
 		r.h.t.Fatal(err)
 	}
@@ -332,6 +368,9 @@ func (r *running) begin(session string) string {
 		r.h.t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer "+testKey)
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
 	var asked sync.WaitGroup
 	asked.Go(func() {
 		if resp, err := http.DefaultClient.Do(req); err == nil {
@@ -356,6 +395,74 @@ func (r *running) outcome(id string) (x map[string]any) {
 			r.h.t.Fatalf("the execution goes on: %v", x)
 		case <-time.After(10 * time.Millisecond):
 		}
+	}
+}
+
+func TestAKeyRunsTheCodeOnceAcrossARestart(t *testing.T) {
+	for name, stop := range map[string]func(*running) error{
+		"in order": func(r *running) error { return r.stop() },
+		"twice": func(r *running) error {
+			if err := r.stop(); err != nil {
+				return err
+			}
+			return r.h.start().stop()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			first := h.start()
+			session := first.session()
+			id := first.beginAs(session, "once")
+			if err := stop(first); err != nil {
+				t.Fatal(err)
+			}
+			again := h.start()
+			var asked sync.WaitGroup
+			for range 3 {
+				asked.Go(func() {
+					status, x := again.ask("POST", "/v1/execute", waits(session), "Idempotency-Key", "once")
+					if status != http.StatusOK || x["execution_id"] != id || x["stdout"] != "over\n" {
+						t.Errorf("the repeated request: %d %v; want the outcome of %s", status, x, id)
+					}
+				})
+			}
+			again.run(session, "touch go")
+			asked.Wait()
+			if n := again.run(session, "wc -l < begun")["stdout"]; strings.TrimSpace(n.(string)) != "1" {
+				t.Errorf("the code was begun %s times", n)
+			}
+			again.end(session)
+		})
+	}
+}
+
+// TestAKeyRunsTheCodeOnceAlthoughItsSandboxDies: the sandbox dies between the
+// result and its files, and the request fails.
+func TestAKeyRunsTheCodeOnceAlthoughItsSandboxDies(t *testing.T) {
+	h := newHost(t)
+	d := h.start()
+	for name, body := range map[string]map[string]any{
+		"in a session": {"code": "echo x > made.txt; echo over", "language": "bash", "session_id": d.session()},
+		"in a sandbox": {"code": "echo x > made.txt; echo over", "language": "bash"},
+	} {
+		h.dieAtFetch.Store(true)
+		first, x := d.ask("POST", "/v1/execute", body, "Idempotency-Key", name)
+		if first < 500 {
+			t.Fatalf("%s: the files were kept: %d %v", name, first, x)
+		}
+		h.dieAtFetch.Store(false)
+		for range 2 {
+			status, x := d.ask("POST", "/v1/execute", body, "Idempotency-Key", name)
+			if status != http.StatusOK || x["stdout"] != "over\n" || !strings.Contains(fmt.Sprint(x["error"]), "could not be kept") {
+				t.Errorf("%s: the repeated request: %d %v; want what became of the run", name, status, x)
+			}
+		}
+	}
+	if _, list := d.ask("GET", "/v1/executions", nil); list["total"].(float64) != 3 {
+		t.Errorf("%v executions; want one for each key, and the session's first", list["total"])
+	}
+	if err := d.stop(); err != nil {
+		t.Error(err)
 	}
 }
 

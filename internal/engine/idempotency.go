@@ -118,7 +118,8 @@ func (e *Engine) ReleaseRequest(c *agentsandbox.RequestClaim) {
 	e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})
 }
 
-// DropRequest forgets a claimed request, so that repeating it tries again.
+// DropRequest forgets a claimed request, so that repeating it tries again. One
+// that has made an object stays claimed: repeating it asks what became of that.
 func (e *Engine) DropRequest(ctx context.Context, c *agentsandbox.RequestClaim) error {
 	defer e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)

@@ -110,6 +110,7 @@ type RequestStore interface {
 	// is stored already, unless that is from before oldest.
 	ClaimRequest(ctx context.Context, r agentsandbox.RequestClaim, oldest time.Time) (agentsandbox.RequestClaim, bool, error)
 	KeepAnswer(ctx context.Context, seq int64, digest string, answer agentsandbox.KeptAnswer) error
+	// DropRequest forgets a request that has made nothing.
 	DropRequest(ctx context.Context, seq int64) error
 	// DropRequests forgets at most limit requests from before a time.
 	DropRequests(ctx context.Context, before time.Time, limit int) (int, error)

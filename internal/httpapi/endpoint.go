@@ -78,6 +78,9 @@ type route struct {
 	// resume makes the answer of a POST again from what it made, when the answer
 	// itself was not kept; nil where doing it again is the same.
 	resume func(ctx context.Context, object, digest string) (any, error)
+	// anew says that a repeated request is served anew when what the first one made
+	// is gone and was never told of: it had no effect that lasts.
+	anew bool
 	// digest reads an upload, and says only which one it is.
 	digest func(c *call) (string, error)
 }

@@ -21,7 +21,8 @@ type Idempotency interface {
 	BeginRequest(ctx context.Context, r agentsandbox.IdempotentRequest) (*agentsandbox.RequestClaim, error)
 	// KeepAnswer keeps the answer to a request whose body has that digest.
 	KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, digest string, a agentsandbox.KeptAnswer) error
-	// DropRequest forgets the request, so that it can be made anew.
+	// DropRequest forgets the request, so that it can be made anew, unless it has
+	// made an object.
 	DropRequest(ctx context.Context, c *agentsandbox.RequestClaim) error
 	// ReleaseRequest leaves the request as it is.
 	ReleaseRequest(c *agentsandbox.RequestClaim)
@@ -83,9 +84,9 @@ func (c *call) hold(claim *agentsandbox.RequestClaim, digest string) {
 	c.r = c.r.WithContext(agentsandbox.WithClaim(c.Context(), claim.Seq))
 }
 
-// replay answers a request as it was answered before, or, when the server died
-// before it could answer, from what the request had made by then. If nothing is
-// left of that, the request is served anew.
+// replay answers a request as it was answered before, or, when it was answered
+// with a failure or not at all, from what it had made by then. If nothing is left
+// of that, the request is served anew where that is no second effect.
 func (c *call) replay(rt *route, claim *agentsandbox.RequestClaim, digest string) (answered bool, err error) {
 	c.replayed = true
 	c.object = claim.ObjectID
@@ -111,7 +112,7 @@ func (c *call) replay(rt *route, claim *agentsandbox.RequestClaim, digest string
 	}
 	out, err := c.resume(rt, claim.ObjectID, digest)
 	switch {
-	case notFound(err) && claim.Answer == nil && rt.upload == nil:
+	case notFound(err) && claim.Answer == nil && rt.anew:
 		c.replayed = false
 		c.hold(claim, digest)
 		return false, nil
@@ -168,8 +169,8 @@ func (c *call) settle(status int, body []byte) {
 }
 
 // worthKeeping tells an answer that a repeated request gets again from one after
-// which it is tried again: a failure of ours, a state that passes, and an upload
-// that did not arrive whole.
+// which it is tried again, if it has made nothing: a failure of ours, a state that
+// passes, and an upload that did not arrive whole.
 func (c *call) worthKeeping(status int) bool {
 	if c.streamed && status >= 300 {
 		return false

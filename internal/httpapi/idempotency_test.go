@@ -56,7 +56,9 @@ func (m *memory) KeepAnswer(_ context.Context, c *agentsandbox.RequestClaim, dig
 func (m *memory) DropRequest(_ context.Context, c *agentsandbox.RequestClaim) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.claims, c.Tenant+" "+c.KeyID+" "+c.Request.Key)
+	if m.find(c).ObjectID == "" {
+		delete(m.claims, c.Tenant+" "+c.KeyID+" "+c.Request.Key)
+	}
 	return nil
 }
 

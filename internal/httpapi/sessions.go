@@ -79,6 +79,7 @@ func (a *api) sessionRoutes() {
 			}
 			return sessionInfoOf(s, true), nil
 		},
+		anew:  true,
 		codes: []agentsandbox.Code{agentsandbox.CodeFileNotFound, agentsandbox.CodeStorageFull},
 	}, func(c *call, in *createInput) (*sessionInfo, error) { return a.createSession(c, &in.Body) })
 

@@ -17,6 +17,7 @@ const (
 	bindRequest   = "UPDATE idempotent_requests SET object_id = ? WHERE seq = ?"
 	answerRequest = "UPDATE idempotent_requests SET digest = ?, status = ?, header = ?, body = ? WHERE seq = ?"
 	dropRequest   = "DELETE FROM idempotent_requests WHERE seq = ?"
+	dropUnbound   = "DELETE FROM idempotent_requests WHERE seq = ? AND object_id = ''"
 	dropRequests  = "DELETE FROM idempotent_requests WHERE seq IN (SELECT seq FROM idempotent_requests WHERE created_at < ? ORDER BY created_at LIMIT ?)"
 )
 
@@ -72,10 +73,11 @@ func (db *DB) KeepAnswer(ctx context.Context, seq int64, digest string, a agents
 	return wrap(err, "store: keep the answer to request %d", seq)
 }
 
-// DropRequest forgets a request, so that it can be made anew.
+// DropRequest forgets a request, so that it can be made anew. One that has made an
+// object stays: doing it again would be a second effect.
 func (db *DB) DropRequest(ctx context.Context, seq int64) error {
 	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
-		_, err := c.exec(ctx, dropRequest, seq)
+		_, err := c.exec(ctx, dropUnbound, seq)
 		return err
 	})
 	return wrap(err, "store: drop request %d", seq)

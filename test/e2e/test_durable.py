@@ -1,6 +1,8 @@
 """Work that must not be lost or done twice when a server fails, restarts or is copied."""
 
+import re
 import signal
+import threading
 
 import httpx
 import pytest
@@ -66,3 +68,37 @@ def test_a_start_that_is_stopped_while_it_recovers_loses_no_session(keeper):
         keeper.stop(signal.SIGTERM)
     keeper.start()
     assert all(alive(keeper, s) for s in sessions)
+
+
+COUNTED = "echo >> runs; until test -e go; do sleep 0.02; done; cat go"
+
+
+def test_a_key_runs_the_code_once_across_a_restart(keeper):
+    with keeper.http() as http:
+        session = http.post("/v1/sessions", json={}).json()["session_id"]
+    once = {"json": {"code": COUNTED, "language": "bash", "session_id": session}, "headers": {"Idempotency-Key": "once"}}
+    answers: list[httpx.Response] = []
+
+    def ask():
+        with keeper.http() as http:
+            answers.append(http.post("/v1/execute", **once))
+
+    first = threading.Thread(target=ask)
+    first.start()
+    with keeper.http() as http:
+        assert eventually(lambda: http.get(f"/v1/sessions/{session}/fs/stat", params={"path": "/workspace/runs"}).status_code == 200)
+    keeper.stop()
+    first.join()
+    assert answers[0].status_code == 503 and "exe_" in answers[0].text, answers[0].text
+    keeper.start()
+    again = [threading.Thread(target=ask) for _ in range(2)]
+    for t in again:
+        t.start()
+    with keeper.http() as http:
+        assert run(http, "cat runs; echo gone > go", language="bash", session_id=session)["stdout"] == "\n"
+        for t in again:
+            t.join()
+        for r in [*answers[1:], http.post("/v1/execute", **once)]:
+            assert r.status_code == 200 and r.headers["Idempotency-Replayed"] == "true", r.text
+            assert (r.json()["stdout"], r.json()["execution_id"]) == ("gone\n", re.search(r"exe_\w+", answers[0].text)[0])
+        assert run(http, "wc -l < runs", language="bash", session_id=session)["stdout"].strip() == "1"

@@ -37,6 +37,13 @@ func requestClaims(t *testing.T, s engine.Store) {
 	ok(t, err)
 	wantEqual(t, "object", got.ObjectID, e.ID)
 
+	// And then the request is not forgotten any more: it would be made twice.
+	ok(t, s.DropRequest(ctx, first.Seq))
+	got, found, err = s.ClaimRequest(ctx, again, at(-10))
+	ok(t, err)
+	wantEqual(t, "found", found, true)
+	wantEqual(t, "object", got.ObjectID, e.ID)
+
 	answer := agentsandbox.KeptAnswer{Status: 201, Header: map[string]string{"X-A": "b"}, Body: []byte("{}\n")}
 	ok(t, s.KeepAnswer(ctx, first.Seq, "d2", answer))
 	got, _, err = s.ClaimRequest(ctx, again, at(-10))
