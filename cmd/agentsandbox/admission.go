@@ -26,7 +26,7 @@ func quotas(cfg config.Config) engine.Quotas {
 }
 
 func rates(cfg config.Config) httpapi.Rates {
-	return httpapi.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Executions: cfg.MaxExecutionsPerKey}
+	return httpapi.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Requests: cfg.MaxRequestsPerKey, Executions: cfg.MaxExecutionsPerKey}
 }
 
 // admissionMetrics show how full the server is.

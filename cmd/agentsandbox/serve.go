@@ -130,7 +130,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	if d.handler, err = httpapi.New(httpapi.Options{
 		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
-		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes},
+		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,
 	}); err != nil {
 		return err

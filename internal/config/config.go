@@ -43,6 +43,8 @@ type Config struct {
 	QueueTimeoutMS      int64
 	RatePerSecond       int // of requests of one key; 0: no limit
 	RateBurst           int
+	MaxRequestsPerKey   int   // 0: no limit
+	RequestMemoryMB     int64 // of bodies and answers
 	MaxExecutionsPerKey int
 	TenantMaxSessions   int64 // 0: no limit, as the next two
 	TenantMaxFiles      int64

@@ -73,6 +73,9 @@ type Limits struct {
 	BodyBytes   int64 // of a JSON body; 8 MiB
 	CodeBytes   int64 // of the code of an execution; 1 MiB
 	UploadBytes int64 // of an uploaded file; 1 GiB
+	// MemoryBytes is what bodies, records and answers of all requests may hold at
+	// once; 512 MiB.
+	MemoryBytes int64
 	// BodyTimeout is how long a JSON body may take to arrive; 30 s.
 	BodyTimeout time.Duration
 	// StallTimeout is how long an upload may send nothing, or the reader of an
@@ -89,6 +92,7 @@ func (l *Limits) fill() error {
 		{"BodyBytes", &l.BodyBytes, 8 << 20},
 		{"CodeBytes", &l.CodeBytes, 1 << 20},
 		{"UploadBytes", &l.UploadBytes, 1 << 30},
+		{"MemoryBytes", &l.MemoryBytes, 512 << 20},
 		{"BodyTimeout", (*int64)(&l.BodyTimeout), int64(30 * time.Second)},
 		{"StallTimeout", (*int64)(&l.StallTimeout), int64(60 * time.Second)},
 	} {
@@ -114,6 +118,8 @@ type api struct {
 	portsHost    portsHost
 	limits       Limits
 	limiter      *limiter
+	room         *room
+	readers      chan struct{} // a place for each record that is being read
 	log          *slog.Logger
 	version      string
 	metrics      *metrics
@@ -147,7 +153,8 @@ func build(o Options) (*api, error) {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
-	m, err := newMetrics(o.Registry)
+	held := newRoom(o.Limits.MemoryBytes)
+	m, err := newMetrics(o.Registry, held)
 	if err != nil {
 		return nil, err
 	}
@@ -165,6 +172,8 @@ func build(o Options) (*api, error) {
 		portsHost:    portsHost(o.PortsHost),
 		limits:       o.Limits,
 		limiter:      rates,
+		room:         held,
+		readers:      make(chan struct{}, maxReaders),
 		log:          o.Logger,
 		version:      o.Version,
 		metrics:      m,

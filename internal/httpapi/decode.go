@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -21,13 +22,25 @@ func (c *call) readBody() ([]byte, error) {
 		return nil, err
 	}
 	body.until = time.Now().Add(c.api.limits.BodyTimeout)
-	// Not sized by the announced length, which costs the sender nothing.
+	// Not sized by the announced length, which costs the sender nothing. What has
+	// arrived is counted twice: it is there as bytes, and decoded.
 	var buf bytes.Buffer
-	if _, err := buf.ReadFrom(body); err != nil {
-		return nil, err
+	for {
+		n, err := buf.ReadFrom(io.LimitReader(body, bodyStep))
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return buf.Bytes(), nil
+		}
+		if err := c.occupy(2 * int(n)); err != nil {
+			return nil, err
+		}
 	}
-	return buf.Bytes(), nil
 }
+
+// bodyStep is how much of a body is read before it is counted.
+const bodyStep = 64 << 10
 
 // maxNoBody is how much of a body is looked at where none belongs.
 const maxNoBody = 4 << 10

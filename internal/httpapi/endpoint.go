@@ -23,6 +23,11 @@ type call struct {
 	requestID string
 	started   time.Time
 
+	// What the request holds of the server's room, and its place among those of
+	// its key.
+	held  int64
+	leave func()
+
 	// For the log and the metrics.
 	route string
 	keyID string
@@ -167,7 +172,7 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 		}
 		var in I
 		if err := func() error {
-			if err := c.admit(rt.scope); err != nil {
+			if err := c.admit(&rt); err != nil {
 				return err
 			}
 			v := reflect.ValueOf(&in).Elem()
@@ -211,8 +216,8 @@ func (a *api) plain(path string, serve http.HandlerFunc) {
 }
 
 // admit finds out who asks and whether they may.
-func (c *call) admit(scope agentsandbox.Scope) error {
-	if scope == "" {
+func (c *call) admit(rt *route) error {
+	if rt.scope == "" {
 		return nil
 	}
 	value, err := bearer(c.r.Header)
@@ -227,9 +232,14 @@ func (c *call) admit(scope agentsandbox.Scope) error {
 	if err := c.api.limiter.request(p.KeyID, c.w.Header()); err != nil {
 		return err
 	}
-	if !p.Has(scope) {
+	if !p.Has(rt.scope) {
 		return agentsandbox.Errorf(agentsandbox.CodeForbidden,
-			"This key lacks the scope %q; use a key that has it.", scope)
+			"This key lacks the scope %q; use a key that has it.", rt.scope)
+	}
+	if rt.status != http.StatusSwitchingProtocols { // whose connections are counted elsewhere
+		if c.leave, err = c.api.limiter.enter(p.KeyID); err != nil {
+			return err
+		}
 	}
 	c.r = c.r.WithContext(agentsandbox.WithPrincipal(c.Context(), p))
 	return nil
@@ -273,15 +283,36 @@ func (c *call) writeJSON(status int, v any) error {
 	}()
 	enc := json.NewEncoder(buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	rest, parts := splitOutput(v)
+	if err := enc.Encode(rest); err != nil {
 		buf.Reset()
 		return fmt.Errorf("encode the answer: %w", err)
 	}
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
+	if parts.names == nil {
+		c.occupyMade(buf.Len())
+		return c.writeEncoded(status, buf.Bytes())
+	}
+	parts.small = bytes.Clone(bytes.TrimSuffix(buf.Bytes(), []byte("}\n")))
+	buf.Reset()
+	if parts.size() > maxWholeBytes {
+		c.settle(status, nil)
+		c.w.WriteHeader(status)
+		// As below, nobody is left to be told of a failed write.
+		_ = parts.send(func(b []byte) error { _, err := c.w.Write(b); return err })
+		return nil
+	}
+	if err := parts.send(func(b []byte) error { _, err := buf.Write(b); return err }); err != nil {
+		return err
+	}
 	return c.writeEncoded(status, buf.Bytes())
 }
+
+// maxWholeBytes is how much output an answer may have that is encoded before it
+// is sent, so that its length stands in its header.
+const maxWholeBytes = 128 << 10
 
 // writeEncoded writes a whole answer whose header is set; an empty one has no
 // body.

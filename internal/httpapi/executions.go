@@ -70,8 +70,8 @@ type Outcome struct {
 type executeAnswer struct {
 	ExecutionID string `json:"execution_id" doc:"Names the record of this run."`
 	SessionID   string `json:"session_id" doc:"The session of the run; that of a run without one is gone by now."`
-	Stdout      string `json:"stdout" doc:"Standard output. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stdout has the exact bytes."`
-	Stderr      string `json:"stderr" doc:"Standard error. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stderr has the exact bytes."`
+	Stdout      output `json:"stdout,omitzero" required:"true" doc:"Standard output. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stdout has the exact bytes."`
+	Stderr      output `json:"stderr,omitzero" required:"true" doc:"Standard error. Invalid UTF-8 is shown as U+FFFD; /v1/executions/{execution_id}/stderr has the exact bytes."`
 	ReturnCode  int    `json:"return_code" doc:"The exit code; 128 + n after signal n, 124 after the time limit."`
 	Error       string `json:"error,omitempty" doc:"Why the service could not finish the run; left out when it could."`
 	Outcome
@@ -100,9 +100,9 @@ type ExecutionSummary struct {
 
 type executionRecord struct {
 	ExecutionSummary
-	Code   string `json:"code" doc:"The code that was run."`
-	Stdout string `json:"stdout" doc:"Standard output, invalid UTF-8 shown as U+FFFD."`
-	Stderr string `json:"stderr" doc:"Standard error, invalid UTF-8 shown as U+FFFD."`
+	Code   output `json:"code,omitzero" required:"true" doc:"The code that was run."`
+	Stdout output `json:"stdout,omitzero" required:"true" doc:"Standard output, invalid UTF-8 shown as U+FFFD."`
+	Stderr output `json:"stderr,omitzero" required:"true" doc:"Standard error, invalid UTF-8 shown as U+FFFD."`
 }
 
 type executionList struct {
@@ -145,11 +145,11 @@ func (a *api) executionRoutes() {
 		summary: "Show a run", description: "Shows the record of one run, failed and timed-out ones included.",
 		codes: []agentsandbox.Code{agentsandbox.CodeExecutionNotFound},
 	}, func(c *call, in *executionInput) (*executionRecord, error) {
-		e, err := a.service.Execution(c.Context(), in.ID)
+		e, err := c.record(in.ID)
 		if err != nil {
 			return nil, err
 		}
-		return &executionRecord{ExecutionSummary: summaryOf(e), Code: text([]byte(e.Code)), Stdout: text(e.Stdout), Stderr: text(e.Stderr)}, nil
+		return &executionRecord{ExecutionSummary: summaryOf(e), Code: output(e.Code), Stdout: e.Stdout, Stderr: e.Stderr}, nil
 	})
 
 	for _, name := range []string{"stdout", "stderr"} {
@@ -161,15 +161,15 @@ func (a *api) executionRoutes() {
 			codes:       []agentsandbox.Code{agentsandbox.CodeExecutionNotFound},
 			download:    &content{mediaType: "application/octet-stream", description: "The bytes.", ranges: true},
 		}, func(c *call, in *executionInput) error {
-			e, err := a.service.Execution(c.Context(), in.ID)
+			e, err := c.record(in.ID)
 			if err != nil {
 				return err
 			}
-			output := e.Stdout
+			kept := e.Stdout
 			if name == "stderr" {
-				output = e.Stderr
+				kept = e.Stderr
 			}
-			reader := bytes.NewReader(output)
+			reader := bytes.NewReader(kept)
 			return c.download(download{name: e.ID + "." + name, size: reader.Size(), body: io.NopCloser(reader), seek: reader})
 		})
 	}
@@ -195,12 +195,13 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.occupyMade(len(e.Stdout) + len(e.Stderr))
 	return executeAnswerOf(e), nil
 }
 
 func executeAnswerOf(e *agentsandbox.Execution) *executeAnswer {
 	return &executeAnswer{
-		ExecutionID: e.ID, SessionID: e.SessionID, Stdout: text(e.Stdout), Stderr: text(e.Stderr),
+		ExecutionID: e.ID, SessionID: e.SessionID, Stdout: e.Stdout, Stderr: e.Stderr,
 		ReturnCode: e.ReturnCode, Error: e.Error, Outcome: outcomeOf(e),
 	}
 }
@@ -216,6 +217,9 @@ func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
 			return nil, err
 		}
 		if e.Status.Terminal() {
+			if c, ok := ctx.Value(callKey{}).(*call); ok {
+				c.occupyMade(len(e.Stdout) + len(e.Stderr))
+			}
 			return executeAnswerOf(e), nil
 		}
 		select {

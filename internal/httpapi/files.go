@@ -164,6 +164,9 @@ func (a *api) openUpload(c *call) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.occupy(readAhead); err != nil {
+		return nil, err
+	}
 	part, err := filePart(c.r, body)
 	if err != nil {
 		return nil, err

@@ -53,12 +53,21 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	_ = w.control.SetWriteDeadline(time.Now().Add(w.stall))
-	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
-	w.broken = w.broken || err != nil
-	return n, err
+	written := 0
+	for {
+		// A client that takes a little has a new deadline for the rest.
+		_ = w.control.SetWriteDeadline(time.Now().Add(w.stall))
+		n, err := w.ResponseWriter.Write(p[written:min(len(p), written+writeBytes)])
+		written += n
+		w.bytes += int64(n)
+		if w.broken = w.broken || err != nil; err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
+
+// writeBytes is how much is written under one deadline.
+const writeBytes = 64 << 10
 
 // Unwrap lets http.ResponseController find the connection.
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -93,6 +102,7 @@ func (c *call) recoverPanic() {
 // environment variables are in neither.
 func (c *call) finish() {
 	c.api.metrics.inFlight.Dec()
+	defer c.release()
 	c.settle(statusGone, nil) // of a request that ended without an answer
 	status := c.w.status
 	if c.gone || c.w.broken {
@@ -152,7 +162,7 @@ type metrics struct {
 	inFlight prometheus.Gauge
 }
 
-func newMetrics(registry *prometheus.Registry) (*metrics, error) {
+func newMetrics(registry *prometheus.Registry, held *room) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentsandbox_http_requests_total",
@@ -168,7 +178,11 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 			Help: "Requests that are being served.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight} {
+	bytes := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "agentsandbox_http_memory_bytes",
+		Help: "What bodies, records and answers under way hold of request_memory_mb.",
+	}, func() float64 { return float64(held.inUse()) })
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.inFlight, bytes} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("httpapi: register metrics: %w", err)
 		}

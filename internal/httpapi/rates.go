@@ -15,6 +15,7 @@ import (
 type Rates struct {
 	PerSecond  int // requests in the long run
 	Burst      int // requests at once, after a quiet time; at least 1 with PerSecond
+	Requests   int // requests under way, executions included
 	Executions int // executions under way
 }
 
@@ -32,16 +33,17 @@ type limiter struct {
 
 // account is what is known of one key.
 type account struct {
-	tokens  float64
-	at      time.Time // when tokens were counted
-	running int
+	tokens   float64
+	at       time.Time // when tokens were counted
+	underWay int       // requests
+	running  int       // executions
 }
 
 // sweepEvery is how often keys are forgotten that have been quiet.
 const sweepEvery = time.Minute
 
 func newLimiter(r Rates) (*limiter, error) {
-	if r.PerSecond < 0 || r.Burst < 0 || r.Executions < 0 || r.PerSecond > 0 && r.Burst == 0 {
+	if r.PerSecond < 0 || r.Burst < 0 || r.Requests < 0 || r.Executions < 0 || r.PerSecond > 0 && r.Burst == 0 {
 		return nil, fmt.Errorf("httpapi: Options.Rates are %+v; none may be negative, and PerSecond needs a Burst", r)
 	}
 	return &limiter{rates: r, now: time.Now, keys: map[string]*account{}}, nil
@@ -51,7 +53,7 @@ func (l *limiter) accountLocked(key string, now time.Time) *account {
 	if now.Sub(l.swept) >= sweepEvery {
 		l.swept = now
 		for id, a := range l.keys {
-			if l.fill(a, now); a.running == 0 && a.tokens >= float64(l.rates.Burst) {
+			if l.fill(a, now); a.running == 0 && a.underWay == 0 && a.tokens >= float64(l.rates.Burst) {
 				delete(l.keys, id)
 			}
 		}
@@ -102,25 +104,35 @@ func (l *limiter) request(key string, h http.Header) error {
 	}
 }
 
+// enter counts a request of a key until the function returned is called, and
+// refuses one too many.
+func (l *limiter) enter(key string) (leave func(), err error) {
+	return l.count(key, l.rates.Requests, func(a *account) *int { return &a.underWay }, "requests", "max_requests_per_key")
+}
+
 // execution counts an execution of a key until the function returned is called,
 // and refuses one too many.
 func (l *limiter) execution(key string) (done func(), err error) {
-	if l.rates.Executions == 0 {
+	return l.count(key, l.rates.Executions, func(a *account) *int { return &a.running }, "executions", "max_executions_per_key")
+}
+
+func (l *limiter) count(key string, most int, of func(*account) *int, what, setting string) (done func(), err error) {
+	if most == 0 {
 		return func() {}, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.accountLocked(key, l.now())
-	if a.running >= l.rates.Executions {
+	n := of(l.accountLocked(key, l.now()))
+	if *n >= most {
 		return nil, &agentsandbox.Error{
 			Code: agentsandbox.CodeRateLimited, RetryAfterSeconds: 1,
-			Message: fmt.Sprintf("This key has %d executions under way, as many as it may: wait for one to end, or ask the operator for more (max_executions_per_key).", a.running),
+			Message: fmt.Sprintf("This key has %d %s under way, as many as it may: wait for one to end, or ask the operator for more (%s).", *n, what, setting),
 		}
 	}
-	a.running++
+	*n++
 	return func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		a.running--
+		*n--
 	}, nil
 }

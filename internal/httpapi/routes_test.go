@@ -17,7 +17,7 @@ func TestExecute(t *testing.T) {
 		`{"code":"print(1)","session_id":null,"env_vars":{"A":"é"},"file_ids":null,"timeout_ms":1500,"memory_mb":64,"cpus":0.5}`,
 		"X-Request-Id", "r1", "User-Agent", "test\xff/1")
 	got := decodeAnswer[executeAnswer](t, w, 200)
-	if got.Stdout != "print(1)\n" || got.ReturnCode != 0 || got.Status != agentsandbox.StatusSucceeded || got.Signal != nil || got.Files == nil {
+	if string(got.Stdout) != "print(1)\n" || got.ReturnCode != 0 || got.Status != agentsandbox.StatusSucceeded || got.Signal != nil || got.Files == nil {
 		t.Errorf("%+v", got)
 	}
 	if id := w.Header().Get("X-Execution-Id"); id == "" || id != got.ExecutionID {
@@ -35,7 +35,7 @@ func TestExecute(t *testing.T) {
 	}
 
 	record := decodeAnswer[executionRecord](t, s.do(t, "read", "GET", "/v1/executions/"+got.ExecutionID, nil), 200)
-	if record.ID != got.ExecutionID || record.Code != "print(1)" || *record.StatusCode != 200 || *record.ReturnCode != 0 ||
+	if record.ID != got.ExecutionID || string(record.Code) != "print(1)" || *record.StatusCode != 200 || *record.ReturnCode != 0 ||
 		record.RequestMeta["request_id"] != "r1" || !record.CreatedAt.Equal(fakeTime) || record.Error != nil {
 		t.Errorf("%+v", record)
 	}
@@ -54,7 +54,7 @@ func TestExecuteShowsHowRunsEnd(t *testing.T) {
 		{ID: "exe_3", SessionID: "ses_1", Status: agentsandbox.StatusSandboxLost, ReturnCode: 1, Error: "The sandbox died.", CreatedAt: fakeTime, EndedAt: fakeTime},
 	}
 	got := decodeAnswer[executionRecord](t, s.do(t, "read", "GET", "/v1/executions/exe_1", nil), 200)
-	if got.Stdout != "ok \uFFFD\uFFFD end\uFFFD" || got.Stderr != "\x00\uFFFD" || *got.Signal != "SIGKILL" || !got.Truncated || got.StdoutBytes != 1<<40 {
+	if string(got.Stdout) != "ok \uFFFD\uFFFD end\uFFFD" || string(got.Stderr) != "\x00\uFFFD" || *got.Signal != "SIGKILL" || !got.Truncated || got.StdoutBytes != 1<<40 {
 		t.Errorf("%+v", got)
 	}
 	if got.FilesCount != 1 || got.FilesOmitted != 3 || got.Files[0].Filename != "a/b\uFFFD.png" || got.Files[0].Path != "/workspace/a/b\uFFFD.png" {

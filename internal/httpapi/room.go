@@ -1,0 +1,117 @@
+package httpapi
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// room counts the bytes that requests hold in the memory of the server: bodies
+// that arrive, records that are shown, answers that nobody takes yet. Of the
+// whole, a tenant may hold half and a key a quarter, so that nobody can make all
+// the others wait. What holds nothing else always gets what it asks for, however
+// large that is, or a record larger than its share could never be shown.
+type room struct {
+	most int64 // 0: no bound
+
+	mu            sync.Mutex
+	used          int64
+	tenants, keys map[string]int64
+}
+
+func newRoom(most int64) *room {
+	return &room{most: most, tenants: map[string]int64{}, keys: map[string]int64{}}
+}
+
+// take counts n bytes more, or refuses them. Those that exist already are forced:
+// they are counted in any case.
+func (r *room) take(tenant, key string, n int64, forced bool) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !forced && r.most > 0 {
+		for _, share := range []struct {
+			whose      string
+			used, most int64
+		}{
+			{"this key", r.keys[key], r.most / 4},
+			{"this tenant", r.tenants[tenant], r.most / 2},
+			{"all keys", r.used, r.most},
+		} {
+			if share.used > 0 && share.used+n > share.most {
+				return &agentsandbox.Error{
+					Code: agentsandbox.CodeUnavailable, RetryAfterSeconds: 1,
+					Message: fmt.Sprintf("The requests and answers under way of %s fill %d MiB, as much as they may: try again when some have ended, and read answers without pausing (request_memory_mb).",
+						share.whose, share.most>>20),
+				}
+			}
+		}
+	}
+	r.used += n
+	r.tenants[tenant] += n
+	r.keys[key] += n
+	return nil
+}
+
+func (r *room) give(tenant, key string, n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.used -= n
+	for _, m := range []struct {
+		held map[string]int64
+		name string
+	}{{r.tenants, tenant}, {r.keys, key}} {
+		if m.held[m.name] -= n; m.held[m.name] == 0 {
+			delete(m.held, m.name)
+		}
+	}
+}
+
+func (r *room) inUse() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.used
+}
+
+// occupy counts bytes for the rest of the request.
+func (c *call) occupy(n int) error {
+	err := c.api.room.take(c.tenant, c.keyID, int64(n), false)
+	if err == nil {
+		c.held += int64(n)
+	}
+	return err
+}
+
+// occupyMade counts what exists already and must not be lost: the outcome of a run.
+func (c *call) occupyMade(n int) {
+	_ = c.api.room.take(c.tenant, c.keyID, int64(n), true) // forced: no error
+	c.held += int64(n)
+}
+
+// release gives back all that the request held.
+func (c *call) release() {
+	c.api.room.give(c.tenant, c.keyID, c.held)
+	c.held = 0
+	if c.leave != nil {
+		c.leave()
+	}
+}
+
+// record reads a record with its output. As many at a time are read before they
+// are counted as there are places, so that what is not counted is bounded too.
+func (c *call) record(id string) (*agentsandbox.Execution, error) {
+	select {
+	case c.api.readers <- struct{}{}:
+	case <-c.Context().Done():
+		return nil, c.Context().Err()
+	}
+	defer func() { <-c.api.readers }()
+	e, err := c.api.service.Execution(c.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	return e, c.occupy(len(e.Stdout) + len(e.Stderr) + len(e.Code))
+}
+
+// maxReaders is how many records are read at once.
+const maxReaders = 4
