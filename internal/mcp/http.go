@@ -1,6 +1,7 @@
 package mcp
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/auth"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -17,12 +17,8 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 )
 
-// Bounds of the conversations over HTTP.
-const (
-	idleConversation = time.Hour
-	maxConversations = 1000
-	maxRequestBytes  = 16 << 20
-)
+// maxRequestBytes bounds a message, on both transports.
+const maxRequestBytes = 16 << 20
 
 // sessionHeader carries the id of a conversation.
 const sessionHeader = "Mcp-Session-Id"
@@ -43,34 +39,27 @@ type Handler struct {
 	watchers sync.WaitGroup
 	mu       sync.Mutex
 	closed   bool
-	live     map[string]liveConversation // by id
-}
-
-type liveConversation struct {
-	*conversation
-	user    string
-	session *sdk.ServerSession
+	live     map[string]*liveConversation // by id
+	opening  map[*opening]bool
 }
 
 // NewHandler makes a handler. connect returns the Service as the holder of a key
 // sees it; it sends nothing yet.
 func NewHandler(connect func(key string) (agentsandbox.Service, error), opts Options) *Handler {
-	h := &Handler{connect: connect, opts: opts, live: make(map[string]liveConversation)}
+	opts.Lease = cmp.Or(opts.Lease, DefaultLease)
+	h := &Handler{connect: connect, opts: opts, live: make(map[string]*liveConversation), opening: make(map[*opening]bool)}
 	streamable := sdk.NewStreamableHTTPHandler(h.open, &sdk.StreamableHTTPOptions{
 		Logger: opts.Logger, SessionTimeout: idleConversation, MaxRequestBodyBytes: maxRequestBytes,
 		// A call has one answer and nothing before it. As an event of a stream it
 		// could be too large: clients bound those, the official one in Python at 1 MiB.
 		JSONResponse: true,
+		// guardHosts does that, and knows the names of proxies.
+		DisableLocalhostProtection: true,
 	})
-	stopFirst := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodDelete {
-			h.stop(r.Header.Get(sessionHeader), auth.TokenInfoFromContext(r.Context()).UserID)
-		}
-		streamable.ServeHTTP(w, r)
-	})
-	keyed := auth.RequireBearerToken(h.verify, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})(stopFirst)
+	admitted := h.admission(streamable, func(r *http.Request) string { return auth.TokenInfoFromContext(r.Context()).UserID })
+	keyed := auth.RequireBearerToken(h.verify, &auth.RequireBearerTokenOptions{AllowMissingExpiration: true})(admitted)
 	// A page in somebody's browser must not speak for its reader.
-	h.http = http.NewCrossOriginProtection().Handler(keyed)
+	h.http = guardHosts(opts.AllowedHosts, http.NewCrossOriginProtection().Handler(keyed))
 	return h
 }
 
@@ -82,9 +71,7 @@ func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
 	for _, c := range h.live {
-		c.stop()
-		// It waits for calls under way, which stop has ended.
-		h.watchers.Go(func() { _ = c.session.Close() })
+		h.leave(c)
 	}
 	h.mu.Unlock()
 	h.watchers.Wait()
@@ -118,14 +105,8 @@ func (h *Handler) open(r *http.Request) *sdk.Server {
 	if err != nil {
 		return nil
 	}
-	h.mu.Lock()
-	full := h.closed || len(h.live) >= maxConversations
-	h.mu.Unlock()
-	if full {
-		h.opts.Logger.Warn("a conversation was refused: there are too many, or the server is stopping", "conversations", maxConversations)
-		return nil
-	}
-	c := newConversation(context.WithoutCancel(r.Context()), service)
+	place, _ := r.Context().Value(openingKey{}).(*opening)
+	c := newConversation(context.WithoutCancel(r.Context()), service, h.opts)
 	id := agentsandbox.NewID("mcp_")
 	server := c.server(h.opts, func(o *sdk.ServerOptions) {
 		o.GetSessionID = func() string { return id }
@@ -135,38 +116,10 @@ func (h *Handler) open(r *http.Request) *sdk.Server {
 	server.AddReceivingMiddleware(func(next sdk.MethodHandler) sdk.MethodHandler {
 		return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
 			if session, ok := req.GetSession().(*sdk.ServerSession); ok {
-				once.Do(func() { h.watch(id, liveConversation{c, info.UserID, session}) })
+				once.Do(func() { h.watch(id, &liveConversation{conversation: c, user: info.UserID, session: session}, place) })
 			}
 			return next(ctx, method, req)
 		}
 	})
 	return server
-}
-
-// watch ends the sandbox of a conversation after the conversation.
-func (h *Handler) watch(id string, c liveConversation) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.closed {
-		c.stop() // its calls end at once, and it gets no sandbox
-		return
-	}
-	h.live[id] = c
-	h.watchers.Go(func() {
-		_ = c.session.Wait()
-		c.end(h.opts.Logger)
-		h.mu.Lock()
-		delete(h.live, id)
-		h.mu.Unlock()
-	})
-}
-
-// stop ends what runs for a conversation that its user ends: the protocol's own
-// end waits for it.
-func (h *Handler) stop(id, user string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if c, ok := h.live[id]; ok && c.user == user {
-		c.stop()
-	}
 }

@@ -16,6 +16,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
@@ -28,6 +31,53 @@ type Options struct {
 	// Version of the program, told to clients.
 	Version string
 	Logger  *slog.Logger
+	// Sandbox is what the sandbox of a conversation is made with. Sessions that its
+	// tools make begin with the same, and have the same network in any case.
+	Sandbox agentsandbox.SessionRequest
+	// AllSessions lets the tools reach every session of the API key's tenant. They
+	// reach only what the conversation has made otherwise.
+	AllSessions bool
+	// Tools are the names of the tools to offer; nil: all.
+	Tools []string
+
+	// The rest is of HTTP alone.
+
+	// AllowedHosts are names, beside those of the loopback, that requests may be
+	// sent to; "*" is any. Without any, a listener on the loopback takes its own
+	// names only, and any other listener takes all.
+	AllowedHosts []string
+	// ConversationsPerKey bounds those of one API key; 0: no bound of its own.
+	ConversationsPerKey int
+	// Lease is how long the sandbox of a conversation goes on by itself once nobody
+	// keeps it: after the API key was revoked, or this program was killed.
+	Lease time.Duration
+}
+
+// DefaultLease is the usual Lease.
+const DefaultLease = 3 * time.Minute
+
+// SelectTools returns the names of the tools to offer: those of only, or all
+// when it is empty, without those of except. A name that no tool has is an error.
+func SelectTools(only, except []string) ([]string, error) {
+	for _, name := range slices.Concat(only, except) {
+		if !slices.Contains(toolNames, name) {
+			return nil, agentsandbox.Invalid("tools", "no tool is named %q; there are %s.", name, strings.Join(toolNames, ", "))
+		}
+	}
+	if len(only) == 0 {
+		only = toolNames
+	}
+	selected := slices.DeleteFunc(slices.Clone(only), func(name string) bool { return slices.Contains(except, name) })
+	if len(selected) == 0 {
+		return nil, agentsandbox.Invalid("tools", "no tool is left.")
+	}
+	return selected, nil
+}
+
+// toolNames are all tools there are.
+var toolNames = []string{
+	"execute_python", "execute_bash", "write_file", "read_file", "list_files", "upload_file", "download_file",
+	"create_session", "list_sessions", "delete_session",
 }
 
 const instructions = `Runs Python and Bash in an isolated Linux sandbox.
@@ -40,9 +90,9 @@ const endPeriod = 10 * time.Second
 
 // Serve holds one conversation over a pair of streams, until in ends or ctx does.
 func Serve(ctx context.Context, service agentsandbox.Service, in io.ReadCloser, out io.WriteCloser, opts Options) error {
-	c := newConversation(ctx, service)
+	c := newConversation(ctx, service, opts)
 	defer c.end(opts.Logger)
-	err := c.server(opts, nil).Run(ctx, &sdk.IOTransport{Reader: in, Writer: out})
+	err := c.server(opts, nil).Run(ctx, &lines{in: in, out: out})
 	if ctx.Err() != nil {
 		return nil // asked to stop, which it did
 	}
@@ -52,6 +102,9 @@ func Serve(ctx context.Context, service agentsandbox.Service, in io.ReadCloser, 
 // conversation is one MCP session, with the sandbox that is its own.
 type conversation struct {
 	service agentsandbox.Service
+	opts    Options
+	// mark is in the metadata of the sessions that the conversation has made.
+	mark string
 	// ctx ends what runs for the conversation; stop ends ctx.
 	ctx  context.Context
 	stop context.CancelFunc
@@ -59,10 +112,18 @@ type conversation struct {
 	// together get the same one.
 	turn chan struct{}
 	own  string // id of the session; empty while there is none
+	// made are the sessions of the conversation, its own included.
+	made map[string]bool
+	used time.Time // when a tool last used its own
+	// active is how many calls use its own now.
+	active int
+	// revoked ends the conversation when the API key is no longer valid; nil: no
+	// matter, its calls say so.
+	revoked func()
 }
 
-func newConversation(ctx context.Context, service agentsandbox.Service) *conversation {
-	c := &conversation{service: service, turn: make(chan struct{}, 1)}
+func newConversation(ctx context.Context, service agentsandbox.Service, opts Options) *conversation {
+	c := &conversation{service: service, opts: opts, mark: agentsandbox.NewID("mcp_"), turn: make(chan struct{}, 1), made: make(map[string]bool)}
 	c.ctx, c.stop = context.WithCancel(ctx)
 	return c
 }
@@ -88,11 +149,17 @@ func (c *conversation) server(opts Options, configure func(*sdk.ServerOptions)) 
 // addTool adds a tool whose calls end with the conversation, and whose errors
 // say what the Service said.
 func addTool[In, Out any](c *conversation, s *sdk.Server, tool *sdk.Tool, call func(ctx context.Context, in In) (*sdk.CallToolResult, Out, error)) {
+	if len(c.opts.Tools) > 0 && !slices.Contains(c.opts.Tools, tool.Name) {
+		return
+	}
 	sdk.AddTool(s, tool, func(ctx context.Context, _ *sdk.CallToolRequest, in In) (*sdk.CallToolResult, Out, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(c.ctx, cancel)()
 		result, out, err := call(ctx, in)
+		if agentsandbox.CodeOf(err) == agentsandbox.CodeUnauthorized && c.revoked != nil {
+			c.revoked()
+		}
 		if err != nil {
 			err = errors.New(sentence(err))
 		}
@@ -104,6 +171,9 @@ func addTool[In, Out any](c *conversation, s *sdk.Server, tool *sdk.Tool, call f
 // which is made if there is none.
 func (c *conversation) in(ctx context.Context, sessionID string, do func(sessionID string) error) error {
 	if sessionID != "" {
+		if err := c.reach(ctx, sessionID); err != nil {
+			return err
+		}
 		return do(sessionID)
 	}
 	id, err := c.ownSession(ctx)
@@ -111,6 +181,7 @@ func (c *conversation) in(ctx context.Context, sessionID string, do func(session
 		return err
 	}
 	err = do(id)
+	c.release()
 	if agentsandbox.CodeOf(err) == agentsandbox.CodeSessionNotFound {
 		c.forget(ctx, id)
 		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound,
@@ -119,20 +190,67 @@ func (c *conversation) in(ctx context.Context, sessionID string, do func(session
 	return err
 }
 
+// ownSession returns the conversation's own session, which is made if there is
+// none. The caller releases it.
 func (c *conversation) ownSession(ctx context.Context) (string, error) {
 	if err := c.take(ctx); err != nil {
 		return "", err
 	}
 	defer c.give()
 	if c.own != "" {
+		c.active, c.used = c.active+1, time.Now()
 		return c.own, nil
 	}
-	s, err := c.service.CreateSession(ctx, agentsandbox.SessionRequest{Metadata: map[string]string{"made_by": "agentsandbox mcp"}})
+	request := c.opts.Sandbox
+	if c.opts.Lease > 0 {
+		request.IdleTimeoutMS = c.opts.Lease.Milliseconds() // see keep
+	}
+	s, err := c.create(ctx, request)
 	if err != nil {
 		return "", err
 	}
 	c.own = s.ID
+	c.active, c.used = c.active+1, time.Now()
 	return c.own, nil
+}
+
+// release ends a use of the conversation's own session, which ownSession began.
+func (c *conversation) release() {
+	c.turn <- struct{}{} // held for moments, or for as long as a sandbox is being made
+	defer c.give()
+	c.active, c.used = c.active-1, time.Now()
+}
+
+// Names of the metadata of sessions that conversations make.
+const (
+	madeBy = "made_by"
+	madeIn = "conversation"
+)
+
+// create makes a session. The turn is held.
+func (c *conversation) create(ctx context.Context, request agentsandbox.SessionRequest) (*agentsandbox.Session, error) {
+	metadata := map[string]string{}
+	maps.Copy(metadata, request.Metadata)
+	metadata[madeBy], metadata[madeIn] = "agentsandbox mcp", c.mark
+	request.Metadata = metadata
+	s, err := c.service.CreateSession(ctx, request)
+	if err == nil {
+		c.made[s.ID] = true
+	}
+	return s, err
+}
+
+// reach refuses a session that is not the conversation's.
+func (c *conversation) reach(ctx context.Context, sessionID string) error {
+	if err := c.take(ctx); err != nil {
+		return err
+	}
+	defer c.give()
+	if c.opts.AllSessions || c.made[sessionID] {
+		return nil
+	}
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound,
+		"This conversation has made no session %s. Leave session_id out to use its own sandbox; who runs agentsandbox mcp can let it reach other sessions with --all-sessions.", sessionID)
 }
 
 // forget drops the conversation's own session if it is the one named, so that

@@ -34,13 +34,14 @@ type sessionOutput struct {
 }
 
 type listSessionsInput struct {
-	Limit  int `json:"limit,omitempty" jsonschema:"how many to show, 1 to 100; 50 otherwise"`
-	Offset int `json:"offset,omitempty" jsonschema:"how many to leave out"`
+	Limit  int    `json:"limit,omitempty" jsonschema:"how many to show, 1 to 100; 50 otherwise"`
+	Cursor string `json:"cursor,omitempty" jsonschema:"go on after an earlier answer: its next_cursor"`
 }
 
 type listSessionsOutput struct {
-	Sessions []sessionOutput `json:"sessions"`
-	Total    int             `json:"total"`
+	Sessions   []sessionOutput `json:"sessions"`
+	Total      int             `json:"total"`
+	NextCursor string          `json:"next_cursor,omitempty" jsonschema:"there are more: ask again with cursor"`
 }
 
 type deleteSessionInput struct {
@@ -60,7 +61,7 @@ func (c *conversation) addSessionTools(s *sdk.Server) {
 	}, c.createSession)
 	addTool(c, s, &sdk.Tool{
 		Name: "list_sessions", Title: "List sessions",
-		Description: "Lists the live sessions of this API key's tenant, newest first.",
+		Description: c.reachable("Lists the live sessions that this conversation has made, newest first.", "Lists the live sessions of this API key's tenant, newest first."),
 		Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true, OpenWorldHint: new(bool)},
 	}, c.listSessions)
 	addTool(c, s, &sdk.Tool{
@@ -71,10 +72,16 @@ func (c *conversation) addSessionTools(s *sdk.Server) {
 }
 
 func (c *conversation) createSession(ctx context.Context, in createSessionInput) (*sdk.CallToolResult, sessionOutput, error) {
-	session, err := c.service.CreateSession(ctx, agentsandbox.SessionRequest{
-		Env: in.EnvVars, FileIDs: in.FileIDs, Template: in.Template, TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
-		IdleTimeoutMS: in.IdleTimeoutMS, Metadata: in.Metadata,
-	})
+	request := c.opts.Sandbox
+	request.Env, request.FileIDs, request.Metadata = in.EnvVars, in.FileIDs, in.Metadata
+	request.Template = cmp.Or(in.Template, request.Template)
+	request.TimeoutMS, request.MemoryMB = cmp.Or(in.TimeoutMS, request.TimeoutMS), cmp.Or(in.MemoryMB, request.MemoryMB)
+	request.CPUs, request.IdleTimeoutMS = cmp.Or(in.CPUs, request.CPUs), cmp.Or(in.IdleTimeoutMS, request.IdleTimeoutMS)
+	if err := c.take(ctx); err != nil {
+		return nil, sessionOutput{}, err
+	}
+	defer c.give()
+	session, err := c.create(ctx, request)
 	if err != nil {
 		return nil, sessionOutput{}, err
 	}
@@ -82,9 +89,11 @@ func (c *conversation) createSession(ctx context.Context, in createSessionInput)
 }
 
 func (c *conversation) listSessions(ctx context.Context, in listSessionsInput) (*sdk.CallToolResult, listSessionsOutput, error) {
-	page, err := c.service.Sessions(ctx, agentsandbox.SessionFilter{
-		Page: agentsandbox.Page{Limit: cmp.Or(in.Limit, agentsandbox.DefaultPageLimit), Offset: in.Offset},
-	})
+	filter := agentsandbox.SessionFilter{Page: agentsandbox.Page{Limit: cmp.Or(in.Limit, agentsandbox.DefaultPageLimit), Cursor: in.Cursor}}
+	if !c.opts.AllSessions {
+		filter.Metadata = map[string]string{madeIn: c.mark}
+	}
+	page, err := c.service.Sessions(ctx, filter)
 	if err != nil {
 		return nil, listSessionsOutput{}, err
 	}
@@ -93,7 +102,7 @@ func (c *conversation) listSessions(ctx context.Context, in listSessionsInput) (
 	}
 	own := c.own
 	c.give()
-	out := listSessionsOutput{Sessions: []sessionOutput{}, Total: page.Total}
+	out := listSessionsOutput{Sessions: []sessionOutput{}, Total: page.Total, NextCursor: page.NextCursor}
 	for _, session := range page.Sessions {
 		out.Sessions = append(out.Sessions, viewOfSession(session, own))
 	}
@@ -101,11 +110,22 @@ func (c *conversation) listSessions(ctx context.Context, in listSessionsInput) (
 }
 
 func (c *conversation) deleteSession(ctx context.Context, in deleteSessionInput) (*sdk.CallToolResult, deletedOutput, error) {
+	if err := c.reach(ctx, in.SessionID); err != nil {
+		return nil, deletedOutput{}, err
+	}
 	if err := c.service.DeleteSession(ctx, in.SessionID); err != nil {
 		return nil, deletedOutput{}, err
 	}
 	c.forget(ctx, in.SessionID)
 	return nil, deletedOutput{Deleted: in.SessionID}, nil
+}
+
+// reachable chooses what a tool says of the sessions that it reaches.
+func (c *conversation) reachable(own, all string) string {
+	if c.opts.AllSessions {
+		return all
+	}
+	return own
 }
 
 func viewOfSession(s agentsandbox.Session, own string) sessionOutput {

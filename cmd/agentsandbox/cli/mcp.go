@@ -17,6 +17,22 @@ import (
 
 type mcpCommand struct {
 	Listen string `placeholder:"HOST:PORT" help:"Serve streamable HTTP at this address under /mcp, instead of standard input and output. Callers bring their own API key, as a bearer token."`
+
+	Tools        []string `placeholder:"NAME" help:"Offer these tools only."`
+	ExcludeTools []string `placeholder:"NAME" help:"Offer all tools but these."`
+	AllSessions  bool     `help:"Let the tools reach every session of the API key's tenant. Without it they reach only what the conversation has made."`
+
+	Template     string        `group:"Sandbox of each conversation:" placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
+	Timeout      time.Duration `group:"Sandbox of each conversation:" short:"t" placeholder:"DURATION" help:"Time limit of each run, such as 90s or 5m."`
+	MemoryMB     int64         `group:"Sandbox of each conversation:" placeholder:"MB" help:"Memory, in MiB."`
+	CPUs         float64       `group:"Sandbox of each conversation:" name:"cpus" placeholder:"N" help:"CPUs; fractions are allowed."`
+	DiskMB       int64         `group:"Sandbox of each conversation:" placeholder:"MB" help:"Room for files, in MiB: a power of two."`
+	Idle         time.Duration `group:"Sandbox of each conversation:" placeholder:"DURATION" help:"End the sandbox when no tool uses it for so long, such as 30m; the server's default otherwise."`
+	networkFlags `group:"Sandbox of each conversation:"`
+
+	AllowedHost         []string      `group:"With --listen:" placeholder:"NAME" help:"Take requests that were sent to this host name, as a proxy passes them on; \"*\" takes any, but of web pages. Can be repeated. Without it, a listener on the loopback takes its own names only."`
+	ConversationsPerKey int           `group:"With --listen:" default:"50" placeholder:"N" help:"How many conversations one API key may have at once; the one that is idle for longest ends when there is another (default ${default}; 0: no bound)."`
+	Lease               time.Duration `group:"With --listen:" default:"3m" placeholder:"DURATION" help:"How long a sandbox goes on by itself when its API key was revoked, or this program was killed (default ${default})."`
 	connection
 }
 
@@ -27,14 +43,19 @@ func (c *mcpCommand) Help() string {
 Examples:
 
     agentsandbox mcp
-    agentsandbox mcp --listen 127.0.0.1:8001`
+    agentsandbox mcp --network off --memory-mb 1024 --exclude-tools create_session,delete_session
+    agentsandbox mcp --listen 127.0.0.1:8001 --allowed-host mcp.example.com`
 }
 
 // Run serves tools until it is interrupted, or standard input ends.
 func (c *mcpCommand) Run(a *app) error {
 	// What the protocol's library has to say is for who looks after it.
 	log := slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	opts := mcp.Options{Version: a.local.Version, Logger: log}
+	opts, err := c.options()
+	if err != nil {
+		return err
+	}
+	opts.Version, opts.Logger = a.local.Version, log
 	if c.Listen != "" {
 		return c.listen(a, opts)
 	}
@@ -46,7 +67,33 @@ func (c *mcpCommand) Run(a *app) error {
 	if !ok {
 		in = io.NopCloser(a.Stdin)
 	}
+	opts.Lease = 0 // who starts the program ends it, and a laptop may sleep for longer
 	return mcp.Serve(a.ctx, service, in, nopWriteCloser{a.Stdout}, opts)
+}
+
+func (c *mcpCommand) options() (mcp.Options, error) {
+	timeout, err := timeoutMS(c.Timeout)
+	if err != nil {
+		return mcp.Options{}, err
+	}
+	tools, err := mcp.SelectTools(c.Tools, c.ExcludeTools)
+	if err != nil {
+		return mcp.Options{}, err
+	}
+	if c.Lease < time.Second {
+		return mcp.Options{}, agentsandbox.Invalid("lease", "must be at least 1s.")
+	}
+	if c.ConversationsPerKey < 0 {
+		return mcp.Options{}, agentsandbox.Invalid("conversations-per-key", "must be 0 or more.")
+	}
+	request := agentsandbox.SessionRequest{
+		Template: c.Template, TimeoutMS: timeout, MemoryMB: c.MemoryMB, CPUs: c.CPUs,
+		DiskLimits: agentsandbox.DiskLimits{DiskMB: c.DiskMB}, IdleTimeoutMS: c.Idle.Milliseconds(), Network: c.policy(),
+	}
+	return mcp.Options{
+		Sandbox: request, AllSessions: c.AllSessions, Tools: tools,
+		AllowedHosts: c.AllowedHost, ConversationsPerKey: c.ConversationsPerKey, Lease: c.Lease,
+	}, request.Validate()
 }
 
 // nopWriteCloser is standard output: closing it is not the protocol's business.
