@@ -252,7 +252,8 @@ func nameCases(t *testing.T, w *world) {
 		b := w.allowing(t, "ported.example:443")
 		own := w.address(443)
 		b.pin("ported.example", own)
-		b.refused(at(own, 80), ReasonNotAllowed)
+		b.refused(at(own, 8080), ReasonNotAllowed)
+		b.explained(at(own, 80), ReasonNotAllowed, "network.allow")
 		b.connect(at(own, 443))
 	})
 	t.Run("no such name", func(t *testing.T) {
@@ -523,11 +524,11 @@ func policyCases(t *testing.T, w *world) {
 		b.refused("[fd00:ec2::254]:80", ReasonRange)
 	})
 	t.Run("deny wins over open", func(t *testing.T) {
-		w.box(t, setup{open: []string{"10.0.0.0/8"}, deny: []string{"10.20.30.43"}}).refused("10.20.30.43:80", ReasonDenied)
+		w.box(t, setup{open: []string{"10.0.0.0/8"}, deny: []string{"10.20.30.43"}}).explained("10.20.30.43:80", ReasonDenied, "whoever runs the server")
 	})
 	t.Run("opened is still narrowed by the session", func(t *testing.T) {
 		b := w.box(t, setup{open: []string{"10.20.30.44"}, session: &agentsandbox.NetworkPolicy{Mode: "allowlist", Allow: []string{"example.org"}}})
-		b.refused("10.20.30.44:80", ReasonNotAllowed)
+		b.explained("10.20.30.44:80", ReasonNotAllowed, "in no allow-list of the session")
 	})
 	t.Run("server and session both must allow", func(t *testing.T) {
 		a := w.address(7)

@@ -14,14 +14,21 @@ import (
 
 // TCP implements egress.Handler: judge, dial, accept, relay. The sandbox's
 // connection is accepted when the other side has accepted, so that what is
-// refused or unreachable out there is so inside, too.
+// refused or unreachable out there is so inside, too. What is counted is counted
+// before the sandbox hears of it: a run may end at once.
 func (g *Gate) TCP(ctx context.Context, c egress.Conn) {
 	dst := netip.AddrPortFrom(c.Destination().Addr().Unmap(), c.Destination().Port())
 	refuse := func(v Verdict) {
-		c.Refuse()
 		g.count(entryFor("tcp", g.onlyName(dst), dst, v))
+		c.Refuse()
 	}
 	if v := g.judgeAddress(dst); !v.Allowed {
+		if explains(dst, v) && g.admit().Allowed {
+			defer g.release()
+			g.count(entryFor("tcp", g.onlyName(dst), dst, v))
+			g.explain(ctx, c, v)
+			return
+		}
 		refuse(v)
 		return
 	}

@@ -63,7 +63,7 @@ func (g *Gate) DNS(ctx context.Context, raw []byte, overTCP bool) []byte {
 	}
 	if v := g.admitQuery(); !v.Allowed {
 		g.count(entryFor("dns", "", netip.AddrPort{}, v))
-		return q.pack(reply{rcode: dnsmessage.RCodeRefused, ede: edeBlocked, text: v.Rule})
+		return q.pack(reply{rcode: dnsmessage.RCodeRefused, ede: edeBlocked, text: explanation(v)})
 	}
 	name, err := wireName(q.question.Name)
 	if err != nil {
@@ -82,7 +82,7 @@ func (g *Gate) DNS(ctx context.Context, raw []byte, overTCP bool) []byte {
 func (g *Gate) resolve(ctx context.Context, q question) (reply, Verdict) {
 	p := g.Policy()
 	blocked := func(v Verdict) (reply, Verdict) {
-		return reply{rcode: dnsmessage.RCodeNameError, ede: edeBlocked, text: v.Rule}, v
+		return reply{rcode: dnsmessage.RCodeNameError, ede: edeBlocked, text: explanation(v)}, v
 	}
 	v := p.name(q.name)
 	if !v.Allowed {
@@ -112,7 +112,7 @@ func (g *Gate) resolve(ctx context.Context, q question) (reply, Verdict) {
 	ttl := max(time.Until(found.expires), time.Second)
 	g.pins.add(q.name, kept, ttl, time.Now())
 	if len(kept) == 0 && len(found.addrs) > 0 {
-		return reply{ede: edeBlocked, text: filtered.Rule}, filtered
+		return reply{ede: edeBlocked, text: explanation(filtered)}, filtered
 	}
 	// The pin outlives what the sandbox is told.
 	return reply{addrs: kept, ttl: min(ttl, maxPin)}, v

@@ -165,6 +165,7 @@ type Gate struct {
 	budget  budget
 	ledger  ledger
 	notes   notebook
+	tallies tallies
 
 	lookups           chan struct{} // under way
 	connects, queries *rate.Limiter
@@ -259,6 +260,7 @@ func (g *Gate) Log() (entries []Entry, gone int64) { return g.ledger.entries() }
 func (g *Gate) count(e Entry) {
 	g.ledger.write(e)
 	g.notes.refusal(e)
+	g.tallies.add(e)
 	if o := g.fw.config.Observer; o != nil {
 		o.Egress(e.Kind, e.Verdict, e.Reason)
 	}

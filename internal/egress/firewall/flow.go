@@ -94,16 +94,17 @@ func (f *flow) checkIdle() {
 }
 
 // cut ends a flow for a reason that the log shall show.
-func (f *flow) cut(v Verdict) {
-	if e, first := f.shut(v); first {
-		f.gate.count(e.cut())
-	}
-}
+func (f *flow) cut(v Verdict) { f.shut(v, nil) }
 
-func (f *flow) close() { f.shut(Verdict{}) }
+// cutWith ends a flow and lets the sandbox have some last words. Nothing else
+// may write to it by now.
+func (f *flow) cutWith(v Verdict, last []byte) { f.shut(v, last) }
 
-// shut closes all ends, once.
-func (f *flow) shut(v Verdict) (Entry, bool) {
+func (f *flow) close() { f.shut(Verdict{}, nil) }
+
+// shut closes all ends, once. The log has its entry first: whoever sees the end
+// of a connection inside finds it told.
+func (f *flow) shut(v Verdict, last []byte) {
 	f.mu.Lock()
 	first := !f.closed
 	f.closed = true
@@ -111,14 +112,20 @@ func (f *flow) shut(v Verdict) (Entry, bool) {
 	e := entryFor(f.kind, f.nameLocked(), f.dst, v)
 	remotes := slices.Clone(f.remotes)
 	f.mu.Unlock()
-	if first {
-		f.cancel()
-		f.local.Close()
-		for _, r := range remotes {
-			r.Close()
-		}
+	if !first {
+		return
 	}
-	return e, first
+	if v.Reason != "" {
+		f.gate.count(e.cut())
+	}
+	for _, r := range remotes {
+		r.Close()
+	}
+	if len(last) > 0 {
+		part(f.ctx, f.local, last)
+	}
+	f.cancel()
+	f.local.Close()
 }
 
 // end closes a flow, and counts what it was.

@@ -52,8 +52,8 @@ func tlsCases(t *testing.T, w *world) {
 		t.Run(name, func(t *testing.T) {
 			b, a := w.named(t, "mine.example", port)
 			conn := b.connect(at(a, port))
-			if _, err := b.tls(conn, sni, w.ca); err == nil {
-				t.Error("the handshake went through")
+			if _, err := b.tls(conn, sni, w.ca); err == nil || !strings.Contains(err.Error(), "access denied") {
+				t.Errorf("the handshake: %v", err)
 			}
 			b.logged(ReasonName)
 		})
@@ -106,7 +106,14 @@ func tlsCases(t *testing.T, w *world) {
 			conn := b.connect(at(a, 443))
 			_, _ = io.WriteString(conn, first)
 			_ = conn.(*net.UnixConn).CloseWrite()
-			b.ended(conn)
+			switch said := b.told(conn); {
+			case first[0] == recordHandshake && said != string(alertDenied):
+				t.Errorf("was told %q, want an alert", said)
+			case strings.HasPrefix(first, "PRI") && !strings.HasPrefix(said, "HTTP/1.1 403 "):
+				t.Errorf("was told %q, want a 403", said)
+			case first[0] != recordHandshake && !strings.HasPrefix(first, "PRI") && said != "":
+				t.Errorf("was told %q", said)
+			}
 			b.logged(ReasonProtocol)
 		})
 	}
@@ -116,7 +123,9 @@ func tlsCases(t *testing.T, w *world) {
 		b.pin("slow.example", a)
 		conn := b.connect(at(a, 443))
 		_, _ = io.WriteString(conn, "\x16\x03\x01")
-		b.ended(conn)
+		if said := b.told(conn); said != string(alertDenied) {
+			t.Errorf("was told %q, want an alert", said)
+		}
 		b.logged(ReasonProtocol)
 	})
 }

@@ -21,9 +21,8 @@ import (
 )
 
 const (
-	maxHeader   = 64 << 10 // bytes of a request's head
-	maxOutside  = 8        // connections that one intercepted one may need outside
-	refusalText = "agentsandbox: the network policy of this sandbox refuses this request: "
+	maxHeader  = 64 << 10 // bytes of a request's head
+	maxOutside = 8        // connections that one intercepted one may need outside
 )
 
 // serve speaks HTTP with the sandbox over local, judges each request by its
@@ -51,7 +50,7 @@ func (f *flow) serve(local net.Conn, sni string) {
 			requests.Add(1)
 			if v := f.judgeRequest(r, sni); !v.Allowed {
 				w.Header().Set("Connection", "close")
-				http.Error(w, refusalText+v.Rule, http.StatusForbidden)
+				http.Error(w, explanation(v), http.StatusForbidden)
 				return
 			}
 			proxy.ServeHTTP(w, r)
@@ -140,8 +139,8 @@ func (f *flow) rewrite(r *httputil.ProxyRequest, sni string) {
 			out.Header[h] = v
 		}
 	}
-	if strings.Contains(strings.ToLower(out.Header.Get("Upgrade")), "h2c") {
-		// What follows would be requests that nobody judges.
+	if upgrade := out.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") {
+		// What follows (h2c, TLS) would be requests and names that nobody judges.
 		out.Header.Del("Upgrade")
 		out.Header.Del("Connection")
 		out.Header.Del("Http2-Settings")
@@ -173,7 +172,7 @@ func (f *flow) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &untrusted) {
 		v := refused(ReasonName, "the server's certificate is not trusted")
 		f.gate.count(entryFor("tls", hostOnly(r.Host), f.dst, v))
-		http.Error(w, refusalText+v.Rule, http.StatusBadGateway)
+		http.Error(w, explanation(v), http.StatusBadGateway)
 		return
 	}
 	http.Error(w, "agentsandbox: the server did not answer", http.StatusBadGateway)

@@ -100,6 +100,8 @@ func suite(t *testing.T, netns string) {
 	t.Run("tls", func(t *testing.T) { tlsCases(t, w) })
 	t.Run("second hello", func(t *testing.T) { retryCases(t, w) })
 	t.Run("http", func(t *testing.T) { httpCases(t, w) })
+	t.Run("foreign names in plain HTTP", func(t *testing.T) { smuggleCases(t, w) })
+	t.Run("what else passes", func(t *testing.T) { lateCases(t, w) })
 	t.Run("policy", func(t *testing.T) { policyCases(t, w) })
 	t.Run("live", func(t *testing.T) { liveCases(t, w) })
 	t.Run("caps", func(t *testing.T) { capCases(t, w) })
@@ -205,6 +207,30 @@ func (b *box) refused(to string, why Reason) {
 		return
 	}
 	b.logged(why)
+}
+
+// told reads what a connection is told before it ends.
+func (b *box) told(conn net.Conn) string {
+	b.t.Helper()
+	said, err := io.ReadAll(conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		b.t.Errorf("the connection goes on after %q", said)
+	}
+	return string(said)
+}
+
+// explained checks that a connection to port 80 goes nowhere, and is told why.
+func (b *box) explained(to string, why Reason, words string) {
+	b.t.Helper()
+	conn := b.connect(to)
+	b.logged(why)
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"); err != nil {
+		b.t.Fatal(err)
+	}
+	said := b.told(conn)
+	if !strings.HasPrefix(said, "HTTP/1.1 403 ") || !strings.Contains(said, "agentsandbox: refused by the network policy") || !strings.Contains(said, words) {
+		b.t.Errorf("%s: %q, want 403 and %q", to, said, words)
+	}
 }
 
 // logged checks the last entry that is no allowed one.

@@ -190,9 +190,20 @@ func TestClassify(t *testing.T) {
 		"PRI * HTTP/2.0\r\n":             "h2c",
 		"\x00\x00":                       "tcp",
 		"abc\x00":                        "tcp",
-		strings.Repeat("a", 40):          "tcp",
+		"abc\x80":                        "tcp",
+		"GET\x0b/\x0bHTTP/1.1":           "http",
+		"\xa0GET\xa0/":                   "http",
+		"\x1cBREW\x85/":                  "tcp undecided",
+		"\x1cBREW\x85/\x85HTTP/1.1":      "http",
+		"BREW /\x01\x02":                 "tcp undecided",
+		"PRI":                            "tcp undecided",
+		"PRI\t":                          "h2c",
+		"*1\r\n$4\r\nPING\r\n":           "tcp",
+		"GETS key\r\n":                   "tcp",
+		"\r\n \r\nBREW / HTTP/1.1\r\n":   "http",
+		strings.Repeat("a", 40):          "tcp undecided",
 		"a b" + strings.Repeat("a", 100): "tcp undecided",
-		strings.Repeat("a b", maxFirst):  "tcp",
+		strings.Repeat("a b", maxFirst):  "tcp undecided",
 	} {
 		kind, decided := classify([]byte(first), true)
 		if !decided {

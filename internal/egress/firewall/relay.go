@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -36,7 +37,11 @@ func (f *flow) relay() {
 	}
 	v := f.judge(first, strict)
 	if !v.Allowed {
-		f.cut(v)
+		if last := lastWords(first, v); last != nil && down.stop() {
+			f.cutWith(v, last)
+		} else {
+			f.cut(v)
+		}
 		return
 	}
 	if strict && first.kind == "http" {
@@ -63,6 +68,10 @@ func (f *flow) relay() {
 		}
 		rest = guarded
 	}
+	if strict && first.kind == "tcp" && down.answer.listen() {
+		rest = &lines{Reader: io.MultiReader(bytes.NewReader(first.raw), f.local), answer: down.answer}
+		first.raw = nil
+	}
 	if _, err := f.remote.Write(first.raw); err != nil {
 		f.close()
 		return
@@ -72,7 +81,7 @@ func (f *flow) relay() {
 	switch {
 	case errors.Is(err, errOtherName):
 		f.cut(refused(ReasonName, "%s", err))
-	case errors.Is(err, errUnasked), errors.Is(err, errUnread):
+	case errors.Is(err, errUnasked), errors.Is(err, errUnread), errors.Is(err, errLateRequest):
 		f.cut(refused(ReasonProtocol, "%s", err))
 	}
 	f.finish(f.remote, err)
@@ -146,6 +155,10 @@ func (f *flow) pumpDown() *pump {
 		err := copyStream(f.local, p.answer)
 		if p.stopping.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 			p.stopped = true
+			return
+		}
+		if errors.Is(err, errUnjudgedAnswer) {
+			f.cut(refused(ReasonProtocol, "%s", err))
 			return
 		}
 		f.finish(f.local, err)

@@ -41,10 +41,31 @@ type answer struct {
 	io.Reader
 	first []byte
 	kind  atomic.Int32
+	begun atomic.Bool // the server has said something
+	// listening: the answer must not be HTTP.
+	listening atomic.Bool
+}
+
+// listen makes an answer in HTTP an error, and reports whether it is not too late
+// for that.
+func (a *answer) listen() bool {
+	a.listening.Store(true)
+	return !a.begun.Load()
 }
 
 func (a *answer) Read(b []byte) (int, error) {
 	n, err := a.Reader.Read(b)
+	if n > 0 && !a.begun.Swap(true) && a.listening.Load() {
+		// Less than the mark is held back until more is there.
+		for err == nil && n < len(httpMark) && bytes.HasPrefix(httpMark, b[:n]) {
+			var more int
+			more, err = a.Reader.Read(b[n:])
+			n += more
+		}
+		if bytes.HasPrefix(b[:n], httpMark) {
+			return 0, errUnjudgedAnswer
+		}
+	}
 	if a.kind.Load() == answerNone && n > 0 {
 		a.first = append(a.first, b[:min(n, answerLength-len(a.first))]...)
 		switch {

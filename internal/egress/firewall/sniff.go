@@ -4,15 +4,17 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
 
 const (
-	maxFirst = 16 << 10 // bytes until a line of HTTP must be told from anything else
+	maxFirst = 8 << 10  // bytes until a line of HTTP must be told from anything else
 	maxHello = 64 << 10 // bytes of a TLS hello
 )
 
@@ -22,6 +24,7 @@ type sniffed struct {
 	name  string // of a TLS hello; may be empty
 	raw   []byte // all that was read
 	fault string // why they cannot be judged
+	text  bool   // an answer in HTTP may be understood
 }
 
 // sniff reads the first bytes that the sandbox sends until they can be told
@@ -42,6 +45,10 @@ func (f *flow) sniff(strict bool) (sniffed, error) {
 		kind, decided := classify(s.raw, strict)
 		if decided {
 			s.kind = kind
+			break
+		}
+		if len(s.raw) >= maxFirst {
+			s.fault, s.text = fmt.Sprintf("a first line of more than %d bytes, which cannot be judged", maxFirst), true
 			break
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -65,7 +72,7 @@ func (f *flow) sniff(strict bool) (sniffed, error) {
 			s.fault = "no TLS hello that can be read"
 		}
 	case "h2c":
-		s.kind, s.fault = "tcp", "HTTP/2 without TLS"
+		s.kind, s.fault, s.text = "tcp", "HTTP/2 without TLS", true
 	}
 	return s, f.local.SetReadDeadline(time.Time{})
 }
@@ -73,9 +80,17 @@ func (f *flow) sniff(strict bool) (sniffed, error) {
 // Methods whose requests of HTTP/0.9 have no version to be recognised by.
 var methods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "PROPFIND"}
 
+// spaces are what some server takes for white space: Python's splits a request
+// line at all of them.
+const spaces = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0"
+
+func isSpace(c byte) bool { return strings.IndexByte(spaces, c) >= 0 }
+
 // classify tells TLS, HTTP and HTTP/2 from anything else, and whether that is
 // final. What some server could take for HTTP counts as HTTP, where a strict
-// parser will have the say.
+// parser will have the say. Anything else is known by a first word that no method
+// is, because it has bytes that do not print, or by a whole line without a
+// version; a line that is never whole stays undecided.
 func classify(b []byte, strict bool) (kind string, decided bool) {
 	if len(b) == 0 {
 		return "tcp", false
@@ -86,36 +101,38 @@ func classify(b []byte, strict bool) (kind string, decided bool) {
 	if !strict {
 		return "tcp", true
 	}
-	text := bytes.TrimLeft(b, "\r\n\t ")
-	if len(text) == 0 {
-		return "tcp", len(b) >= maxFirst
+	start := 0
+	for start < len(b) && isSpace(b[start]) {
+		start++
 	}
-	line, _, ended := bytes.Cut(text, []byte("\n"))
-	upper := bytes.ToUpper(line)
-	if bytes.HasPrefix(upper, []byte("PRI ")) {
-		return "h2c", true
-	}
-	for _, m := range methods {
-		if rest, found := bytes.CutPrefix(upper, []byte(m)); found && len(rest) > 0 && (rest[0] == ' ' || rest[0] == '\t') {
-			return "http", true
-		}
-	}
-	if bytes.Contains(upper, []byte("HTTP/")) {
-		return "http", true
-	}
-	if ended || len(b) >= maxFirst {
-		return "tcp", true
-	}
-	method, _, spaced := bytes.Cut(text, []byte(" "))
-	if !spaced && len(method) > 32 {
-		return "tcp", true
-	}
-	for _, c := range line {
-		if (c < ' ' && c != '\t' && c != '\r') || c >= 0x7f {
+	line, _, ended := bytes.Cut(b[start:], []byte("\n"))
+	upper := upperASCII(line)
+	end := 0
+	for end < len(upper) && !isSpace(upper[end]) {
+		if upper[end] <= ' ' || upper[end] >= 0x7f {
 			return "tcp", true
 		}
+		end++
 	}
-	return "tcp", false
+	word, more := string(upper[:end]), end < len(upper)
+	switch {
+	case more && word == "PRI":
+		return "h2c", true
+	case more && slices.Contains(methods, word), bytes.Contains(upper, httpMark):
+		return "http", true
+	}
+	return "tcp", ended
+}
+
+// upperASCII leaves bytes alone that are no letters of ASCII, valid UTF-8 or not.
+func upperASCII(b []byte) []byte {
+	upper := bytes.Clone(b)
+	for i, c := range upper {
+		if 'a' <= c && c <= 'z' {
+			upper[i] = c - 'a' + 'A'
+		}
+	}
+	return upper
 }
 
 // hello is what a TLS client said first.

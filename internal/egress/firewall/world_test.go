@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -93,7 +94,7 @@ func newWorld(t *testing.T, netns string) *world {
 		go w.dnsPackets(packets)
 		for port, serve := range map[int]func(net.Listener){
 			53: w.dnsStreams, 80: w.http, 8080: w.http, 443: w.https, 8443: w.https, 8444: w.retrying,
-			7: each(echo), 22: each(banner), 9: each(source),
+			7: each(echo), 22: each(banner), 9: each(source), 8081: each(w.lax),
 		} {
 			l, err := net.Listen("tcp", fmt.Sprintf("[::]:%d", port))
 			if err != nil {
@@ -314,7 +315,7 @@ func (c *overheard) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// arrived tells whether a text came to port 8444 in clear.
+// arrived tells whether a text came to port 8444 or 8081 in clear.
 func (w *world) arrived(text string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -350,6 +351,23 @@ func each(serve func(net.Conn)) func(net.Listener) {
 }
 
 func echo(c net.Conn) { _, _ = io.Copy(c, c) }
+
+// lax is a server of HTTP that passes over lines which make no sense to it.
+func (w *world) lax(c net.Conn) {
+	r := bufio.NewReader(c)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		w.raw = append(w.raw, line...)
+		w.mu.Unlock()
+		if strings.Contains(line, "/answer") || strings.HasPrefix(strings.ToUpper(line), "HOST:") {
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	}
+}
 
 func banner(c net.Conn) {
 	_, _ = io.WriteString(c, "SSH-2.0-world\r\n")
