@@ -100,6 +100,12 @@ type Execution struct {
 	// MemoryPeakBytes is the most memory that the sandbox held during the run,
 	// its files and its own kernel included; 0: it is not known.
 	MemoryPeakBytes int64
+	// NetworkRefused is what the policy of the network, or a limit of it, refused to
+	// the sandbox while this ran, and NetworkRefusedOmitted how many refusals there
+	// were of kinds beyond those. It is not known of the time before a server was
+	// started again under the run.
+	NetworkRefused        []NetworkRefusal
+	NetworkRefusedOmitted int64
 	// SessionStatus is what became of the session of the run, live or lost;
 	// empty while running, and without a session.
 	SessionStatus SessionStatus

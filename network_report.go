@@ -41,6 +41,19 @@ type NetworkEntry struct {
 	Reason, Rule string
 }
 
+// NetworkRefusal is a kind of thing that the network refused to a run, and how
+// often.
+type NetworkRefusal struct {
+	// Host is the name, or the address where there was none.
+	Host string `json:"host" doc:"The name that was asked for, or the address where there was none."`
+	// Port is 0 where a name was not resolved.
+	Port uint16 `json:"port" doc:"The port; 0 where a name was not resolved."`
+	// Reason is one of a closed set, and Rule the entry or range that decided.
+	Reason string `json:"reason" doc:"Why, as one of a closed set of words, such as not_allowed."`
+	Rule   string `json:"rule" doc:"The entry or the range that refused, for people."`
+	Count  int64  `json:"count" doc:"How often."`
+}
+
 // BoundSecret is a secret of a session, and what stands for it in its sandbox.
 type BoundSecret struct {
 	Secret

@@ -65,7 +65,10 @@ type executionAnswer struct {
 	Metadata     map[string]string          `json:"metadata"`
 	Files        []fileAnswer               `json:"files"`
 	FilesOmitted int                        `json:"files_omitted"`
-	Error        string                     `json:"error"`
+
+	Refused        []agentsandbox.NetworkRefusal `json:"network_refused"`
+	RefusedOmitted int64                         `json:"network_refused_omitted"`
+	Error          string                        `json:"error"`
 }
 
 // execution fails if what every answer has is not there.
@@ -91,9 +94,14 @@ func (a executionAnswer) execution(id string) (*agentsandbox.Execution, error) {
 
 		MemoryPeakBytes: a.MemoryPeak,
 		SessionStatus:   a.SessionLeft,
+
+		NetworkRefusedOmitted: a.RefusedOmitted,
 	}
 	if len(a.Metadata) > 0 {
 		e.Metadata = a.Metadata
+	}
+	if len(a.Refused) > 0 {
+		e.NetworkRefused = a.Refused
 	}
 	if a.ReturnCode != nil {
 		e.ReturnCode = *a.ReturnCode

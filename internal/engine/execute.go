@@ -150,7 +150,11 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	}
 	var result *runtime.Result
 	if err == nil {
+		refusals := e.network.Refusals(x.sandbox.ID())
 		result, err = e.run(ctx, &x, rec)
+		if refusals != nil {
+			rec.NetworkRefused, rec.NetworkRefusedOmitted = refusals()
+		}
 	}
 	if x.resume != nil && result != nil {
 		// It may have ended long before this server looked.
@@ -160,10 +164,10 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		return nil, leftRunning(rec.ID)
 	}
 	defer e.letGo(&x)
-	note := ""
+	var note, cleared string
 	switch {
 	case result != nil:
-		rec.Stderr = appendNote(rec.Stderr, clearedNote(result, x.bounds))
+		cleared = clearedNote(result, x.bounds)
 		note = judge(rec, result, x.bounds)
 		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
@@ -171,8 +175,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	case errors.Is(x.endCause(ctx), runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil // its session has noticed already
 	case x.endCause(ctx) != nil:
-		cancelled(rec, x.endCause(ctx))
-		err = nil
+		note, err = cancelled(rec, x.endCause(ctx)), nil
 	case errors.Is(err, errNoVerdict):
 		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
 		rec.Error = "The sandbox did not report after the time limit and was destroyed."
@@ -190,9 +193,8 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, 1
 		rec.Error = publicMessage(err)
 	}
-	rec.Stderr = appendNote(rec.Stderr, note)
 	rec.SessionStatus = x.sessionStatus()
-	return e.finish(ctx, rec, err)
+	return e.finish(ctx, rec, func() []string { return remarks(rec, cleared, note) }, err)
 }
 
 // endCause is why the run has to end; nil: it need not. The context hears of the
@@ -227,8 +229,9 @@ func (x *execution) sessionStatus() agentsandbox.SessionStatus {
 	}
 }
 
-// finish writes the outcome, also when the caller is gone.
-func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, err error) (*agentsandbox.Execution, error) {
+// finish writes the outcome, also when the caller is gone. The last lines of
+// standard error are asked for when all of it is known.
+func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, last func() []string, err error) (*agentsandbox.Execution, error) {
 	rec.EndedAt = e.now()
 	rec.HTTPStatus = 200
 	if err != nil {
@@ -238,6 +241,7 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, err er
 	defer cancel()
 	settle, ferr := e.keepWithinQuota(ctx, rec)
 	if ferr == nil {
+		rec.Stderr = appendNotes(rec.Stderr, last()...)
 		_, ferr = e.store.FinishExecution(ctx, *rec)
 		settle()
 	}

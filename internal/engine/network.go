@@ -36,6 +36,9 @@ func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.N
 func (offline) Notes(string) func() agentsandbox.NetworkNotes {
 	return nil
 }
+func (offline) Refusals(string) func() ([]agentsandbox.NetworkRefusal, int64) {
+	return nil
+}
 func (offline) Dial(context.Context, string, uint16) (net.Conn, error) {
 	return nil, errOffline
 }

@@ -19,6 +19,7 @@ import (
 // wires is a Network of a server in the mode public. Sandboxes that were claimed
 // as isolated have no device.
 type wires struct {
+	refused  []agentsandbox.NetworkRefusal
 	mu       sync.Mutex
 	applied  map[string]*agentsandbox.NetworkPolicy
 	secrets  map[string][]agentsandbox.BoundSecret
@@ -74,6 +75,14 @@ func (w *wires) see(notes agentsandbox.NetworkNotes) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notes = notes
+}
+
+func (w *wires) Refusals(string) func() ([]agentsandbox.NetworkRefusal, int64) {
+	return func() ([]agentsandbox.NetworkRefusal, int64) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.refused, 0
+	}
 }
 
 // Dial reaches an echo on port 7.

@@ -213,6 +213,10 @@ type Network interface {
 	// Notes returns what tells of a sandbox for the audit log, also when it is gone;
 	// nil for one without a device.
 	Notes(sandbox string) func() agentsandbox.NetworkNotes
+	// Refusals begins to add up what a sandbox is refused; the function returned ends
+	// that and tells it, in bounded space, with the count of what was left out. It
+	// is nil for a sandbox without a device.
+	Refusals(sandbox string) (end func() ([]agentsandbox.NetworkRefusal, int64))
 	// Dial opens a connection to a port of a sandbox.
 	Dial(ctx context.Context, sandbox string, port uint16) (net.Conn, error)
 }

@@ -142,7 +142,7 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 			continue
 		}
 		r.lost++
-		rec.Stderr = appendNote(rec.Stderr, lostTrack(&rec))
+		rec.Stderr = appendNotes(rec.Stderr, lostTrack(&rec))
 		rec.HTTPStatus, rec.EndedAt = agentsandbox.CodeUnavailable.HTTPStatus(), r.e.now()
 		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
 			r.e.finishBare(ctx, rec, err)

@@ -74,7 +74,9 @@ func inSeconds(d time.Duration) string {
 	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + " s"
 }
 
-func cancelled(rec *agentsandbox.Execution, cause error) {
+// cancelled is the verdict on a run that had to end, and returns the last line of
+// its standard error.
+func cancelled(rec *agentsandbox.Execution, cause error) (note string) {
 	rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusCancelled, returnCodeKilled, "SIGKILL"
 	switch {
 	case errors.Is(cause, errSessionDeleted):
@@ -86,6 +88,7 @@ func cancelled(rec *agentsandbox.Execution, cause error) {
 	default:
 		rec.Error = "The client disconnected while this ran."
 	}
+	return rec.Error
 }
 
 // lost tells a sandbox that the memory limit killed from one that died, and
@@ -106,19 +109,6 @@ func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) (note str
 		rec.MemoryPeakBytes = usage.MemoryPeakBytes
 	}
 	return rec.Error
-}
-
-// appendNote adds a last line to standard error, on a line of its own. It is not
-// part of what the code wrote, and counts neither in StderrBytes nor as
-// truncation.
-func appendNote(stderr []byte, note string) []byte {
-	if note == "" {
-		return stderr
-	}
-	if n := len(stderr); n > 0 && stderr[n-1] != '\n' {
-		stderr = append(stderr, '\n')
-	}
-	return append(stderr, "agentsandbox: "+note+"\n"...)
 }
 
 func signalName(n int) string {

@@ -46,7 +46,7 @@ func TestNoteStandsOnALineOfItsOwn(t *testing.T) {
 		{"", "", ""}, {"cut", "", "cut"}, {"", "why", "agentsandbox: why\n"},
 		{"cut", "why", "cut\nagentsandbox: why\n"}, {"whole\n", "why", "whole\nagentsandbox: why\n"},
 	} {
-		if got := string(appendNote([]byte(tt.stderr), tt.note)); got != tt.want {
+		if got := string(appendNotes([]byte(tt.stderr), tt.note)); got != tt.want {
 			t.Errorf("%q and %q give %q", tt.stderr, tt.note, got)
 		}
 	}

@@ -53,18 +53,21 @@ type executionFile struct {
 // every type that answers embed, it is exported because the makers of schemas
 // pass over embedded types that are not.
 type Outcome struct {
-	Status       agentsandbox.Status `json:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"The state: running, or the one state in which the run ended. sandbox_lost is safe to try again."`
-	Signal       *string             `json:"signal" doc:"The signal that ended the run, such as SIGKILL; null for none." example:"SIGKILL"`
-	DurationMS   int64               `json:"duration_ms" doc:"Wall-clock time of the run, in milliseconds."`
-	CPUMS        int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds: of its main process and those that it waited for."`
-	MemoryPeak   int64               `json:"memory_peak_bytes" doc:"The most memory that the sandbox held during the run, its files and its own kernel included, in bytes; 0 where it is not known."`
-	SessionLeft  *string             `json:"session_status" enum:"live,lost,deleted,expired" doc:"What became of the session that the run was in: live, lost with its sandbox, deleted or expired meanwhile; null for a run without one, and while running."`
-	Metadata     map[string]string   `json:"metadata" doc:"As given with the request."`
-	Truncated    bool                `json:"truncated" doc:"The code wrote more than was kept."`
-	StdoutBytes  int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
-	StderrBytes  int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
-	Files        []executionFile     `json:"files" nullable:"false" doc:"Files that the run created or changed below /workspace or /output."`
-	FilesOmitted int                 `json:"files_omitted" doc:"How many files were not collected because of a limit."`
+	Status      agentsandbox.Status `json:"status" enum:"running,succeeded,failed,timed_out,memory_exceeded,process_limit,disk_full,output_limit,cancelled,sandbox_lost" doc:"The state: running, or the one state in which the run ended. sandbox_lost is safe to try again."`
+	Signal      *string             `json:"signal" doc:"The signal that ended the run, such as SIGKILL; null for none." example:"SIGKILL"`
+	DurationMS  int64               `json:"duration_ms" doc:"Wall-clock time of the run, in milliseconds."`
+	CPUMS       int64               `json:"cpu_ms" doc:"CPU time of the run, in milliseconds: of its main process and those that it waited for."`
+	MemoryPeak  int64               `json:"memory_peak_bytes" doc:"The most memory that the sandbox held during the run, its files and its own kernel included, in bytes; 0 where it is not known."`
+	SessionLeft *string             `json:"session_status" enum:"live,lost,deleted,expired" doc:"What became of the session that the run was in: live, lost with its sandbox, deleted or expired meanwhile; null for a run without one, and while running."`
+	Metadata    map[string]string   `json:"metadata" doc:"As given with the request."`
+	Truncated   bool                `json:"truncated" doc:"The code wrote more than was kept."`
+	StdoutBytes int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
+	StderrBytes int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
+	Files       []executionFile     `json:"files" nullable:"false" doc:"Files that the run created or changed below /workspace or /output."`
+	// Nil is an empty list: nothing was refused.
+	Refused        []agentsandbox.NetworkRefusal `json:"network_refused" nullable:"false" doc:"What the policy of the network, or a limit of it, refused to the sandbox while this ran: at most 20 kinds. Empty for a sandbox without a network."`
+	RefusedOmitted int64                         `json:"network_refused_omitted" doc:"How many refusals there were of kinds beyond those that are listed."`
+	FilesOmitted   int                           `json:"files_omitted" doc:"How many files were not collected because of a limit."`
 }
 
 type executeAnswer struct {
@@ -292,7 +295,12 @@ func outcomeOf(e *agentsandbox.Execution) Outcome {
 	for i, f := range e.Files {
 		files[i] = executionFile{f.ID, text([]byte(f.Filename)), text([]byte(f.Path)), f.MediaType, f.SizeBytes, f.SHA256}
 	}
+	refused := e.NetworkRefused
+	if refused == nil {
+		refused = []agentsandbox.NetworkRefusal{}
+	}
 	return Outcome{
+		Refused: refused, RefusedOmitted: e.NetworkRefusedOmitted,
 		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: orEmpty(e.Metadata),
 		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
 		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted,

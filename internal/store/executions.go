@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,8 @@ const (
 			stdout = ?, stderr = ?
 		WHERE id = ? AND ended_at IS NULL`
 
+	insertRefusals       = "INSERT INTO execution_refusals (execution_id, refusals, others) VALUES (?, ?, ?)"
+	refusalsOfExecutions = "SELECT execution_id, refusals, others FROM execution_refusals WHERE execution_id IN (SELECT value FROM json_each(?))"
 	insertMetadata       = "INSERT INTO execution_metadata (execution_id, name, value) VALUES (?, ?, ?)"
 	metadataOfExecutions = "SELECT execution_id, name, value FROM execution_metadata WHERE execution_id IN (SELECT value FROM json_each(?))"
 	hasMetadata          = "EXISTS (SELECT 1 FROM execution_metadata m WHERE m.execution_id = executions.id AND m.name = ? AND m.value = ?)"
@@ -98,12 +101,15 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 	}
 	var finished bool
 	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {
-		if len(e.Files) == 0 {
+		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 {
 			finished, err = writeOutcome(ctx, c, e)
 			return err
 		}
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			if finished, err = writeOutcome(ctx, c, e); err != nil || !finished {
+				return err
+			}
+			if err := writeRefusals(ctx, c, e); err != nil {
 				return err
 			}
 			return writeFiles(ctx, c, e)
@@ -145,6 +151,44 @@ func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution) (bool,
 	}
 	n, err := c.exec(ctx, query, args...)
 	return n == 1, err
+}
+
+func writeRefusals(ctx context.Context, c *conn, e agentsandbox.Execution) error {
+	if len(e.NetworkRefused) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(e.NetworkRefused)
+	if err != nil {
+		return err
+	}
+	_, err = c.exec(ctx, insertRefusals, e.ID, string(text), e.NetworkRefusedOmitted)
+	return err
+}
+
+// addRefusals fills in what the network refused.
+func addRefusals(ctx context.Context, c *conn, at map[string]*agentsandbox.Execution, ids string) error {
+	found, err := rows(ctx, c, scanRefusals, refusalsOfExecutions, ids)
+	if err != nil {
+		return err
+	}
+	for _, r := range found {
+		e := at[r.id]
+		if err := json.Unmarshal([]byte(r.kinds), &e.NetworkRefused); err != nil {
+			return fmt.Errorf("what the network refused to %s: %w", r.id, err)
+		}
+		e.NetworkRefusedOmitted = r.others
+	}
+	return nil
+}
+
+type refusalsRow struct {
+	id, kinds string
+	others    int64
+}
+
+func scanRefusals(row scanner) (r refusalsRow, err error) {
+	err = row.Scan(&r.id, &r.kinds, &r.others)
+	return r, err
 }
 
 func writeFiles(ctx context.Context, c *conn, e agentsandbox.Execution) error {
@@ -235,6 +279,9 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 			return fmt.Errorf("file %s is of %s, which was not asked for", f.ID, f.ExecutionID)
 		}
 		e.Files = append(e.Files, f)
+	}
+	if err := addRefusals(ctx, c, at, text); err != nil {
+		return err
 	}
 	pairs, err := rows(ctx, c, scanMetadata, metadataOfExecutions, text)
 	if err != nil {

@@ -25,6 +25,25 @@ func (b *Border) Notes(id string) func() agentsandbox.NetworkNotes {
 	}
 }
 
+// Refusals begins to add up what a sandbox is refused; the function returned ends
+// that and tells it, and how many refusals there were of kinds beyond those. Of a
+// sandbox without a device it is nil.
+func (b *Border) Refusals(id string) (end func() ([]agentsandbox.NetworkRefusal, int64)) {
+	g := b.gate(id)
+	if g == nil {
+		return nil
+	}
+	read := g.Refusals()
+	return func() ([]agentsandbox.NetworkRefusal, int64) {
+		kinds, others := read()
+		shown := make([]agentsandbox.NetworkRefusal, len(kinds))
+		for i, k := range kinds {
+			shown[i] = agentsandbox.NetworkRefusal{Host: k.Host, Port: k.Port, Reason: string(k.Reason), Rule: k.Rule, Count: k.Count}
+		}
+		return shown, others
+	}
+}
+
 // entry is a line of a log as it is shown.
 func entry(e firewall.Entry) agentsandbox.NetworkEntry {
 	shown := agentsandbox.NetworkEntry{

@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/agentsandbox/agentsandbox"
+)
+
+// Many clients show the standard error of a run and nothing else of its outcome.
+// So what they would miss stands there in last lines, each of which begins with
+// "agentsandbox: ": what is lost, and how the run ended where the code had no say
+// in it. A run that lost nothing and ended by itself has none.
+
+// refusalsTold is how many refusals of the network a line has room for.
+const refusalsTold = 3
+
+// remarks are the last lines of a run's standard error; how it ended is the very
+// last one.
+func remarks(rec *agentsandbox.Execution, cleared, ending string) []string {
+	lines := []string{cleared, cutNote(rec), omittedNote(rec)}
+	if rec.Status != agentsandbox.StatusSucceeded {
+		lines = append(lines, refusedNote(rec))
+	}
+	if rec.Error != "" && rec.Error != ending {
+		lines = append(lines, rec.Error)
+	}
+	if ending == "" && rec.Status == agentsandbox.StatusFailed && rec.Signal != "" {
+		ending = signalNote(rec.Signal)
+	}
+	return append(lines, ending)
+}
+
+// cutNote says how much of the output is not kept. It counts what the code wrote,
+// so it comes before any line is added.
+func cutNote(rec *agentsandbox.Execution) string {
+	if !rec.Truncated {
+		return ""
+	}
+	var cut []string
+	for _, s := range []struct {
+		name string
+		kept int
+		all  int64
+	}{{"standard output", len(rec.Stdout), rec.StdoutBytes}, {"standard error", len(rec.Stderr), rec.StderrBytes}} {
+		if int64(s.kept) < s.all {
+			cut = append(cut, fmt.Sprintf("the first %d of %d bytes of %s are kept", s.kept, s.all, s.name))
+		}
+	}
+	return "the output was cut: " + strings.Join(cut, ", ")
+}
+
+func omittedNote(rec *agentsandbox.Execution) string {
+	switch n := rec.FilesOmitted; n {
+	case 0:
+		return ""
+	case 1:
+		return "1 file that the run made or changed was not kept"
+	default:
+		return fmt.Sprintf("%d files that the run made or changed were not kept", n)
+	}
+}
+
+func refusedNote(rec *agentsandbox.Execution) string {
+	if len(rec.NetworkRefused) == 0 {
+		return ""
+	}
+	var told []string
+	for _, r := range rec.NetworkRefused[:min(len(rec.NetworkRefused), refusalsTold)] {
+		to := r.Host
+		if r.Port != 0 {
+			to += fmt.Sprintf(" port %d", r.Port)
+		}
+		told = append(told, fmt.Sprintf("%s (%s)", to, r.Rule))
+	}
+	line := "the network policy refused " + strings.Join(told, ", ")
+	if more := len(rec.NetworkRefused) - len(told); more > 0 || rec.NetworkRefusedOmitted > 0 {
+		line += " and more, see network_refused"
+	}
+	return line
+}
+
+// signalWords say what a signal stands for that ends a program.
+var signalWords = map[string]string{
+	"SIGSEGV": "a segmentation fault: the program used memory that is not its own",
+	"SIGBUS":  "a bus error: as a rule, memory of a mapped file for which there is no room or no file any more",
+	"SIGABRT": "the program aborted itself",
+	"SIGILL":  "an instruction that the processor does not have",
+	"SIGFPE":  "an arithmetic error",
+	"SIGKILL": "sent by a process of the sandbox",
+	"SIGTERM": "sent by a process of the sandbox",
+	"SIGPIPE": "the program wrote to a pipe that nobody reads",
+	"SIGXFSZ": "a file larger than is allowed",
+	"SIGSYS":  "a system call that is not allowed",
+}
+
+func signalNote(signal string) string {
+	if words := signalWords[signal]; words != "" {
+		return fmt.Sprintf("ended by %s, %s", signal, words)
+	}
+	return "ended by " + signal
+}
+
+// appendNotes adds last lines to standard error, each on a line of its own. They
+// are not part of what the code wrote, and count neither in StderrBytes nor as
+// truncation.
+func appendNotes(stderr []byte, notes ...string) []byte {
+	for _, note := range notes {
+		if note == "" {
+			continue
+		}
+		if n := len(stderr); n > 0 && stderr[n-1] != '\n' {
+			stderr = append(stderr, '\n')
+		}
+		stderr = append(stderr, "agentsandbox: "+strings.ReplaceAll(note, "\n", " ")+"\n"...)
+	}
+	return stderr
+}
