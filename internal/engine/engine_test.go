@@ -57,7 +57,8 @@ func TestVerdicts(t *testing.T) {
 	ctx := as(t, "a")
 	t.Run("signal", func(t *testing.T) {
 		x := f.bash(ctx, "", "kill -TERM $$")
-		if x.ReturnCode != 143 || x.Signal != "SIGTERM" || x.Status != agentsandbox.StatusFailed {
+		if x.ReturnCode != 143 || x.Signal != "SIGTERM" || x.Status != agentsandbox.StatusFailed ||
+			string(x.Stderr) != "agentsandbox: ended by SIGTERM, sent by a process of the sandbox\n" {
 			t.Errorf("%+v", x)
 		}
 	})
@@ -73,7 +74,7 @@ func TestVerdicts(t *testing.T) {
 	})
 	t.Run("output over the limit", func(t *testing.T) {
 		x := f.bash(ctx, "", "head -c 5000 /dev/zero | tr '\\0' x; echo fine >&2")
-		if len(x.Stdout) != 1000 || x.StdoutBytes != 5000 || !x.Truncated || string(x.Stderr) != "fine\n" || x.Status != agentsandbox.StatusSucceeded {
+		if len(x.Stdout) != 1000 || x.StdoutBytes != 5000 || !x.Truncated || string(x.Stderr) != "fine\nagentsandbox: the output was cut: the first 1000 of 5000 bytes of standard output are kept\n" || x.Status != agentsandbox.StatusSucceeded {
 			t.Errorf("%d of %d bytes, %+v", len(x.Stdout), x.StdoutBytes, x.Status)
 		}
 	})

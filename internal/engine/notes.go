@@ -47,6 +47,9 @@ func cutNote(rec *agentsandbox.Execution) string {
 			cut = append(cut, fmt.Sprintf("the first %d of %d bytes of %s are kept", s.kept, s.all, s.name))
 		}
 	}
+	if len(cut) == 0 {
+		return "the output may lack its end"
+	}
 	return "the output was cut: " + strings.Join(cut, ", ")
 }
 

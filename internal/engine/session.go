@@ -198,7 +198,7 @@ func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
 	row, err := e.store.Session(ctx, tenant, id)
 	switch {
 	case agentsandbox.CodeOf(err) == agentsandbox.CodeSessionNotFound:
-		return sessionNotFound(id)
+		return e.whyNoSession(ctx, tenant, id)
 	case err != nil:
 		return err
 	case row.Status == agentsandbox.SessionExpired:
@@ -209,6 +209,23 @@ func (e *Engine) whyGone(ctx context.Context, tenant, id string) error {
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s is still being created. Try again in a moment.", id)
 	}
 	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted. Create a new one.", id)
+}
+
+// whyNoSession is the error for an id of which the store knows no session: it may
+// be that of a run that had a sandbox of its own.
+func (e *Engine) whyNoSession(ctx context.Context, tenant, id string) error {
+	runs, err := e.store.Executions(ctx, tenant, agentsandbox.ExecutionFilter{SessionID: id, Page: agentsandbox.Page{Limit: 1}})
+	switch {
+	case err != nil:
+		return err
+	case len(runs.Executions) == 0 || !runs.Executions[0].Ephemeral:
+		return sessionNotFound(id)
+	case runs.Executions[0].Status == agentsandbox.StatusRunning:
+		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound,
+			"The session %s is of a run without one: it ends with that run, and nothing else runs in it. Create a session.", id)
+	}
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound,
+		"The session %s was made for one run, and ended with it. Create a session to run more than once in the same sandbox.", id)
 }
 
 func sessionNotFound(id string) error {

@@ -30,6 +30,7 @@ type runOutput struct {
 	Truncated       bool         `json:"truncated" jsonschema:"stdout or stderr is not all that the code wrote"`
 	Files           []fileOutput `json:"files" jsonschema:"files that the run made or changed"`
 	FilesOmitted    int          `json:"files_omitted,omitempty" jsonschema:"files that were not kept, because of the server's limits"`
+	NetworkRefused  []string     `json:"network_refused,omitempty" jsonschema:"what the policy of the network refused to the run, and why"`
 	SessionID       string       `json:"session_id"`
 	SessionStatus   string       `json:"session_status,omitempty"`
 	ExecutionID     string       `json:"execution_id"`
@@ -119,6 +120,16 @@ func viewOfExecution(e *agentsandbox.Execution, limit int) runOutput {
 	out.Stdout, outShort = cut(e.Stdout, limit)
 	out.Stderr, errShort = cut(e.Stderr, limit)
 	out.Truncated = e.Truncated || outShort || errShort
+	for _, r := range e.NetworkRefused {
+		line := r.Host
+		if r.Port != 0 {
+			line += fmt.Sprintf(" port %d", r.Port)
+		}
+		out.NetworkRefused = append(out.NetworkRefused, strings.ToValidUTF8(fmt.Sprintf("%s: %s (%d times)", line, r.Rule, r.Count), "\uFFFD"))
+	}
+	if e.NetworkRefusedOmitted > 0 {
+		out.NetworkRefused = append(out.NetworkRefused, fmt.Sprintf("%d more", e.NetworkRefusedOmitted))
+	}
 	for _, f := range e.Files {
 		out.Files = append(out.Files, viewOfFile(f))
 	}
@@ -158,6 +169,9 @@ func verdict(out runOutput, notes []string) string {
 	}
 	if out.FilesOmitted > 0 {
 		fmt.Fprintf(&b, "\n%d more files were not kept, because of the server's limits.", out.FilesOmitted)
+	}
+	for _, refused := range out.NetworkRefused {
+		b.WriteString("\nThe network refused " + refused + ".")
 	}
 	for _, note := range notes {
 		b.WriteString("\n" + note)

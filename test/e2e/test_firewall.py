@@ -165,6 +165,34 @@ def test_the_name_in_tls_must_be_that_of_the_address(http, session, world):
     assert [reason for reason, _ in refusals(http, s)] == ["name"] * 4
 
 
+def test_a_name_that_is_not_allowed_is_told_in_tls(http, session, world):
+    s, address = session("told.example"), world.name("told.example", 443)
+    code = "resolve('told.example')\nsay(subprocess.run(['curl', '-sS', '--max-time', '20', '--resolve', 'other.example:443:' + given(), 'https://other.example/'], stderr=subprocess.PIPE, text=True).stderr)"
+    assert "access denied" in inside(http, s, code, address)
+    assert [reason for reason, _ in refusals(http, s)] == ["name"]
+
+
+def test_plain_http_that_is_hard_to_judge(http, session, world):
+    s, address = session("web.example"), world.name("web.example", 8080)
+    world.web8080.seen.clear()
+    code = r"""
+a = given(); resolve("web.example")
+def raw(*parts):
+    with socket.create_connection((a, 8080), 20) as c:
+        try:
+            for part in parts: c.sendall(part)
+            return c.makefile("rb").read()[9:12].decode()
+        except OSError: return "cut"
+host = b"Host: stolen.example\r\n\r\n"
+say([raw(b"BREW / HTTP/1.1\r\n", host), raw(b"BREW /" + b"a" * 20000, b" HTTP/1.1\r\n" + host), raw(b"M-SEARCH /\xe9", b" HTTP/1.1\r\n" + host),
+     raw(b"hello\r\n", b"GET / HTTP/1.1\r\n" + host), raw(b"GET\x0b/\x0bHTTP/1.1\r\n" + host), raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+     raw(b"GET / HTTP/1.1\r\nHost: web.example\r\n\r\nBREW / HTTP/1.1\r\n" + host)])
+"""
+    said = inside(http, s, code, address)
+    assert said[-1] == "200" and "200" not in said[:-1] and said[0] == "403" and said[5] == "403", said
+    assert {host for host, _ in world.web8080.seen} == {"web.example"}
+
+
 def test_the_host_of_a_request_must_be_that_of_the_address(http, session, world):
     s, address = session("web.example"), world.name("web.example", 80)
     world.web.seen.clear()
@@ -181,7 +209,7 @@ said += [raw("CONNECT web.example:443 HTTP/1.1\\r\\nHost: web.example\\r\\n\\r\\
          raw("PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n"), raw("GET / HTTP/1.1\\r\\nHost: web.example\\r\\nHost: other.example\\r\\n\\r\\n"), raw("\\x00\\x01 hello\\r\\n")]
 say(said)
 """
-    assert inside(http, s, code, address) == [200, 403, 403, 200, 403, "403", "403", "", "400", ""]
+    assert inside(http, s, code, address) == [200, 403, 403, 200, 403, "403", "403", "403", "400", ""]
     assert {host for host, _ in world.web.seen} == {"web.example"}
 
 
@@ -244,8 +272,8 @@ def test_a_name_that_is_not_allowed_is_not_asked_for(http, session, world):
 def test_only_the_ports_that_are_listed(http, session, world):
     s, address = session("ported.example:80", "93.184.250.0/24:8080"), world.name("ported.example", 80)
     world.expected.add("tcp 93.184.250.7 8080")
-    assert inside(http, s, "a = resolve('ported.example')[0]; say([dial(a, 80), dial(a, 8080), dial('93.184.250.7', 8080), dial('93.184.250.7', 80), dial('93.184.251.7', 8080)])") == [
-        "reached", "Connection refused", "reached", "Connection refused", "Connection refused"]  # fmt: skip
+    assert inside(http, s, "a = resolve('ported.example')[0]; say([dial(a, 80), dial(a, 8080), dial('93.184.250.7', 8080), get('93.184.250.7', 'ported.example'), dial('93.184.251.7', 8080)])") == [
+        "reached", "Connection refused", "reached", 403, "Connection refused"]  # fmt: skip
     assert address == world.zone.names["ported.example"]
 
 
@@ -281,7 +309,7 @@ first = c.recv(12).decode(); open("/workspace/open", "w").close()
 try:
     while c.recv(65536): pass
 except OSError: pass
-say([first, dial(given(), 80), resolve("drip.example")])
+say([first, dial(given(), 443), get(given(), "drip.example"), resolve("drip.example")])
 """
     said = []
     t = threading.Thread(target=lambda: said.append(inside(http, s, code, address)))
@@ -289,7 +317,7 @@ say([first, dial(given(), 80), resolve("drip.example")])
     assert eventually(lambda: http.get(f"/v1/sessions/{s}/fs/stat", params={"path": "/workspace/open"}).status_code == 200)
     assert http.put(f"/v1/sessions/{s}/network", json={"mode": "allowlist", "allow": ["mine.example"]}).status_code == 200
     t.join(60)
-    assert said == [["HTTP/1.1 200", "Connection refused", []]]
+    assert said == [["HTTP/1.1 200", "Connection refused", 403, []]]
     assert any(rule.startswith("policy replaced") for _, rule in refusals(http, s))
 
 

@@ -102,7 +102,29 @@ func (a *app) show(e *agentsandbox.Execution, asJSON bool) error {
 	if e.FilesOmitted > 0 {
 		a.note("%d files that the code made or changed were not kept, because of the server's limits.", e.FilesOmitted)
 	}
+	if len(e.NetworkRefused) > 0 && (asJSON || e.Status == agentsandbox.StatusSucceeded) { // else standard error has it
+		a.note("The network refused %s.", refusals(e))
+	}
 	return nil
+}
+
+// refusals says in a line what the network refused to an execution.
+func refusals(e *agentsandbox.Execution) string {
+	var b strings.Builder
+	for i, r := range e.NetworkRefused {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(r.Host)
+		if r.Port != 0 {
+			fmt.Fprintf(&b, " port %d", r.Port)
+		}
+		fmt.Fprintf(&b, " (%s)", r.Rule)
+	}
+	if e.NetworkRefusedOmitted > 0 {
+		fmt.Fprintf(&b, ", and %d times something else", e.NetworkRefusedOmitted)
+	}
+	return b.String()
 }
 
 // endings say how an execution ended where its output and status do not.

@@ -31,9 +31,12 @@ type executionView struct {
 	Metadata     map[string]string     `json:"metadata,omitempty"`
 	Files        []fileView            `json:"files"`
 	FilesOmitted int                   `json:"files_omitted"`
-	Error        string                `json:"error,omitempty"`
-	CreatedAt    *time.Time            `json:"created_at,omitempty"`
-	EndedAt      *time.Time            `json:"ended_at,omitempty"`
+
+	NetworkRefused        []agentsandbox.NetworkRefusal `json:"network_refused"`
+	NetworkRefusedOmitted int64                         `json:"network_refused_omitted"`
+	Error                 string                        `json:"error,omitempty"`
+	CreatedAt             *time.Time                    `json:"created_at,omitempty"`
+	EndedAt               *time.Time                    `json:"ended_at,omitempty"`
 }
 
 // viewOfExecution shows an execution; withOutput: its output too, as text, where
@@ -57,9 +60,11 @@ func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
 		Metadata:     e.Metadata,
 		Files:        []fileView{},
 		FilesOmitted: e.FilesOmitted,
-		Error:        e.Error,
-		CreatedAt:    timeOrNil(e.CreatedAt),
-		EndedAt:      timeOrNil(e.EndedAt),
+
+		NetworkRefused: append([]agentsandbox.NetworkRefusal{}, e.NetworkRefused...), NetworkRefusedOmitted: e.NetworkRefusedOmitted,
+		Error:     e.Error,
+		CreatedAt: timeOrNil(e.CreatedAt),
+		EndedAt:   timeOrNil(e.EndedAt),
 	}
 	if withOutput {
 		stdout, stderr := string(e.Stdout), string(e.Stderr)

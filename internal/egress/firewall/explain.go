@@ -37,7 +37,7 @@ func advice(v Verdict) string {
 	case ReasonOff:
 		return "The network of the sandbox is off: ask for a session or a run with another network policy."
 	case ReasonNotAllowed:
-		if strings.HasSuffix(v.Rule, "of the session") {
+		if strings.Contains(v.Rule, "of the session") {
 			return "Add it to network.allow of the session or the run."
 		}
 		return "Ask whoever runs the server to allow it."

@@ -51,6 +51,21 @@ NetworkInput = Union[NetworkPolicy, Mapping[str, Any], str]
 """A network policy: a NetworkPolicy, a mapping like it, or a mode alone."""
 
 
+class NetworkRefusal(_Model):
+    """A kind of thing that the network refused to a run, and how often."""
+
+    host: str = ""
+    """The name that was asked for, or the address where there was none."""
+    port: int = 0
+    """The port; 0 where a name was not resolved."""
+    reason: str = ""
+    """Why, as one of a closed set of words, such as ``not_allowed``."""
+    rule: str = ""
+    """The entry or the range that refused, for people."""
+    count: int = 0
+    """How often."""
+
+
 class FileRef(_Model):
     """A file and where it stands in a sandbox."""
 
@@ -191,6 +206,10 @@ class _Outcome(_Model):
     """The code wrote more than was kept."""
     files_omitted: int = 0
     """How many files were not collected because of a limit."""
+    network_refused: list[NetworkRefusal] = Field(default_factory=list)
+    """What the policy of the network, or a limit of it, refused to the sandbox while this ran."""
+    network_refused_omitted: int = 0
+    """How many refusals there were of kinds beyond those that are listed."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """As given with the run."""
 
