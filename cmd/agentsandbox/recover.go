@@ -33,5 +33,5 @@ func (d *daemon) recover(ctx context.Context) error {
 	for _, sb := range found.Adopted {
 		adopted = append(adopted, d.pool.Adopt(sb))
 	}
-	return d.engine.Recover(ctx, adopted...)
+	return d.engine.Recover(ctx, found.Foreign, adopted...)
 }

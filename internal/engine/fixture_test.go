@@ -105,7 +105,7 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	f.pool.Start()
 	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
 	f.Engine = engine.New(opts)
-	if err := f.Recover(t.Context()); err != nil {
+	if err := f.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	f.Resume()

@@ -4,12 +4,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
+
+// endedByCopy is why a session is lost that a data directory has by being copied.
+const endedByCopy = "this server's data directory is a copy, a backup, or was moved from another file system, and the sandbox belongs to the original."
 
 // retainTimeout bounds how long a sandbox may take to forget runs.
 const retainTimeout = 30 * time.Second
@@ -51,6 +55,7 @@ func readPlan(x Left) (p plan, ok bool) {
 type recovery struct {
 	e       *Engine
 	adopted map[string]runtime.Sandbox
+	foreign []string
 	// sessions are those that live on, by id.
 	sessions map[string]*session
 	follow   []execution
@@ -59,12 +64,13 @@ type recovery struct {
 }
 
 // Recover brings the store in line with what lives on of an earlier process:
-// adopted are the sandboxes that were taken over. What has no sandbox any more is
+// adopted are the sandboxes that were taken over, foreign the ids of those that
+// belong to the data directory of which this one is a copy. What has no sandbox any more is
 // recorded as lost. Start goes on from there: until then nothing is watched,
 // followed or ended, so that a server that fails to start can let go of the
 // sandboxes and leave them, with all that runs in them, to the next one.
-func (e *Engine) Recover(ctx context.Context, adopted ...runtime.Sandbox) error {
-	r := &recovery{e: e, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
+func (e *Engine) Recover(ctx context.Context, foreign []string, adopted ...runtime.Sandbox) error {
+	r := &recovery{e: e, foreign: foreign, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
 	for _, sb := range adopted {
 		r.adopted[sb.ID()] = sb
 	}
@@ -104,6 +110,11 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 			last = agentsandbox.SessionDeleted
 		} else {
 			r.ended++
+			if slices.Contains(r.foreign, row.Sandbox) {
+				if err := r.e.store.NoteSessionEnd(ctx, row.ID, endedByCopy); err != nil {
+					return err
+				}
+			}
 		}
 		if _, err := r.e.store.MoveSession(ctx, row.ID, unfinished, last, r.e.now()); err != nil {
 			return err
@@ -142,7 +153,12 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 			continue
 		}
 		r.lost++
-		rec.Stderr = appendNotes(rec.Stderr, lostTrack(&rec))
+		note := lostTrack(&rec)
+		if slices.Contains(r.foreign, row.Sandbox) {
+			rec.Error = "The data directory with this record is a copy: the run belongs to the server of the original, and is not followed here."
+			note = rec.Error
+		}
+		rec.Stderr = appendNotes(rec.Stderr, note)
 		rec.HTTPStatus, rec.EndedAt = agentsandbox.CodeUnavailable.HTTPStatus(), r.e.now()
 		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
 			r.e.finishBare(ctx, rec, err)

@@ -145,7 +145,7 @@ func (h *host) start() *server {
 	for i, sb := range found.Adopted {
 		found.Adopted[i] = s.pool.Adopt(sb)
 	}
-	if err := s.Recover(h.t.Context(), found.Adopted...); err != nil {
+	if err := s.Recover(h.t.Context(), found.Foreign, found.Adopted...); err != nil {
 		h.t.Fatal(err)
 	}
 	s.Resume()

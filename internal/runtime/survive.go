@@ -9,6 +9,9 @@ type Recovered struct {
 	Adopted []Sandbox
 	// Destroyed are the ids of those that do not.
 	Destroyed []string
+	// Foreign are the ids of those that another data directory made, of which this
+	// one is a copy. Nothing was done to them.
+	Foreign []string
 }
 
 // Progress is how far the output of a run was taken: what [Guest.Attach] needs

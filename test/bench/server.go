@@ -49,11 +49,9 @@ func start(binary, dir string, flags ...string) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	digest := sha256.Sum256([]byte(filepath.Join(dir, "sandboxes")))
 	s := &server{
 		url:    "http://" + addr,
 		key:    key,
-		group:  "agentsandbox-" + hex.EncodeToString(digest[:6]),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 	flags = append([]string{"serve", "--listen", addr, "--data-dir", dir, "--max-sandboxes", "600", "--reserve-percent", "1", "--on-shutdown", "destroy"}, flags...)
@@ -68,7 +66,28 @@ func start(binary, dir string, flags ...string) (*server, error) {
 		text, _ := os.ReadFile(dir + ".log")
 		return nil, fmt.Errorf("the server does not get ready: %w\n%s", err, text)
 	}
+	if s.group, err = groupOf(filepath.Join(dir, "sandboxes")); err != nil {
+		s.stop()
+		return nil, err
+	}
 	return s, nil
+}
+
+// groupOf is what a server calls its control groups: after device and inode of its
+// state directory or, in builds to compare with, after its path.
+func groupOf(dir string) (string, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return "", err
+	}
+	for _, named := range []string{fmt.Sprintf("%d:%d", st.Dev, st.Ino), dir} {
+		digest := sha256.Sum256([]byte(named))
+		name := "agentsandbox-" + hex.EncodeToString(digest[:6])
+		if _, err := os.Stat(filepath.Join("/run", name)); err == nil {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("no control group of a server with %s is known", dir)
 }
 
 func (s *server) ready() (bool, error) {

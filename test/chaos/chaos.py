@@ -305,7 +305,7 @@ class Chaos:
         sets = {
             "records": {p.name.removesuffix(".json") for p in (s.data / "sandboxes/records").iterdir()},
             # gVisor's control socket and state of each sandbox.
-            "files": {p.name.removeprefix("runsc-").removesuffix(".sock").split("_sandbox:")[0] for p in (Path("/run") / s.group).iterdir()},
+            "files": {p.name.removeprefix("runsc-").removesuffix(".sock").split("_sandbox:")[0] for p in (Path("/run") / s.group).iterdir() if p.name != "owner"},
         }
         for p in Path("/sys/fs/cgroup").glob(f"*/{s.group}/*/"):  # a hierarchy each
             sets.setdefault(f"groups of {p.parts[-3]}", set()).add(p.name)

@@ -146,7 +146,7 @@ func newMatrix(t *testing.T) *matrix {
 	})
 	p.Start()
 	e := engine.New(engine.Options{Store: db, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
-	if err := e.Recover(t.Context()); err != nil {
+	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

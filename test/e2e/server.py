@@ -35,14 +35,22 @@ class Server:
         self.data = Path(data)
         self.key = key or "test-" + secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{free_port()}"
-        # What the server calls its control groups and its directory in /run.
-        digest = hashlib.sha256(str(self.data / "sandboxes").encode()).hexdigest()
-        self.group = "agentsandbox-" + digest[:12]
+        self._group = ""
         self.log = self.data.parent / f"{self.data.name}.log"
         self.flags = (f"--on-shutdown={on_shutdown}", *flags)
         self.env = {**os.environ, "AGENTSANDBOX_BOOTSTRAP_KEY": self.key, **(env or {})}
         self.process: subprocess.Popen | None = None
         self.prefix: tuple[str, ...] = ()  # a command that runs the server, such as one that enters a namespace
+
+    @property
+    def group(self) -> str:
+        """What the server calls its control groups and its directory in /run, also when the data directory is gone."""
+        try:
+            st = (self.data / "sandboxes").stat()
+            self._group = "agentsandbox-" + hashlib.sha256(f"{st.st_dev}:{st.st_ino}".encode()).hexdigest()[:12]
+        except FileNotFoundError:
+            pass
+        return self._group or "agentsandbox-of-no-server"
 
     def start(self) -> "Server":
         self.launch()

@@ -2,7 +2,9 @@
 
 import re
 import signal
+import subprocess
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -102,3 +104,94 @@ def test_a_key_runs_the_code_once_across_a_restart(keeper):
             assert r.status_code == 200 and r.headers["Idempotency-Replayed"] == "true", r.text
             assert (r.json()["stdout"], r.json()["execution_id"]) == ("gone\n", re.search(r"exe_\w+", answers[0].text)[0])
         assert run(http, "wc -l < runs", language="bash", session_id=session)["stdout"].strip() == "1"
+
+
+def copied(server: Server, to: Path) -> Server:
+    subprocess.run(["cp", "-a", str(server.data), str(to)], check=True)
+    return Server(to, *QUICK, key=server.key, on_shutdown="keep")
+
+
+def wait_fully_stopped(server: Server) -> None:
+    server.stop()
+    server.flags = (*server.flags, "--on-shutdown=destroy")
+    server.start().stop()
+    assert eventually(lambda: not server.sandbox_pids() and not server.cgroups()), "something is left on the host"
+    assert not Path("/run", server.group).exists()
+
+
+def test_a_copy_of_the_data_directory_touches_nothing_of_the_original(keeper, tmp_path):
+    session = new_session(keeper)
+    begun = threading.Thread(target=lambda: keeper.http().post("/v1/execute", json={"code": COUNTED, "language": "bash", "session_id": session}))
+    begun.start()
+    with keeper.http() as http:
+        assert eventually(lambda: http.get(f"/v1/sessions/{session}/fs/stat", params={"path": "/workspace/runs"}).status_code == 200)
+    before = keeper.sandboxes()
+    copy = copied(keeper, tmp_path / "copy")
+    try:
+        copy.start()
+        assert "is a copy" in copy.log.read_text()
+        with copy.http() as http:
+            # It knows of the session, and why it has none.
+            gone = http.get(f"/v1/sessions/{session}")
+            assert gone.status_code == 404 and "copy" in gone.text, gone.text
+            (x,) = [e for e in http.get("/v1/executions").json()["executions"] if e["status"] == "sandbox_lost"]
+            assert "copy" in x["error"], x
+            assert run(http, "print(1)")["stdout"] == "1\n"
+        # Both start again, beside each other.
+        assert alive(keeper, session) and before <= keeper.sandboxes()
+        own = new_session(copy)
+        keeper.stop()
+        begun.join()
+        keeper.start()
+        copy.stop()
+        copy.start()
+        assert alive(keeper, session) and alive(copy, own)
+        with keeper.http() as http:
+            run(http, "echo gone > go", language="bash", session_id=session)
+            assert eventually(lambda: all(e["status"] == "succeeded" for e in http.get("/v1/executions").json()["executions"]))
+    finally:
+        wait_fully_stopped(copy)
+    assert alive(keeper, session)
+
+
+def test_a_backup_that_is_restored_over_a_copy(keeper, tmp_path):
+    """rsync of the original into the directory of a stopped copy, which keeps its own sandboxes apart from the original's."""
+    session = new_session(keeper)
+    copy = copied(keeper, tmp_path / "copy")
+    try:
+        copy.start()
+        copy.stop()
+        subprocess.run(["cp", "-a", str(keeper.data) + "/.", str(copy.data)], check=True)
+        copy.start()
+        with copy.http() as http:
+            assert "copy" in http.get(f"/v1/sessions/{session}").text
+        assert alive(keeper, session)
+    finally:
+        wait_fully_stopped(copy)
+    assert alive(keeper, session)
+
+
+def test_a_renamed_data_directory_keeps_its_sandboxes(keeper, tmp_path):
+    session = new_session(keeper)
+    keeper.stop()
+    keeper.data = keeper.data.rename(tmp_path / "moved")
+    keeper.start()
+    assert alive(keeper, session)
+
+
+def test_a_restored_backup_leaves_the_sandboxes_of_what_it_replaces(keeper, tmp_path):
+    session = new_session(keeper)
+    keeper.stop()
+    subprocess.run(["cp", "-a", str(keeper.data), str(tmp_path / "backup")], check=True)
+    original = keeper.data.rename(tmp_path / "set-aside")
+    restored = Server(keeper.data, *QUICK, key=keeper.key, on_shutdown="keep")
+    (tmp_path / "backup").rename(restored.data)
+    try:
+        restored.start()
+        with restored.http() as http:
+            assert "copy" in http.get(f"/v1/sessions/{session}").text
+    finally:
+        wait_fully_stopped(restored)
+    keeper.data = original
+    keeper.start()
+    assert alive(keeper, session)

@@ -91,10 +91,10 @@ func TestLimitsAreInForceAfterAdoption(t *testing.T) {
 		t.Fatalf("recovered %+v", found)
 	}
 	defer func() { must(t, found.Adopted[0].Destroy(context.Background())) }()
-	files, err := filepath.Glob("/sys/fs/cgroup/*/" + GroupName(h.stateDir) + "/" + sb.ID() + "/memory.limit_in_bytes")
+	files, err := filepath.Glob("/sys/fs/cgroup/*/" + groupName(h.stateDir) + "/" + sb.ID() + "/memory.limit_in_bytes")
 	must(t, err)
 	if len(files) == 0 {
-		files = []string{filepath.Join("/sys/fs/cgroup", GroupName(h.stateDir), sb.ID(), "memory.max")}
+		files = []string{filepath.Join("/sys/fs/cgroup", groupName(h.stateDir), sb.ID(), "memory.max")}
 	}
 	text, err := os.ReadFile(files[0])
 	must(t, err)

@@ -23,8 +23,6 @@ package gvisor
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -108,6 +106,7 @@ type Runtime struct {
 	parent    *cgroup.Parent
 	snapshots *snapshots
 	lock      *os.File
+	home      *home
 	restore   func() // puts the standard streams back
 	owned     sync.WaitGroup
 	released  atomic.Int64 // sandboxes that were let go of alive
@@ -139,11 +138,8 @@ func New(opts Options) (*Runtime, error) {
 	r := &Runtime{opts: opts, log: opts.Logger}
 	undo := cleanups{}
 	defer undo.run()
-	gvisorDir := gvisorDir(opts.StateDir)
-	for _, dir := range []string{filepath.Join(opts.StateDir, recordsDir), gvisorDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("state directory: %w", err)
-		}
+	if err := os.MkdirAll(filepath.Join(opts.StateDir, recordsDir), 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	r.records = records{dir: filepath.Join(opts.StateDir, recordsDir)}
 	var err error
@@ -151,13 +147,17 @@ func New(opts Options) (*Runtime, error) {
 		return nil, err
 	}
 	undo.add(func() { r.lock.Close() })
+	if r.home, err = openHome(opts.StateDir); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	undo.add(func() { _ = r.home.close() })
 	if r.bootID, err = bootID(); err != nil {
 		return nil, err
 	}
-	if r.conf, err = newConfig(gvisorDir, opts.Platform, opts.DebugDir); err != nil {
+	if r.conf, err = newConfig(r.home.runDir(), opts.Platform, opts.DebugDir); err != nil {
 		return nil, err
 	}
-	if r.parent, err = cgroup.Open(GroupName(opts.StateDir)); err != nil {
+	if r.parent, err = cgroup.Open(r.home.name); err != nil {
 		return nil, err
 	}
 	if err = r.parent.SetWall(opts.MemoryWallBytes); err != nil {
@@ -214,17 +214,6 @@ func (o *Options) check() error {
 // cannot take back, in bytes. Below enough, it may be more than that.
 func (r *Runtime) MemoryUse(enough int64) (int64, error) { return r.parent.MemoryUse(enough) }
 
-// gvisorDir is where gVisor keeps its files of the sandboxes of a state
-// directory.
-func gvisorDir(stateDir string) string { return filepath.Join(runDir, GroupName(stateDir)) }
-
-// GroupName is the name of the parent control group of a state directory. Two
-// servers of a machine have different ones.
-func GroupName(stateDir string) string {
-	sum := sha256.Sum256([]byte(stateDir))
-	return "agentsandbox-" + hex.EncodeToString(sum[:6])
-}
-
 // Close waits for background work and lets go of the state directory. Every
 // sandbox must be destroyed or released before.
 func (r *Runtime) Close() error {
@@ -238,10 +227,10 @@ func (r *Runtime) Close() error {
 		if r.released.Load() == 0 {
 			err = errors.New("closed while sandboxes are alive: they end when the server starts again")
 		}
-	} else if gone := os.Remove(r.conf.RootDir); err == nil {
+	} else if gone := r.home.remove(); err == nil {
 		err = gone
 	}
-	return errors.Join(err, r.lock.Close())
+	return errors.Join(err, r.home.close(), r.lock.Close())
 }
 
 // lockStateDir keeps a second daemon out, for as long as the file is open.

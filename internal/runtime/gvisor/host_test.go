@@ -145,7 +145,7 @@ func (h *host) checkNothingLeft() {
 // traces lists what is left of the sandboxes of a state directory.
 func traces(stateDir string) []string {
 	var left []string
-	for _, dir := range []string{filepath.Join(stateDir, recordsDir), gvisorDir(stateDir)} {
+	for _, dir := range []string{filepath.Join(stateDir, recordsDir), filepath.Join(runDir, groupName(stateDir))} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			left = append(left, err.Error())
@@ -154,7 +154,7 @@ func traces(stateDir string) []string {
 			left = append(left, filepath.Join(dir, e.Name()))
 		}
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + GroupName(stateDir) + "*")
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + groupName(stateDir) + "*")
 	if err != nil {
 		left = append(left, err.Error())
 	}
@@ -181,7 +181,7 @@ func sandboxProcesses(stateDir string) []int {
 	args, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range args {
 		b, err := os.ReadFile(path)
-		if err == nil && bytes.HasPrefix(b, []byte(sandboxArg0)) && bytes.Contains(b, []byte(GroupName(stateDir))) {
+		if err == nil && bytes.HasPrefix(b, []byte(sandboxArg0)) && bytes.Contains(b, []byte(groupName(stateDir))) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			pids = append(pids, pid)
 		}
@@ -284,4 +284,18 @@ func closed(t *testing.T, what string, ch <-chan struct{}) {
 		buf := make([]byte, 1<<20)
 		t.Fatalf("%s did not happen\n%s", what, buf[:goruntime.Stack(buf, true)])
 	}
+}
+
+// groupName is the name of the parent control group of a state directory.
+func groupName(stateDir string) string {
+	dir, err := os.Open(stateDir)
+	if err != nil {
+		return "no such directory"
+	}
+	defer dir.Close()
+	name, err := homeName(dir)
+	if err != nil {
+		return err.Error()
+	}
+	return name
 }

@@ -27,6 +27,8 @@ type record struct {
 	PID        int    `json:"pid,omitempty"`
 	StartTicks uint64 `json:"start_ticks,omitempty"`
 	BootID     string `json:"boot_id,omitempty"`
+	// Home is the name of the state directory that made the sandbox.
+	Home string `json:"home"`
 
 	// Limits are those that were set last.
 	Limits runtime.Limits `json:"limits"`

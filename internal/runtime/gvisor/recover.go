@@ -20,10 +20,12 @@ const recoverAtOnce = 16
 // Recover implements [runtime.Runtime]. Three things say what is ours: a record,
 // a control group below the parent of this state directory, and a file in
 // gVisor's directory in it. Processes are killed only if they are in such a
-// group, or if a record names them whole: number, start time and the host's run.
+// group, or if a record names them whole, number, start time and the host's run,
+// and was made by this state directory.
 func (r *Runtime) Recover(ctx context.Context, keep []string) (runtime.Recovered, error) {
 	var result runtime.Recovered
-	left, err := r.left()
+	left, foreign, err := r.left()
+	result.Foreign = foreign
 	if err != nil {
 		return result, err
 	}
@@ -59,10 +61,13 @@ func (r *Runtime) Recover(ctx context.Context, keep []string) (runtime.Recovered
 }
 
 // left lists what an earlier process left: records, and groups without one.
-func (r *Runtime) left() ([]record, error) {
-	left, err := r.records.list()
-	if err != nil {
-		return nil, err
+// Foreign are the sandboxes of another state directory, whose records were copied.
+func (r *Runtime) left() (left []record, foreign []string, err error) {
+	if left, err = r.records.list(); err != nil {
+		return nil, nil, err
+	}
+	if left, foreign, err = r.disown(left); err != nil {
+		return nil, nil, err
 	}
 	known := map[string]bool{}
 	for _, rec := range left {
@@ -70,14 +75,14 @@ func (r *Runtime) left() ([]record, error) {
 	}
 	groups, err := r.parent.List()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, name := range groups {
 		if !known[name] {
 			left = append(left, record{ID: name})
 		}
 	}
-	return left, nil
+	return left, foreign, nil
 }
 
 // adoptOrEnd returns nil and no error if the sandbox is gone.
@@ -134,7 +139,7 @@ func (r *Runtime) endProcess(ctx context.Context, rec record) error {
 // removeStrayFiles removes what is in gVisor's directory but of no sandbox that
 // lives.
 func (r *Runtime) removeStrayFiles(alive []runtime.Sandbox) error {
-	ours := map[string]bool{}
+	ours := map[string]bool{ownerFile: true}
 	for _, sb := range alive {
 		for _, name := range fileNames(sb.ID()) {
 			ours[name] = true

@@ -119,9 +119,9 @@ func readRecord(stateDir string) *record {
 }
 
 func groupsOf(stateDir string) []string {
-	groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", GroupName(stateDir), crashedID))
+	groups, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup/*", groupName(stateDir), crashedID))
 	if len(groups) == 0 {
-		groups, _ = filepath.Glob(filepath.Join("/sys/fs/cgroup", GroupName(stateDir), crashedID))
+		groups, _ = filepath.Glob(filepath.Join("/sys/fs/cgroup", groupName(stateDir), crashedID))
 	}
 	return groups
 }

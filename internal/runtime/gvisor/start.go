@@ -155,7 +155,7 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*machine)
 	if err != nil {
 		return nil, err
 	}
-	rec := record{ID: l.id, Template: l.template, CreatedAt: time.Now().UTC(), BootID: r.bootID, Limits: l.limits}
+	rec := record{ID: l.id, Template: l.template, CreatedAt: time.Now().UTC(), BootID: r.bootID, Home: r.home.name, Limits: l.limits}
 	if err := r.records.create(rec); err != nil {
 		return nil, err
 	}
