@@ -22,8 +22,11 @@ const (
 	PreloadPath = LauncherDir + "/preload.py"
 	// ShellLauncherPath lets a Bash wait for its script.
 	ShellLauncherPath = LauncherDir + "/wait.sh"
-	// ScriptDir is where the code of a run stands while it runs.
-	ScriptDir = "/run/agentsandbox"
+	// ScriptDir is where the code of a run is written. The run sees it in the
+	// workspace, as ScriptName with the extension of its language, which listings
+	// of the workspace do not have.
+	ScriptDir  = "/run/agentsandbox"
+	ScriptName = "__script__"
 	// ConversationFD is the descriptor of the agent on which it talks to the host.
 	ConversationFD = 3
 	// DoorDir is where the agent listens for another conversation:

@@ -112,6 +112,11 @@ func New(opts Options) (*Agent, error) {
 	if a.scripts, err = newScripts(filepath.Join(opts.Root, guest.ScriptDir)); err != nil {
 		return nil, err
 	}
+	if opts.Init && opts.User != nil {
+		if err := a.scripts.stages.prepare(a.workspace, a.log); err != nil {
+			return nil, err
+		}
+	}
 	a.children = newChildren(opts.Init)
 	a.interprets = newInterpreters(a)
 	a.forks = &forks{in: a.interprets}

@@ -72,6 +72,8 @@ type program struct {
 	dir   string
 	files []uintptr // descriptors 0, 1, …
 	user  *User
+	// script is what it runs, and sees on its stage.
+	script script
 }
 
 func (c *children) start(p program) (*child, error) {
@@ -86,7 +88,9 @@ func (c *children) start(p program) (*child, error) {
 		given = firstMark + c.marks
 		sys.Credential = &syscall.Credential{Uid: uint32(p.user.UID), Gid: uint32(p.user.GID), Groups: []uint32{uint32(given)}}
 	}
-	pid, err := syscall.ForkExec(p.path, p.args, &syscall.ProcAttr{Dir: p.dir, Env: p.env, Files: p.files, Sys: sys})
+	pid, err := p.script.staged(func() (int, error) {
+		return syscall.ForkExec(p.path, p.args, &syscall.ProcAttr{Dir: p.dir, Env: p.env, Files: p.files, Sys: sys})
+	})
 	if err != nil {
 		return nil, err
 	}

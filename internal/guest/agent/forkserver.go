@@ -40,8 +40,8 @@ type forks struct {
 
 // forkServer is an interpreter with modules loaded that never runs code.
 //
-// All its forks have the one path of the script that it was started with, so one
-// run at a time uses one. They also have its mark: when a run has left processes
+// All its forks have the one script that it was started with, so one run at a time
+// uses one. They also have its mark: when a run has left processes
 // behind, the server is given up, so that they are not taken for the next run's.
 type forkServer struct {
 	*interpreter
@@ -49,7 +49,7 @@ type forkServer struct {
 
 	mu    sync.Mutex
 	users int  // itself and its forks; the last to go removes the script's directory
-	lent  bool // a run has the path of the script
+	lent  bool // a run has the script
 }
 
 func (f *forks) close() {
@@ -251,7 +251,7 @@ func (s *forkServer) discard() {
 	s.leave()
 }
 
-// lend gives the path of the script to one fork, unless another has it.
+// lend gives the script to one fork, unless another has it.
 func (s *forkServer) lend() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

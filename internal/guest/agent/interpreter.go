@@ -46,7 +46,7 @@ type interpreter struct {
 	modules   []string    // what it has loaded ahead
 	sites     string      // the user's packages when it was started
 	server    *forkServer // what forked it; nil: it was started
-	borrowed  bool        // whether it uses the path of the server's script
+	borrowed  bool        // whether the server's script is its own
 }
 
 // interpreters keeps one interpreter waiting.
@@ -80,7 +80,7 @@ func (in *interpreters) close() {
 // it has loaded by then.
 func (in *interpreters) launch(env, modules []string) (*interpreter, error) {
 	a := in.a
-	script, err := a.scripts.new("main.py")
+	script, err := a.scripts.new(".py")
 	if err != nil {
 		return nil, notStarted("make room for the script", err)
 	}
@@ -101,10 +101,11 @@ func (in *interpreters) launch(env, modules []string) (*interpreter, error) {
 	}
 	full := merge(merge(a.opts.Env, env), []string{"PYTHONPATH=" + pythonPath})
 	it.child, it.out, err = a.spawn(program{
-		path:  a.opts.Python,
-		args:  []string{a.opts.Python, "-P", script.path},
-		env:   full,
-		files: []uintptr{3: uintptr(fds[1])},
+		path:   a.opts.Python,
+		args:   []string{a.opts.Python, "-P", script.name()},
+		env:    full,
+		files:  []uintptr{3: uintptr(fds[1])},
+		script: script,
 	})
 	if err != nil {
 		it.control.Close()
@@ -151,25 +152,21 @@ func (it *interpreter) end() {
 // writeScript writes what the interpreter is to run, or nothing at all.
 func (it *interpreter) writeScript(code []byte) error {
 	if it.server != nil && !it.server.lend() {
-		return errors.New("another run has the path of the script")
+		return errors.New("another run has the script")
 	}
 	it.borrowed = it.server != nil
 	err := it.script.write(code)
-	switch {
-	case err != nil && it.borrowed:
+	if err != nil {
 		it.giveBack()
-	case err != nil:
-		_ = unix.Unlink(it.script.path)
 	}
 	return err
 }
 
-// giveBack removes the script and lets another fork of the same server have its
-// path.
+// giveBack empties the script and lets another fork of the same server have it.
 func (it *interpreter) giveBack() {
 	if it.borrowed {
 		it.borrowed = false
-		_ = unix.Unlink(it.script.path)
+		it.script.clear()
 		it.server.takeBack()
 	}
 }

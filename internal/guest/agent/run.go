@@ -184,7 +184,7 @@ func (r *run) start() (err error) {
 }
 
 func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (process, error) {
-	s, err := a.scripts.new("main.sh")
+	s, err := a.scripts.new(".sh")
 	if err != nil {
 		return process{}, notStarted("make room for the script", err)
 	}
@@ -194,9 +194,10 @@ func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (pro
 	}
 	started := time.Now()
 	ch, out, err := a.spawn(program{
-		path: a.opts.Bash,
-		args: []string{filepath.Base(a.opts.Bash), s.path},
-		env:  merge(a.opts.Env, env),
+		path:   a.opts.Bash,
+		args:   []string{filepath.Base(a.opts.Bash), s.name()},
+		env:    merge(a.opts.Env, env),
+		script: s,
 	})
 	if err != nil {
 		s.remove()

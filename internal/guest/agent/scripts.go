@@ -9,12 +9,15 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
 // scripts are the files that hold the code of runs. Each has a directory of its
 // own below one that only root can write to; the user can read them.
 type scripts struct {
 	dir    string
+	stages stages
 	serial atomic.Uint64
 }
 
@@ -33,38 +36,68 @@ func newScripts(dir string) (*scripts, error) {
 	return &scripts{dir: dir}, nil
 }
 
-// script is one such file, which may not have been written yet.
+// script is one such file.
 type script struct {
 	dir  string
 	path string
+	// stage is the name under which its run sees it; empty: none but path.
+	stage string
 }
 
-func (s *scripts) new(name string) (script, error) {
+// new makes a script for a language, by the extension of its file, that is empty.
+func (s *scripts) new(extension string) (script, error) {
 	dir := filepath.Join(s.dir, strconv.FormatUint(s.serial.Add(1), 10))
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return script{}, err
 	}
-	return script{dir: dir, path: filepath.Join(dir, name)}, nil
+	made := script{dir: dir, path: filepath.Join(dir, guest.ScriptName+extension)}
+	if err := writeFile(made.path, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
+		_ = unix.Rmdir(dir)
+		return script{}, err
+	}
+	made.stage = s.stages.find(extension)
+	return made, nil
 }
 
-func (s script) write(code []byte) error {
-	fd, err := unix.Open(s.path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o644)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: s.path, Err: err}
+// name is what the script is called for the interpreter that runs it.
+func (s script) name() string {
+	if s.stage != "" {
+		return s.stage
 	}
-	err = writeAll(fd, code)
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return &os.PathError{Op: "write", Path: s.path, Err: err}
-	}
-	return nil
+	return s.path
 }
+
+// write puts code into the script. It stays the same file, because it may be
+// mounted.
+func (s script) write(code []byte) error {
+	err := writeFile(s.path, unix.O_TRUNC, code)
+	if err != nil {
+		s.clear()
+	}
+	return err
+}
+
+func (s script) clear() { _ = unix.Truncate(s.path, 0) }
 
 // remove removes the file and its directory; nobody else can have put anything
 // there.
 func (s script) remove() {
 	_ = unix.Unlink(s.path)
 	_ = unix.Rmdir(s.dir)
+}
+
+// writeFile writes a file in a directory that only root can write to.
+func writeFile(path string, flags int, data []byte) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC|flags, 0o644)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	err = writeAll(fd, data)
+	if cerr := unix.Close(fd); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
 }

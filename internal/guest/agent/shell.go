@@ -54,7 +54,7 @@ func (sh *shells) close() {
 // launch starts a Bash that will wait for its script.
 func (sh *shells) launch() (*shell, error) {
 	a := sh.a
-	script, err := a.scripts.new("main.sh")
+	script, err := a.scripts.new(".sh")
 	if err != nil {
 		return nil, err
 	}
@@ -72,10 +72,11 @@ func (sh *shells) launch() (*shell, error) {
 		settings: filepath.Join(script.dir, "settings"),
 	}
 	s.child, s.out, err = a.spawn(program{
-		path:  a.opts.Bash,
-		args:  []string{filepath.Base(a.opts.Bash), script.path},
-		env:   merge(a.opts.Env, []string{"BASH_ENV=" + filepath.Join(a.opts.LauncherDir, filepath.Base(guest.ShellLauncherPath)), "AGENTSANDBOX_SETTINGS=" + s.settings}),
-		files: []uintptr{3: uintptr(fds[1])},
+		path:   a.opts.Bash,
+		args:   []string{filepath.Base(a.opts.Bash), script.name()},
+		env:    merge(a.opts.Env, []string{"BASH_ENV=" + filepath.Join(a.opts.LauncherDir, filepath.Base(guest.ShellLauncherPath)), "AGENTSANDBOX_SETTINGS=" + s.settings}),
+		files:  []uintptr{3: uintptr(fds[1])},
+		script: script,
 	})
 	if err != nil {
 		s.control.Close()
@@ -134,7 +135,7 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 		return process{}, err
 	}
 	// The settings come last, and under their name only when they are complete.
-	if err := (script{dir: s.script.dir, path: s.settings + ".new"}).write(settings); err != nil {
+	if err := writeFile(s.settings+".new", unix.O_CREAT|unix.O_EXCL, settings); err != nil {
 		_ = unix.Unlink(s.settings + ".new")
 		return process{}, err
 	}

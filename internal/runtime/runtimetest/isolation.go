@@ -44,9 +44,8 @@ for path in ["/proc/1/mem", "/proc/1/environ", "/proc/1/fd/3"]:
     except OSError: pass
 try: os.kill(1, 9); print("killed")
 except PermissionError: pass
-script = os.path.dirname(__file__)
-for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda: open(script + "/x", "w"),
-                lambda: os.rename(script, script + "2"), lambda: os.chmod(__file__, 0o777)):
+for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda: os.rename(__file__, "mine.py"),
+                lambda: os.chmod(__file__, 0o777), lambda: os.listdir("/run/agentsandbox") and open("/run/agentsandbox/x", "w")):
     try: attempt(); print("changed the script")
     except OSError: pass
 `))

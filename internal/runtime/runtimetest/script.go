@@ -21,7 +21,7 @@ state = {
     "loader": type(__loader__).__name__, "cached": __cached__ if "__cached__" in globals() else None,
     "builtins": str(type(__builtins__)), "annotations": globals().get("__annotations__"),
     "argv": len(sys.argv),
-    "path": [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))],
+    "path": [p for p in sys.path if p not in (os.path.dirname(os.path.abspath(__file__)), os.getcwd())],
     "flags": str(sys.flags), "prefix": [sys.prefix, sys.exec_prefix, sys.executable],
     "encoding": [sys.stdout.encoding, sys.stdout.errors, sys.stdout.line_buffering, sys.stdin.encoding, sys.getfilesystemencoding()],
     "hooks": [str(h).split(" at ")[0] for h in sys.meta_path], "path_hooks": len(sys.path_hooks),
@@ -42,7 +42,6 @@ if "CHILD" not in os.environ:
                            capture_output=True, text=True, stdin=subprocess.DEVNULL)
     mine = json.loads(text)
     theirs = json.loads(child.stdout)
-    mine["path"].remove(os.getcwd())
     for key in mine:
         if mine[key] != theirs[key]:
             print("differs:", key, mine[key], theirs[key])

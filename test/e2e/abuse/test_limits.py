@@ -157,7 +157,7 @@ def test_processes(abuse, session, name):
         assert r["stderr"].endswith("agentsandbox: failed after reaching the limit of 60 processes\n")
         assert "Resource temporarily unavailable" in r["stderr"]
     assert r["session_status"] == "live"
-    abuse("pkill -9 -f main.py; true", language="bash", session_id=session)
+    abuse("pkill -9 -f __script__.py; true", language="bash", session_id=session)
 
 
 @quick
