@@ -26,6 +26,8 @@ type device struct {
 	raw    syscall.RawConn
 	counts *counters
 	rate   pace
+	// broken hears of the error with which the reading ends by itself; nil: nobody.
+	broken func(error)
 
 	ended chan struct{} // closed when the reading has ended
 	stop  chan struct{} // closed to end it
@@ -43,6 +45,8 @@ const (
 	// wholeFrame is from which size on, in bytes, a frame keeps the buffer that it
 	// was read into; smaller ones are copied.
 	wholeFrame = 8 << 10
+	// shortPause is how long the reading pauses when the host has no memory for it.
+	shortPause = 10 * time.Millisecond
 )
 
 // newDevice takes over a socket.
@@ -73,7 +77,22 @@ func (d *device) run() {
 	for {
 		view, n, err := d.receive(spare)
 		spare = view
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrClosed):
+			return
+		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOBUFS):
+			// The host is short of memory for a moment.
+			select {
+			case <-d.stop:
+				return
+			case <-time.After(shortPause):
+				continue
+			}
+		default:
+			if d.broken != nil {
+				d.broken(err)
+			}
 			return
 		}
 		d.counts.fromSandbox(n)

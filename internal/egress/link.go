@@ -75,6 +75,9 @@ func newLink(id string, fd int, handler Handler, limits Limits, log *slog.Logger
 		l.closeHandler()
 		return nil, fmt.Errorf("link of sandbox %s: %w", id, err)
 	}
+	l.device.broken = func(err error) {
+		log.Warn("the network of a sandbox has broken: it reaches nothing any more", "sandbox", id, "error", err)
+	}
 	err = l.makeStack()
 	go l.device.run() // shutDown waits for it
 	if err != nil {

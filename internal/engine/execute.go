@@ -219,11 +219,18 @@ func (x *execution) sessionStatus() agentsandbox.SessionStatus {
 	if x.session == nil {
 		return ""
 	}
+	// Whoever ends a session says why before the sandbox goes.
+	switch cause := context.Cause(x.session.ended); {
+	case errors.Is(cause, errSessionDeleted):
+		return agentsandbox.SessionDeleted
+	case errors.Is(cause, errSessionExpired):
+		return agentsandbox.SessionExpired
+	case cause != nil:
+		return agentsandbox.SessionLost
+	}
 	select {
 	case <-x.sandbox.Done():
 		return agentsandbox.SessionLost
-	case <-x.session.ended.Done():
-		return agentsandbox.SessionDeleted
 	default:
 		return agentsandbox.SessionLive
 	}

@@ -152,7 +152,7 @@ func TestBusySessionsAreNotIdle(t *testing.T) {
 		t.Error(message)
 	}
 	r := <-ended
-	if r.err != nil || r.x.Status != agentsandbox.StatusCancelled || !strings.Contains(r.x.Error, "expired") {
+	if r.err != nil || r.x.Status != agentsandbox.StatusCancelled || !strings.Contains(r.x.Error, "expired") || r.x.SessionStatus != agentsandbox.SessionExpired {
 		t.Errorf("%+v, %v", r.x, r.err)
 	}
 }

@@ -290,6 +290,11 @@ func TestAURLOpensOnePortForAWhile(t *testing.T) {
 	if err := f.ClosePort(ctx, s.ID, 7); agentsandbox.CodeOf(err) != agentsandbox.CodePortNotFound {
 		t.Error(err)
 	}
+	for _, life := range []int64{1, 999, 1000} {
+		if !works(open(7, life)) {
+			t.Errorf("a life of %d ms is over at once", life)
+		}
+	}
 	short := open(7, 60_000)
 	forward(59 * time.Second)
 	if !works(short) {

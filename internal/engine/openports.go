@@ -46,7 +46,8 @@ func (e *Engine) OpenPort(ctx context.Context, id string, port uint16, lifeMS in
 		if len(open) >= agentsandbox.MaxOpenPorts {
 			return nil, agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s has %d open ports, which is the most. Close one first.", id, len(open))
 		}
-		// The URL says seconds: it must not promise more than is kept.
+		// The URL says seconds, so the life is rounded up to the next: what is
+		// answered is what is kept, and a short life is one.
 		expires := e.now().Add(time.Duration(lifeMS) * time.Millisecond).Truncate(time.Second)
 		opened = agentsandbox.OpenPort{Port: port, ID: agentsandbox.NewID(""), ExpiresAt: expires}
 		return append(open, opened), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -14,8 +15,10 @@ type member struct {
 	limits  runtime.Limits
 	reserve int64
 	gone    func() // gives the reservation back; may be called again
+	reap    func() // sees to it that Destroy is tried again
 
 	// Guarded by the pool's lock.
+	reaping bool // Destroy is being tried again
 	claimed bool // handed out
 	leaving bool // taken off the stock, to be destroyed
 
@@ -24,13 +27,46 @@ type member struct {
 	usage   runtime.Usage // read before the pool ended it
 }
 
-// Destroy implements [runtime.Sandbox].
+// Destroy implements [runtime.Sandbox]. Should it fail, the pool goes on trying: the
+// reservation is held until the sandbox is gone, and not for longer.
 func (m *member) Destroy(ctx context.Context) error {
 	err := m.Sandbox.Destroy(ctx)
-	if err == nil {
-		m.gone()
+	if err != nil {
+		m.reap()
+		return err
 	}
-	return err
+	m.gone()
+	return nil
+}
+
+// reapEvery is how long the first pause is before Destroy is tried again, and
+// reapAtMost the longest.
+const reapEvery, reapAtMost = 50 * time.Millisecond, 30 * time.Second
+
+// reap destroys a sandbox that could not be destroyed, however long that takes.
+func (p *Pool) reap(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || m.reaping {
+		return
+	}
+	m.reaping = true
+	p.owned.Go(func() {
+		for pause := reapEvery; ; pause = min(2*pause, reapAtMost) {
+			select {
+			case <-p.ctx.Done():
+				return // the next start finds it
+			case <-time.After(pause):
+			}
+			ctx, cancel := context.WithTimeout(p.ctx, destroyTimeout)
+			err := m.Sandbox.Destroy(ctx)
+			cancel()
+			if err == nil {
+				m.gone()
+				return
+			}
+		}
+	})
 }
 
 // Usage implements [runtime.Sandbox]. That of a sandbox that the pool ended is
@@ -84,6 +120,7 @@ func (m *member) end(why string, usage runtime.Usage) {
 func (p *Pool) newMember(sb runtime.Sandbox, limits runtime.Limits, reserve int64) *member {
 	m := &member{Sandbox: sb, limits: limits, reserve: reserve}
 	m.gone = sync.OnceFunc(func() { p.gone(m) })
+	m.reap = func() { p.reap(m) }
 	return m
 }
 

@@ -29,8 +29,9 @@ type maker struct {
 	most     atomic.Int64 // the most builds at once
 	now      atomic.Int64
 
-	mu   sync.Mutex
-	live map[string]*member
+	mu          sync.Mutex
+	live        map[string]*member
+	failDestroy int // how often the Destroy of each member fails first
 }
 
 type member struct {
@@ -42,6 +43,7 @@ type member struct {
 	limits runtime.Limits
 	spec   runtime.Spec
 	usage  runtime.Usage // guarded by the maker's lock
+	failed int           // times that Destroy failed
 }
 
 func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
@@ -108,6 +110,10 @@ func (s *member) Destroy(context.Context) error {
 	s.die()
 	s.owner.mu.Lock()
 	defer s.owner.mu.Unlock()
+	if s.failed < s.owner.failDestroy {
+		s.failed++
+		return errors.New("still busy")
+	}
 	delete(s.owner.live, s.id)
 	return nil
 }
@@ -281,6 +287,57 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if m.alive() != 0 {
 			t.Errorf("%d sandboxes leaked", m.alive())
 		}
+	})
+}
+
+// TestWhatIsDestroyedLateIsGivenBack: whoever destroys a sandbox, and however often
+// that fails, its place and reservation are free once it is gone.
+func TestWhatIsDestroyedLateIsGivenBack(t *testing.T) {
+	for name, rid := range map[string]func(p *pool.Pool, sb runtime.Sandbox){
+		"its user":        func(_ *pool.Pool, sb runtime.Sandbox) { _ = sb.Destroy(t.Context()) },
+		"its user, often": func(_ *pool.Pool, sb runtime.Sandbox) { _, _ = sb.Destroy(t.Context()), sb.Destroy(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, m := newPool(0, 1)
+				m.failDestroy = 5
+				p.Start()
+				sb, err := p.Claim(t.Context(), pool.Owner{}, "default", runtime.Bare, limits)
+				if err != nil {
+					t.Fatal(err)
+				}
+				rid(p, sb)
+				if p.Live() != 1 {
+					t.Error("the place of a sandbox that is there is free")
+				}
+				time.Sleep(time.Hour) // of the bubble
+				if p.Live() != 0 || p.Stats().Reserved != 0 || m.alive() != 0 {
+					t.Errorf("%d live, %d reserved", p.Live(), p.Stats().Reserved)
+				}
+				p.Close()
+			})
+		})
+	}
+}
+
+func TestADeadMemberOfTheStockThatIsDestroyedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, m := newPool(1, 1)
+		m.failDestroy = 5
+		p.Start()
+		synctest.Wait()
+		for _, sb := range m.live {
+			sb.die()
+		}
+		if _, err := p.Claim(t.Context(), pool.Owner{}, "default", runtime.Bare, limits); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)                        // of the bubble
+		if p.Live() != m.alive() || m.alive() != 2 { // the claimed one, and the stock
+			t.Errorf("%d count, %d live", p.Live(), m.alive())
+		}
+		m.failDestroy = 0
+		p.Close()
 	})
 }
 

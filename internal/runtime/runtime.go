@@ -102,7 +102,8 @@ type Sandbox interface {
 	// Limits are those that were set last.
 	Limits() Limits
 
-	// Usage reads the sandbox's counters on the host.
+	// Usage reads the sandbox's counters on the host, also those of one that has
+	// died, until it is destroyed or released.
 	Usage() (Usage, error)
 
 	// WorkingSet reads how much memory the sandbox uses now that the host cannot

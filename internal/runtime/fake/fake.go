@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -121,6 +122,7 @@ type Sandbox struct {
 	runtime *Runtime
 	client  *guest.Client
 	done    chan struct{}
+	removed atomic.Bool // destroyed
 	dead    sync.Once
 	destroy sync.Once
 
@@ -283,9 +285,9 @@ func (s *Sandbox) SetUsage(u runtime.Usage) {
 	s.usage = u
 }
 
-// Usage returns what SetUsage was given.
+// Usage returns what SetUsage was given, until the sandbox is destroyed.
 func (s *Sandbox) Usage() (runtime.Usage, error) {
-	if s.gone() {
+	if s.removed.Load() {
 		return runtime.Usage{}, fmt.Errorf("read the usage of %s: %w", s.spec.ID, runtime.ErrSandboxLost)
 	}
 	s.mu.Lock()
@@ -322,6 +324,7 @@ func (s *Sandbox) Destroy(context.Context) error {
 		return nil
 	}
 	s.destroy.Do(func() {
+		s.removed.Store(true)
 		if s.client != nil {
 			s.client.Close()
 		}

@@ -90,3 +90,25 @@ func TestSandboxDies(t *testing.T) {
 		t.Errorf("the directory is left: %v", err)
 	}
 }
+
+// The counters of a sandbox that has died say why, until it is destroyed.
+func TestUsageAfterDeath(t *testing.T) {
+	r := New(Options{Dir: t.TempDir()})
+	made, err := r.Start(t.Context(), runtime.Spec{ID: "sbx_x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb := made.(*Sandbox)
+	sb.SetUsage(runtime.Usage{OOMKills: 1})
+	sb.Die()
+	<-sb.Done()
+	if u, err := sb.Usage(); err != nil || u.OOMKills != 1 {
+		t.Errorf("dead: %+v, %v", u, err)
+	}
+	if err := sb.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sb.Usage(); !errors.Is(err, runtime.ErrSandboxLost) {
+		t.Errorf("destroyed: %v", err)
+	}
+}

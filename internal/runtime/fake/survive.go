@@ -54,6 +54,7 @@ func (s *Sandbox) Release() {
 		return
 	}
 	s.released = true
+	s.removed.Store(true)
 	s.client.Close()
 	s.dead.Do(func() { close(s.done) })
 }
