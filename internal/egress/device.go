@@ -79,7 +79,7 @@ func (d *device) run() {
 		spare = view
 		switch {
 		case err == nil:
-		case errors.Is(err, os.ErrClosed):
+		case errors.Is(err, os.ErrDeadlineExceeded): // end
 			return
 		case errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOBUFS):
 			// The host is short of memory for a moment.

@@ -48,7 +48,7 @@ func (e *Engine) OpenPort(ctx context.Context, id string, port uint16, lifeMS in
 		}
 		// The URL says seconds, so the life is rounded up to the next: what is
 		// answered is what is kept, and a short life is one.
-		expires := e.now().Add(time.Duration(lifeMS) * time.Millisecond).Truncate(time.Second)
+		expires := e.now().Add(time.Duration(lifeMS)*time.Millisecond + time.Second - 1).Truncate(time.Second)
 		opened = agentsandbox.OpenPort{Port: port, ID: agentsandbox.NewID(""), ExpiresAt: expires}
 		return append(open, opened), nil
 	})
