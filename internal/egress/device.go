@@ -99,6 +99,9 @@ func (d *device) run() {
 		what := inspect(spare.AsSlice()[:n])
 		if what > deliver6 {
 			d.counts.drop(what)
+			if answer := nobody(spare.AsSlice()[:n]); answer != nil {
+				_, _ = d.send([][]byte{answer}) // as lost as a packet can be
+			}
 		} else if n >= wholeFrame {
 			spare.CapLength(n)
 			d.deliver(what, spare)

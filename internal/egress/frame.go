@@ -76,7 +76,7 @@ func inspect4(frame []byte) verdict {
 		return spoofed
 	}
 	// Reserved addresses pass: a connection to them is refused at once, by who judges.
-	if dst == sandbox4 || dst.IsLoopback() || dst.IsMulticast() || dst.IsUnspecified() || dst == broadcast4 {
+	if dst == sandbox4 || dst.IsLoopback() || toMany(dst) || dst.IsUnspecified() {
 		return unsupported
 	}
 	payload := frame[header4:]

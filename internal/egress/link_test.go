@@ -98,6 +98,11 @@ func TestRefusalsAreImmediate(t *testing.T) {
 			return refused
 		})
 	}
+	for _, to := range []string{"224.0.0.1:80", "239.255.255.250:1900", "255.255.255.255:80", "192.0.0.7:80", "[ff0e::1]:80"} {
+		if c, err := dialFrom(t, s, to); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v, %v; want a refusal", to, c, err)
+		}
+	}
 	if st := l.Stats(); st.Datagrams != 4 || st.Accepted != 0 || st.Refused < 4 {
 		t.Errorf("counted %+v", st)
 	}

@@ -48,6 +48,9 @@ func judge(rec *agentsandbox.Execution, r *runtime.Result, b bounds) (note strin
 	case r.DiskFull:
 		rec.Status = agentsandbox.StatusDiskFull
 		return "failed while the disk of the sandbox was full"
+	case r.SharedMemoryFull:
+		rec.Status = agentsandbox.StatusDiskFull
+		return "failed while /dev/shm was full, which has room for half of the memory limit, and for 64 MiB at least"
 	case r.ProcessesFull:
 		rec.Status = agentsandbox.StatusProcessLimit
 		return fmt.Sprintf("failed after reaching the limit of %d processes", b.run.Processes)

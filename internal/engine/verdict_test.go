@@ -26,6 +26,7 @@ func TestVerdicts(t *testing.T) {
 		{"output", runtime.Result{Signal: 9, Limit: runtime.LimitStream}, agentsandbox.StatusOutputLimit, 137, "ended: more than 99 bytes of output on one stream"},
 		{"inodes", runtime.Result{Signal: 9, Limit: runtime.LimitInodes}, agentsandbox.StatusDiskFull, 137, "ended: more than 77 files, directories and links in the sandbox"},
 		{"killed", runtime.Result{Signal: 9, Killed: true}, agentsandbox.StatusCancelled, 137, ""},
+		{"shared memory", runtime.Result{Signal: 7, SharedMemoryFull: true, ProcessesFull: true}, agentsandbox.StatusDiskFull, 135, "failed while /dev/shm was full, which has room for half of the memory limit, and for 64 MiB at least"},
 		{"disk", runtime.Result{ExitCode: 1, DiskFull: true, ProcessesFull: true}, agentsandbox.StatusDiskFull, 1, "failed while the disk of the sandbox was full"},
 		{"processes", runtime.Result{ExitCode: 1, ProcessesFull: true}, agentsandbox.StatusProcessLimit, 1, "failed after reaching the limit of 55 processes"},
 	}

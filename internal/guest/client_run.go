@@ -292,13 +292,15 @@ func (r *run) result(res RunResult) (*runtime.Result, error) {
 		Limit:         runtime.Limit(res.Limit),
 		ProcessesFull: res.ProcessesFull,
 		DiskFull:      res.DiskFull,
-		Cleared:       res.Cleared,
-		Duration:      time.Duration(res.DurationNS),
-		CPU:           time.Duration(res.CPUNS),
-		StdoutBytes:   res.StdoutBytes,
-		StderrBytes:   res.StderrBytes,
-		Changed:       r.changed,
-		Omitted:       res.Omitted,
+
+		SharedMemoryFull: res.SharedMemoryFull,
+		Cleared:          res.Cleared,
+		Duration:         time.Duration(res.DurationNS),
+		CPU:              time.Duration(res.CPUNS),
+		StdoutBytes:      res.StdoutBytes,
+		StderrBytes:      res.StderrBytes,
+		Changed:          r.changed,
+		Omitted:          res.Omitted,
 	}, nil
 }
 

@@ -160,9 +160,12 @@ type RunResult struct {
 	// time.
 	Limit string `json:"limit,omitempty"`
 	// ProcessesFull says that the user had as many processes as it may while the
-	// run was under way, DiskFull that the file system was full when it ended.
+	// run was under way, DiskFull that the file system was full when it ended, and
+	// SharedMemoryFull that /dev/shm became full under it.
 	ProcessesFull bool `json:"processes_full,omitempty"`
 	DiskFull      bool `json:"disk_full,omitempty"`
+
+	SharedMemoryFull bool `json:"shared_memory_full,omitempty"`
 	// Cleared counts processes of earlier runs that were ended before this one,
 	// because they left it no room.
 	Cleared     int   `json:"cleared,omitempty"`

@@ -289,6 +289,8 @@ type Result struct {
 	// moment of a run that failed, DiskFull that a file system had no room left
 	// when it failed.
 	ProcessesFull, DiskFull bool
+	// SharedMemoryFull says that /dev/shm became full under a run that failed.
+	SharedMemoryFull bool
 	// Cleared counts the processes that earlier runs had left behind and that were
 	// ended before this one, because the user had as many as it may.
 	Cleared int

@@ -43,6 +43,9 @@ func (a *Agent) identify(id *guest.Identity) error {
 	if !a.opts.Init {
 		return nil
 	}
+	if err := a.growSharedMemory(); err != nil {
+		return err
+	}
 	if err := unix.Sethostname([]byte(id.Hostname)); err != nil {
 		return fmt.Errorf("set the host name (this needs CAP_SYS_ADMIN): %w", err)
 	}

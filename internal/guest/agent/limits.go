@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +89,9 @@ const guardEvery = 25 * time.Millisecond
 func (r *run) guard() (stop func(*guest.RunResult)) {
 	enough, finished := make(chan struct{}), make(chan struct{})
 	processesFull := false
+	// What earlier runs have left there is not this one's fault.
+	sharedBefore := r.a.sharedMemoryFull()
+	sharedFull := false
 	go func() {
 		defer close(finished)
 		tick := time.NewTicker(guardEvery)
@@ -105,6 +109,7 @@ func (r *run) guard() (stop func(*guest.RunResult)) {
 				r.a.endRuns(ending{limit: runtime.LimitInodes})
 			}
 			processesFull = processesFull || r.a.processesFull(r.req.Processes)
+			sharedFull = sharedFull || r.a.sharedMemoryFull()
 		}
 	}()
 	return func(result *guest.RunResult) {
@@ -116,6 +121,8 @@ func (r *run) guard() (stop func(*guest.RunResult)) {
 		// The main process was one of them until a moment ago.
 		result.ProcessesFull = processesFull || r.a.processesFull(r.req.Processes-1)
 		result.DiskFull = r.a.diskFull()
+		// Whoever writes to a map of a file there that has no room gets SIGBUS.
+		result.SharedMemoryFull = (sharedFull || r.a.sharedMemoryFull()) && (!sharedBefore || result.Signal == int(unix.SIGBUS))
 	}
 }
 
@@ -140,17 +147,36 @@ func (a *Agent) processesFull(most int64) bool {
 // buffers in which programs write.
 const fullBytes = 4 << 10
 
-// diskFull tells whether a file system that the user can write to has no room
-// left.
-func (a *Agent) diskFull() bool {
-	if !a.opts.Init {
-		return false
+// diskFull tells whether the file system of the sandbox has no room left, and
+// sharedMemoryFull the same of /dev/shm.
+func (a *Agent) diskFull() bool { return a.opts.Init && full(a.workspace) }
+
+func (a *Agent) sharedMemoryFull() bool { return a.opts.Init && full(sharedMemoryDir) }
+
+func full(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && st.Blocks > 0 && st.Bavail*uint64(st.Bsize) <= fullBytes
+}
+
+const sharedMemoryDir = "/dev/shm"
+
+// minSharedMemory is what /dev/shm has room for at least, as in a snapshot, in
+// bytes.
+const minSharedMemory = 64 << 20
+
+// growSharedMemory gives /dev/shm room for half of the sandbox's memory, as Linux
+// does. gVisor cannot change the size of a file system: nobody has used this one
+// yet, and another takes its place.
+func (a *Agent) growSharedMemory() error {
+	size := a.memory.Load() / 2
+	if size <= minSharedMemory {
+		return nil
 	}
-	for _, dir := range []string{a.workspace, "/dev/shm"} {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil && st.Blocks > 0 && st.Bavail*uint64(st.Bsize) <= fullBytes {
-			return true
-		}
+	if err := unix.Unmount(sharedMemoryDir, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s: %w", sharedMemoryDir, err)
 	}
-	return false
+	if err := unix.Mount("none", sharedMemoryDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", size)); err != nil {
+		return fmt.Errorf("mount %s: %w", sharedMemoryDir, err)
+	}
+	return nil
 }

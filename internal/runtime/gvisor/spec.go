@@ -94,8 +94,9 @@ func namespaces(s *specs.Spec, _ specParams) {
 	}
 }
 
-// sharedMemoryBytes bounds /dev/shm. Multiprocessing in Python keeps semaphores
-// and shared arrays there; 64 MiB is what container tools give as well.
+// sharedMemoryBytes bounds /dev/shm in a snapshot. Multiprocessing in Python keeps
+// semaphores and shared arrays there. The agent makes it larger, in proportion to
+// the memory that a sandbox gets.
 const sharedMemoryBytes = 64 << 20
 
 func mounts(s *specs.Spec, _ specParams) {
@@ -162,10 +163,12 @@ const (
 	userProcesses = 256
 	// openFiles bounds the descriptors of a process.
 	openFiles = 16384
-	// addressSpace makes an allocation that no host could serve fail, where it
-	// would otherwise be granted, filled, and cost the sandbox its life. Run
-	// times that reserve address space in advance ask for up to 256 GiB.
-	addressSpace = 512 << 30
+	// dataSegment makes an allocation that no host could serve fail, where it would
+	// otherwise be granted, filled, and cost the sandbox its life. gVisor holds the
+	// heap alone to it; the agent refuses other such allocations itself, so that
+	// address space has no limit: maps of large files and what run times reserve
+	// cost nothing.
+	dataSegment = 512 << 30
 	// lockedMemory bounds what a process may lock.
 	lockedMemory = 64 << 10
 )
@@ -178,7 +181,8 @@ func resourceLimits(s *specs.Spec, _ specParams) {
 		limit("RLIMIT_NPROC", userProcesses),
 		limit("RLIMIT_NOFILE", openFiles),
 		limit("RLIMIT_CORE", 0),
-		limit("RLIMIT_AS", addressSpace),
+		limit("RLIMIT_AS", math.MaxUint64),
+		limit("RLIMIT_DATA", dataSegment),
 		limit("RLIMIT_MEMLOCK", lockedMemory),
 		// gVisor would take the daemon's own limit. The quota of the root file
 		// system bounds what is really written; a sparse file may claim any size.

@@ -90,7 +90,7 @@ func TestRules(t *testing.T) {
 			}
 		}},
 		{"resource limits", func(t *testing.T, s *specs.Spec) {
-			want := map[string]uint64{"RLIMIT_NPROC": 256, "RLIMIT_NOFILE": 16384, "RLIMIT_CORE": 0, "RLIMIT_AS": 512 << 30, "RLIMIT_MEMLOCK": 64 << 10, "RLIMIT_FSIZE": math.MaxUint64}
+			want := map[string]uint64{"RLIMIT_NPROC": 256, "RLIMIT_NOFILE": 16384, "RLIMIT_CORE": 0, "RLIMIT_AS": math.MaxUint64, "RLIMIT_DATA": 512 << 30, "RLIMIT_MEMLOCK": 64 << 10, "RLIMIT_FSIZE": math.MaxUint64}
 			got := map[string]uint64{}
 			for _, l := range s.Process.Rlimits {
 				if l.Soft != l.Hard {
