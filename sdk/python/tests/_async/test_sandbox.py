@@ -162,3 +162,53 @@ async def test_collection_ends_the_session(service):
     while not service.deleted() and time.monotonic() < end:
         time.sleep(0.01)
     assert service.deleted() == ["ses_0"]
+
+
+async def test_advice_names_what_users_of_this_package_set(monkeypatch, local, service):
+    import threading
+
+    for variable in ("ALPHAGENT_API_KEY", "ALPHAGENT_BASE_URL"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AGENTSANDBOX_API_KEY", "sk_other")
+    messages = []
+    with pytest.raises(alphagent.AuthenticationError) as caught:
+        AsyncSandbox()
+    messages.append(str(caught.value))
+    with pytest.raises(SandboxError) as caught:
+        await AsyncSandbox("sk", base_url="http://127.0.0.1:9").run("1")
+    messages.append(str(caught.value))
+    assert "ALPHAGENT_BASE_URL" in messages[-1] and "127.0.0.1:9" in messages[-1]
+    held = threading.Event()
+    local.default = lambda asked: held.wait(60) and Answer(204)
+    sandbox = AsyncSandbox("sk", base_url=local.url)
+    sandbox._client = sandbox._client.with_options(timeout=0.1, max_retries=0)
+    try:
+        with pytest.raises(alphagent.TimeoutError) as caught:
+            await sandbox.run("1")
+        messages.append(str(caught.value))
+    finally:
+        held.set()
+    for message in messages:
+        assert "AGENTSANDBOX_" not in message and "timeout_ms" not in message, message
+
+
+async def test_a_directory_is_not_downloaded_and_that_is_said(service, local):
+    async with AsyncSandbox() as sandbox:
+        info = {"path": "/workspace/a b", "size_bytes": 0, "mode": "755", "modified_at": "2026-01-02T03:04:05Z"}
+
+        def answer(asked):
+            if "/fs/stat" in asked.path:
+                return Answer(200, {**info, "kind": kind})
+            return failure(409, "conflict", "It is not of the kind.") if "/fs?" in asked.path else service.answer(asked)
+
+        local.default = answer
+        kind = "directory"
+        with pytest.raises(alphagent.PathIsDirectoryError, match="'/workspace/a b' is a directory.*tar czf") as caught:
+            await sandbox.download("/workspace/a b")
+        assert isinstance(caught.value, (SandboxError, builtins.IsADirectoryError))
+        with pytest.raises(IsADirectoryError, match="is a directory"):
+            await sandbox.upload("/workspace/a b", b"x")
+        kind = "other"
+        with pytest.raises(SandboxError, match="not of the kind"):
+            await sandbox.download("/workspace/fifo")
+        local.default = service.answer

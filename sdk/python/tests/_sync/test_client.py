@@ -306,6 +306,88 @@ def test_a_download_that_fails_leaves_what_was_there(local, client, tmp_path):
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out"]
 
 
+def test_timeout_is_refused_where_it_could_mean_two_things(local, client):
+    local.default = lambda asked: Answer(200, RESULT)
+
+    def enter(**given):
+        with client.sessions.context(**given):
+            pass
+
+    for call in (
+        lambda **given: client.run("print(2)", **given),
+        lambda **given: client.execute.create("print(2)", **given),
+        client.sessions.create,
+        enter,
+    ):
+        for seconds in (5, 0, 0.5):
+            with pytest.raises(TypeError, match=r"timeout_ms= .*request_timeout= ") as caught:
+                call(timeout=seconds)
+            assert "timeout=5 elsewhere is timeout_ms=5000" in str(caught.value)
+    assert local.asked == []  # nothing was sent
+    client.run("print(2)", timeout_ms=5000, request_timeout=30)
+    assert local.asked[-1].json["timeout_ms"] == 5000 and "request_timeout" not in local.asked[-1].json
+    client.sessions.create(request_timeout=30)
+    assert local.asked[-1].json == {}
+
+
+def test_a_run_is_waited_for_as_long_as_was_asked(local, client):
+    import threading
+
+    held = threading.Event()
+    local.default = lambda asked: held.wait(60) and Answer(200, RESULT)
+    patient = client.with_options(max_retries=0)
+    try:
+        with pytest.raises(package.APITimeoutError, match=r"did not answer within 0.2 s") as caught:
+            patient.run("print(2)", request_timeout=0.2)
+        assert "request_timeout" in str(caught.value) and caught.value.reason.endswith("within 0.2 s.")
+    finally:
+        held.set()
+
+
+def test_ports(local, client):
+    port = {"port": 8000, "url": "http://127.0.0.1:1/p/token/", "expires_at": "2026-01-02T03:04:05Z"}
+    local.default = lambda asked: Answer(201, port)
+    opened = client.ports.open("ses_1", 8000, expires_in_ms=60_000, idempotency_key="mine")
+    assert (opened.port, opened.url, opened.expires_at.year) == (8000, port["url"], 2026)
+    assert "token" not in repr(opened)
+    asked = local.asked[-1]
+    assert (asked.method, asked.path, asked.json) == ("POST", "/v1/sessions/ses_1/ports", {"port": 8000, "expires_in_ms": 60_000})
+    assert asked.headers["Idempotency-Key"] == "mine"
+    local.default = lambda asked: Answer(200, {"ports": [port]})
+    assert [p.port for p in (client.ports.list("ses_1")).ports] == [8000]
+    local.default = lambda asked: Answer(204)
+    client.ports.close("ses_1", 8000)
+    assert (local.asked[-1].method, local.asked[-1].path) == ("DELETE", "/v1/sessions/ses_1/ports/8000")
+
+
+def test_keys(local, client):
+    from datetime import datetime, timezone
+
+    key = {"id": "key_1", "name": "ci", "hint": "asbx_abcd", "scopes": ["read"], "created_at": "2026-01-02T03:04:05Z"}
+    local.default = lambda asked: Answer(201, {**key, "key_value": "asbx_secret"})
+    made = client.keys.create("ci", scopes=["read"], expires_at=datetime(2030, 1, 2, tzinfo=timezone.utc), tenant="t")
+    assert (made.id, made.key_value) == ("key_1", "asbx_secret") and "secret" not in repr(made)
+    assert local.asked[-1].json == {"name": "ci", "scopes": ["read"], "expires_at": "2030-01-02T00:00:00+00:00", "tenant": "t"}
+    with pytest.raises(ValueError, match="time zone"):
+        client.keys.create("ci", expires_at=datetime(2030, 1, 2))
+    local.default = lambda asked: Answer(200, {"keys": [{**key, "revoked_at": None}], "total": 1})
+    assert [k.id for k in client.keys.list_all()] == ["key_1"]
+    assert (client.keys.list(limit=1, cursor="c")).keys[0].revoked_at is None
+    assert local.asked[-1].path == "/v1/api-keys?limit=1&offset=0&cursor=c"
+    local.default = lambda asked: Answer(204)
+    client.keys.revoke("key_1")
+    assert (local.asked[-1].method, local.asked[-1].path) == ("DELETE", "/v1/api-keys/key_1")
+
+
+def test_the_network_report(local, client):
+    entry = {"at": "2026-01-02T03:04:05Z", "count": 2, "kind": "dns", "name": "example.org", "verdict": "refused", "reason": "off", "rule": ""}
+    report = {"policy": {"mode": "off"}, "device": True, "connections": 1, "refusals": {"off": 2}, "names": {"example.org": 2}, "log": [entry]}
+    local.default = lambda asked: Answer(200, report)
+    got = client.sessions.get_network("ses_1")
+    assert (got.policy.mode, got.device, got.refusals, got.log[0].name, got.log[0].count) == ("off", True, {"off": 2}, "example.org", 2)
+    assert (local.asked[-1].method, local.asked[-1].path) == ("GET", "/v1/sessions/ses_1/network")
+
+
 def test_lists_go_by_cursor_while_they_are_emptied(local, client):
     def serve(asked):
         query = dict(parse_qsl(urlsplit(asked.path).query))

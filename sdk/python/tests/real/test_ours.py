@@ -1,11 +1,13 @@
 """What only our packages do, against the real server."""
 
+import ast
 import asyncio
 import gc
 
 import agentsandbox
 import alphagent
 import anyio
+import httpx
 import pytest
 from agentsandbox import AgentSandbox, AsyncAgentSandbox
 from server import eventually
@@ -87,6 +89,52 @@ def test_trio(server):
             return (await client.run("print('trio')")).stdout
 
     assert anyio.run(main, backend="trio") == "trio\n"
+
+
+def test_ports_keys_and_the_network(server, client):
+    with client.sessions.context(network="public") as session:
+        sid = session.session_id
+        client.run("echo hi > index.html; (python3 -m http.server 8000 --bind 0.0.0.0 >/dev/null 2>&1 &)", "bash", session_id=sid)
+        opened = client.ports.open(sid, 8000, expires_in_ms=60_000)
+        assert eventually(lambda: httpx.get(opened.url + "index.html").text == "hi\n")
+        assert [p.url for p in client.ports.list(sid).ports] == [opened.url]
+        client.ports.close(sid, 8000)
+        assert client.ports.list(sid).ports == [] and httpx.get(opened.url).status_code == 404
+        with pytest.raises(agentsandbox.NotFoundError):
+            client.ports.close(sid, 8000)
+        client.sessions.set_network(sid, "off")
+        client.run("import socket\ntry: socket.getaddrinfo('example.org', 80)\nexcept OSError: pass", session_id=sid)
+        report = client.sessions.get_network(sid)
+        assert report.policy.mode == "off" and report.device
+        made = client.keys.create("sdk", scopes=["read"])
+        with AgentSandbox(made.key_value, base_url=server.url) as other:
+            assert other.sessions.get(sid).session_id == sid
+            client.keys.revoke(made.id)
+            with pytest.raises(agentsandbox.AuthenticationError):
+                other.sessions.get(sid)
+        assert next(k for k in client.keys.list_all() if k.id == made.id).revoked_at is not None
+
+
+def test_lists_while_they_are_emptied(client):
+    made = [client.files.upload(b"x", filename=f"{n}.txt").file_id for n in range(5)]
+    seen = []
+    for file in client.files.list_all(limit=2):
+        if file.file_id in made:
+            seen.append(file.file_id)
+            client.files.delete(file.file_id)
+    assert seen == made[::-1]
+
+
+def test_alphagent_says_that_it_is_a_directory(server):
+    with alphagent.Sandbox(server.key, base_url=server.url) as sandbox:
+        sandbox.exec("mkdir -p 'a b'/c; echo x > 'a b/c/f'")
+        with pytest.raises(IsADirectoryError) as caught:
+            sandbox.download("/workspace/a b")
+        advice = str(caught.value).partition("exec(")[2].partition("), and")[0]
+        assert sandbox.exec(ast.literal_eval(advice)).exit_code == 0
+        assert sandbox.download("/tmp/packed.tgz").startswith(b"\x1f\x8b")
+        with pytest.raises(alphagent.PathIsDirectoryError):
+            sandbox.upload("/workspace/a b", b"x")
 
 
 def test_alphagent(server, client):

@@ -124,9 +124,13 @@ class APIConnectionError(AgentSandboxError, httpx.TransportError):
     It is an ``httpx.TransportError`` too, as what earlier clients raised.
     """
 
-    def __init__(self, message: str, *, request: Optional[httpx.Request] = None) -> None:
-        """Make an exception about a request that got no answer."""
-        AgentSandboxError.__init__(self, message)
+    reason: str
+    """What happened, without the advice that ``message`` ends with."""
+
+    def __init__(self, message: str, *, advice: str = "", request: Optional[httpx.Request] = None) -> None:
+        """Make an exception about a request that got no answer; the advice ends its message."""
+        AgentSandboxError.__init__(self, f"{message} {advice}" if advice else message)
+        self.reason = message
         self._request = request
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -191,14 +195,16 @@ def error_from_transport(error: httpx.TransportError, base_url: str, timeout: Op
     if isinstance(error, httpx.ConnectTimeout) or isinstance(error, httpx.ConnectError):
         reason = str(error) or type(error).__name__
         return (APITimeoutError if isinstance(error, httpx.ConnectTimeout) else APIConnectionError)(
-            f"No connection to {base_url} ({reason}). Is the server running there? Set base_url or AGENTSANDBOX_BASE_URL.",
+            f"No connection to {base_url} ({reason}).",
+            advice="Is the server running there? Set base_url or AGENTSANDBOX_BASE_URL.",
             request=request,
         )
     if isinstance(error, httpx.TimeoutException):
+        if timeout is None:
+            return APITimeoutError(f"{base_url} did not answer in time.", request=request)
         return APITimeoutError(
-            f"{base_url} did not answer within {timeout:g} s. Give a longer timeout, or the run a shorter timeout_ms."
-            if timeout is not None
-            else f"{base_url} did not answer in time.",
+            f"{base_url} did not answer within {timeout:g} s.",
+            advice="Wait longer (request_timeout of a run, timeout of the client), or give the run a shorter timeout_ms.",
             request=request,
         )
     return APIConnectionError(

@@ -446,3 +446,118 @@ class PathListResponse(_Model):
     """The name to give as ``after`` to see more; empty at the end."""
     next_base64: Optional[str] = None
     """The exact bytes of a ``next`` that is not UTF-8, in base64; None otherwise."""
+
+
+class KeyInfo(_Model):
+    """An API key without its value."""
+
+    id: str
+    """The key's id."""
+    name: str
+    """What people know the key by."""
+    tenant: Optional[str] = None
+    """Who owns what the key makes."""
+    hint: str = ""
+    """The start of the key's value, enough to recognise it by."""
+    scopes: list[str] = Field(default_factory=list)
+    """What the key may do: ``sandbox``, ``read``, ``keys``, ``admin``."""
+    created_at: datetime
+    """When the key was made."""
+    expires_at: Optional[datetime] = None
+    """When the key stops working; None: never."""
+    last_used_at: Optional[datetime] = None
+    """When the key was last used, to a minute; None: never."""
+    revoked_at: Optional[datetime] = None
+    """When the key was revoked; None: it was not."""
+
+
+class NewKey(KeyInfo):
+    """An API key that was just made."""
+
+    key_value: str = Field(repr=False)
+    """The key itself, shown this once. It is not in the text of the object."""
+
+
+class KeyListResponse(_Model):
+    """One page of keys, newest first, without their values."""
+
+    keys: list[KeyInfo] = Field(default_factory=list)
+    """The keys."""
+    total: int = 0
+    """How many there are in all."""
+    limit: int = 50
+    """The limit that was applied."""
+    offset: int = 0
+    """The offset that was applied."""
+    next_cursor: str = ""
+    """What to give as ``cursor`` to see the next page; empty at the end."""
+
+
+class OpenPort(_Model):
+    """A port of a session that has a URL."""
+
+    port: int
+    """The port in the sandbox."""
+    url: str = Field(repr=False)
+    """Where it is served: whoever has this URL can use the port. It is not in the text of the object."""
+    expires_at: datetime
+    """Until when."""
+
+
+class PortListResponse(_Model):
+    """The ports of a session that have a URL, by number."""
+
+    ports: list[OpenPort] = Field(default_factory=list)
+    """The ports."""
+
+
+class NetworkEntry(_Model):
+    """One decision about the network of a session, or several alike in a row."""
+
+    at: datetime
+    """When it happened first."""
+    count: int = 1
+    """How often in a row."""
+    kind: str = ""
+    """What it was recognised as: ``dns``, ``tcp``, ``tls`` or ``http``."""
+    name: str = ""
+    """The name that was asked for, or that the connection bears."""
+    address: str = ""
+    """The address that was dialled."""
+    port: int = 0
+    """The port that was dialled."""
+    verdict: str = ""
+    """``allowed``; ``refused`` before a byte passed; ``cut`` afterwards; ``failed`` on the other side."""
+    reason: str = ""
+    """Why, for programs."""
+    rule: str = ""
+    """The entry or range that decided, for people."""
+
+
+class NetworkReport(_Model):
+    """What a session did with the network, since its sandbox was made or the server was started."""
+
+    policy: NetworkPolicy
+    """What is in force."""
+    device: bool = False
+    """Whether the sandbox has a network device at all."""
+    connections: int = 0
+    """Connections that were accepted."""
+    open_connections: int = 0
+    """Connections that are open now."""
+    bytes_in: int = 0
+    """Bytes to the sandbox."""
+    bytes_out: int = 0
+    """Bytes from the sandbox."""
+    dns_queries: int = 0
+    """DNS queries."""
+    refusals: dict[str, int] = Field(default_factory=dict)
+    """What was refused, cut or failed, by reason."""
+    names: dict[str, int] = Field(default_factory=dict)
+    """How often each name was asked for."""
+    names_left_out: int = 0
+    """Queries for names beyond those that are counted."""
+    log: list[NetworkEntry] = Field(default_factory=list)
+    """The last decisions, oldest first."""
+    log_left_out: int = 0
+    """Older decisions, which are not kept."""

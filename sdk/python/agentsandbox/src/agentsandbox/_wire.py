@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Optional, TypeVar, Union
 from urllib.parse import quote, quote_from_bytes
 
@@ -12,9 +13,16 @@ import httpx
 import pydantic
 
 from ._errors import InvalidResponseError
-from ._models import ExecutionListResponse, FileListResponse, NetworkInput, NetworkPolicy, SessionListResponse
+from ._models import (
+    ExecutionListResponse,
+    FileListResponse,
+    KeyListResponse,
+    NetworkInput,
+    NetworkPolicy,
+    SessionListResponse,
+)
 
-ListPage = Union[FileListResponse, SessionListResponse, ExecutionListResponse]
+ListPage = Union[FileListResponse, SessionListResponse, ExecutionListResponse, KeyListResponse]
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 
@@ -51,6 +59,24 @@ def next_page(page: ListPage, offset: int, cursor: Optional[str], shown: int) ->
     if cursor is None and shown and offset + shown < (page.total or 0):
         return {"offset": offset + shown, "cursor": None}
     return None
+
+
+def timestamp(name: str, at: Optional[datetime]) -> Optional[str]:
+    """Return a time as the service takes it. One without a time zone would be a guess."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise ValueError(f"{name} needs a time zone, such as datetime.now(timezone.utc) has")
+    return at.isoformat()
+
+
+def refuse_timeout(timeout: None) -> None:
+    """Refuse ``timeout=`` where the limit of a run could be meant as well as the wait for an answer."""
+    if timeout is not None:
+        raise TypeError(
+            "timeout= could mean two things here. For how long the code may run, give timeout_ms= (milliseconds: "
+            "timeout=5 elsewhere is timeout_ms=5000). For how long to wait for the answer, give request_timeout= (seconds)."
+        )
 
 
 def sandbox_path(path: Union[str, bytes, os.PathLike[str]]) -> Union[str, bytes]:

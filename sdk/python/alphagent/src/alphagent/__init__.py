@@ -6,6 +6,7 @@ from ._sync._sandbox import Sandbox
 from ._version import __version__
 from .exceptions import (
     AuthenticationError,
+    PathIsDirectoryError,
     PathNotFoundError,
     ResourceLimitError,
     SandboxError,
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncSandbox",
     "AuthenticationError",
     "ExecutionResult",
+    "PathIsDirectoryError",
     "PathNotFoundError",
     "ResourceLimitError",
     "Sandbox",

@@ -69,6 +69,9 @@ def translated(path: Optional[str] = None) -> Iterator[None]:
             raise PathNotFoundError(error.message, status_code=error.status_code) from error
         raise SandboxError(error.message, status_code=error.status_code) from error
     except agentsandbox.APITimeoutError as error:
-        raise TimeoutError(error.message) from error
+        raise TimeoutError(f"{error.reason} Is the service overloaded, or is something between cutting it off?") from error
+    except agentsandbox.APIConnectionError as error:
+        # The advice in its message is for users of agentsandbox.
+        raise SandboxError(f"{error.reason} Is the service running there? Set base_url or ALPHAGENT_BASE_URL.") from error
     except agentsandbox.AgentSandboxError as error:
         raise SandboxError(error.message, status_code=error.status_code) from error

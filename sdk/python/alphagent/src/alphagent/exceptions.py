@@ -58,8 +58,13 @@ class PathNotFoundError(SandboxError, builtins.FileNotFoundError):
     """There is no such file in the sandbox."""
 
 
+class PathIsDirectoryError(SandboxError, builtins.IsADirectoryError):
+    """What was to be downloaded, or written over, is a directory."""
+
+
 __all__ = [
     "AuthenticationError",
+    "PathIsDirectoryError",
     "PathNotFoundError",
     "ResourceLimitError",
     "SandboxError",

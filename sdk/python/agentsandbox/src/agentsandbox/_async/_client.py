@@ -14,6 +14,8 @@ from .._settings import resolve_settings
 from ._execute import AsyncExecuteResource
 from ._executions import AsyncExecutionsResource
 from ._files import AsyncFilesResource
+from ._keys import AsyncKeysResource
+from ._ports import AsyncPortsResource
 from ._sessions import AsyncSessionsResource
 from ._transport import AsyncTransport
 from ._workspace import AsyncWorkspaceResource
@@ -38,6 +40,10 @@ class AsyncAgentSandbox:
     """Records of runs."""
     workspace: AsyncWorkspaceResource
     """Files inside a live session, by path."""
+    ports: AsyncPortsResource
+    """URLs for servers that run in a session."""
+    keys: AsyncKeysResource
+    """API keys, for a key with the scope ``keys``."""
 
     def __init__(
         self,
@@ -81,6 +87,8 @@ class AsyncAgentSandbox:
         self.files = AsyncFilesResource(transport)
         self.executions = AsyncExecutionsResource(transport)
         self.workspace = AsyncWorkspaceResource(transport)
+        self.ports = AsyncPortsResource(transport)
+        self.keys = AsyncKeysResource(transport)
 
     def with_options(
         self,
@@ -126,13 +134,16 @@ class AsyncAgentSandbox:
         output_bytes: Optional[int] = None,
         network: Optional[NetworkInput] = None,
         metadata: Optional[Mapping[str, str]] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        timeout: None = None,
     ) -> ExecuteResponse:
         """Run code, and return what came of it: ``client.execute.create`` under a shorter name.
 
         Each run is a fresh process: nothing in memory carries over to the next
-        one. Within a session, files do.
+        one. Within a session, files do. ``timeout_ms`` limits the run, in
+        milliseconds; ``request_timeout`` is how long to wait for the answer, in
+        seconds; ``timeout`` could mean either, and is refused.
         """
         return await self.execute.create(
             code,
@@ -151,8 +162,9 @@ class AsyncAgentSandbox:
             output_bytes=output_bytes,
             network=network,
             metadata=metadata,
-            timeout=timeout,
+            request_timeout=request_timeout,
             idempotency_key=idempotency_key,
+            timeout=timeout,
         )
 
     async def close(self) -> None:

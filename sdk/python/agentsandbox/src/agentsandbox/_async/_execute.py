@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Optional, Union
 
 from .._models import ExecuteResponse, Language, NetworkInput
-from .._wire import decode, encode, network_value, route
+from .._wire import decode, encode, network_value, refuse_timeout, route
 from ._transport import AsyncBody, AsyncTransport
 
 
@@ -36,8 +36,9 @@ class AsyncExecuteResource:
         output_bytes: Optional[int] = None,
         network: Optional[NetworkInput] = None,
         metadata: Optional[Mapping[str, str]] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        timeout: None = None,
     ) -> ExecuteResponse:
         """Run code as a script in a fresh process, and return what came of it.
 
@@ -52,7 +53,7 @@ class AsyncExecuteResource:
                 for this run and destroyed after it.
             env_vars: Environment variables of this run alone.
             file_ids: Files to copy to /workspace/{filename} before the run.
-            timeout_ms: Time limit of the run.
+            timeout_ms: Time limit of the run, in milliseconds.
             cpu_time_ms: Limit of its CPU time.
             memory_mb: Memory limit in MiB, without a session.
             cpus: CPU limit in cores, without a session.
@@ -64,15 +65,19 @@ class AsyncExecuteResource:
             network: What the run may reach, without a session: a
                 ``NetworkPolicy``, a mapping like it, or a mode such as ``"public"``.
             metadata: Names and values to keep with the record.
-            timeout: Seconds to wait for the answer. Left out: the client's
+            request_timeout: Seconds to wait for the answer. Left out: the client's
                 ``timeout``, or 20 s more than the run's own limit if that is longer.
             idempotency_key: Names this run: the same key again gives the same
                 answer, and runs nothing. Left out: a new one.
+            timeout: Refused, because it could mean either of ``timeout_ms`` and
+                ``request_timeout``.
 
         Raises:
+            TypeError: ``timeout`` was given.
             AgentSandboxError: The service could not do it.
             ValueError: The language is not known.
         """
+        refuse_timeout(timeout)
         body = encode(
             {
                 "code": code,
@@ -98,7 +103,7 @@ class AsyncExecuteResource:
             "POST",
             route("execute"),
             body=AsyncBody("application/json", body),
-            timeout=transport.settings.run_timeout(timeout, timeout_ms or transport.session_limits.of(session_id)),
+            timeout=transport.settings.run_timeout(request_timeout, timeout_ms or transport.session_limits.of(session_id)),
             idempotency_key=idempotency_key,
         )
         return decode(ExecuteResponse, response)

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 from .. import _aio
 from .._errors import AgentSandboxError, NotFoundError
-from .._models import NetworkInput, SessionInfo, SessionListResponse
-from .._wire import decode, encode, network_value, next_page, query, route
+from .._models import NetworkInput, NetworkReport, SessionInfo, SessionListResponse
+from .._wire import decode, encode, network_value, next_page, query, refuse_timeout, route
 from ._transport import AsyncBody, AsyncTransport
 
 logger = logging.getLogger("agentsandbox")
@@ -42,8 +42,9 @@ class AsyncSessionsResource:
         secrets: Optional[Sequence[Mapping[str, Any]]] = None,
         metadata: Optional[Mapping[str, str]] = None,
         template: Optional[str] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        timeout: None = None,
     ) -> SessionInfo:
         """Make a session: a sandbox whose /workspace lasts until it is deleted.
 
@@ -52,7 +53,7 @@ class AsyncSessionsResource:
         Args:
             env_vars: Environment variables of every run in the session.
             file_ids: Files to copy to /workspace/{filename}.
-            timeout_ms: Time limit of each run.
+            timeout_ms: Time limit of each run, in milliseconds.
             memory_mb: Memory limit in MiB.
             cpus: CPU limit in cores.
             processes: How many processes and threads may exist at once.
@@ -68,9 +69,15 @@ class AsyncSessionsResource:
                 server's API describes them.
             metadata: Names and values to keep with the session.
             template: The template to start from.
-            timeout: Seconds to wait for the answer.
+            request_timeout: Seconds to wait for the answer.
             idempotency_key: The same key again returns the same session. Left out: a new one.
+            timeout: Refused, because it could mean any of ``timeout_ms``,
+                ``idle_timeout_ms`` and ``request_timeout``.
+
+        Raises:
+            TypeError: ``timeout`` was given.
         """
+        refuse_timeout(timeout)
         fields = {
             "env_vars": None if env_vars is None else dict(env_vars),
             "file_ids": None if file_ids is None else list(file_ids),
@@ -93,7 +100,7 @@ class AsyncSessionsResource:
             "POST",
             route("sessions"),
             body=AsyncBody("application/json", encode(fields)),
-            timeout=timeout,
+            timeout=request_timeout,
             idempotency_key=idempotency_key,
         )
         return self._transport.session_limits.remember(decode(SessionInfo, response))
@@ -171,6 +178,11 @@ class AsyncSessionsResource:
         response = await self._transport.request("PUT", route("sessions", session_id, "network"), body=body, timeout=timeout)
         return self._transport.session_limits.remember(decode(SessionInfo, response))
 
+    async def get_network(self, session_id: str, *, timeout: Optional[float] = None) -> NetworkReport:
+        """Return what a live session may reach, and what it did with the network: totals and the last decisions."""
+        response = await self._transport.request("GET", route("sessions", session_id, "network"), timeout=timeout)
+        return decode(NetworkReport, response)
+
     @contextlib.asynccontextmanager
     async def context(
         self,
@@ -191,7 +203,8 @@ class AsyncSessionsResource:
         secrets: Optional[Sequence[Mapping[str, Any]]] = None,
         metadata: Optional[Mapping[str, str]] = None,
         template: Optional[str] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
+        timeout: None = None,
     ) -> AsyncIterator[SessionInfo]:
         """Make a session for a ``with`` block, and delete it at the end.
 
@@ -215,6 +228,7 @@ class AsyncSessionsResource:
             secrets=secrets,
             metadata=metadata,
             template=template,
+            request_timeout=request_timeout,
             timeout=timeout,
         )
         try:

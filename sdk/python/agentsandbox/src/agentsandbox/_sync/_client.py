@@ -15,6 +15,8 @@ from .._settings import resolve_settings
 from ._execute import ExecuteResource
 from ._executions import ExecutionsResource
 from ._files import FilesResource
+from ._keys import KeysResource
+from ._ports import PortsResource
 from ._sessions import SessionsResource
 from ._transport import Transport
 from ._workspace import WorkspaceResource
@@ -39,6 +41,10 @@ class AgentSandbox:
     """Records of runs."""
     workspace: WorkspaceResource
     """Files inside a live session, by path."""
+    ports: PortsResource
+    """URLs for servers that run in a session."""
+    keys: KeysResource
+    """API keys, for a key with the scope ``keys``."""
 
     def __init__(
         self,
@@ -82,6 +88,8 @@ class AgentSandbox:
         self.files = FilesResource(transport)
         self.executions = ExecutionsResource(transport)
         self.workspace = WorkspaceResource(transport)
+        self.ports = PortsResource(transport)
+        self.keys = KeysResource(transport)
 
     def with_options(
         self,
@@ -127,13 +135,16 @@ class AgentSandbox:
         output_bytes: Optional[int] = None,
         network: Optional[NetworkInput] = None,
         metadata: Optional[Mapping[str, str]] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        timeout: None = None,
     ) -> ExecuteResponse:
         """Run code, and return what came of it: ``client.execute.create`` under a shorter name.
 
         Each run is a fresh process: nothing in memory carries over to the next
-        one. Within a session, files do.
+        one. Within a session, files do. ``timeout_ms`` limits the run, in
+        milliseconds; ``request_timeout`` is how long to wait for the answer, in
+        seconds; ``timeout`` could mean either, and is refused.
         """
         return self.execute.create(
             code,
@@ -152,8 +163,9 @@ class AgentSandbox:
             output_bytes=output_bytes,
             network=network,
             metadata=metadata,
-            timeout=timeout,
+            request_timeout=request_timeout,
             idempotency_key=idempotency_key,
+            timeout=timeout,
         )
 
     def close(self) -> None:

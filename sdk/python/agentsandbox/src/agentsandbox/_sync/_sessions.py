@@ -10,8 +10,8 @@ from typing import Any, Optional
 
 from .. import _sio
 from .._errors import AgentSandboxError, NotFoundError
-from .._models import NetworkInput, SessionInfo, SessionListResponse
-from .._wire import decode, encode, network_value, next_page, query, route
+from .._models import NetworkInput, NetworkReport, SessionInfo, SessionListResponse
+from .._wire import decode, encode, network_value, next_page, query, refuse_timeout, route
 from ._transport import Body, Transport
 
 logger = logging.getLogger("agentsandbox")
@@ -43,8 +43,9 @@ class SessionsResource:
         secrets: Optional[Sequence[Mapping[str, Any]]] = None,
         metadata: Optional[Mapping[str, str]] = None,
         template: Optional[str] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
         idempotency_key: Optional[str] = None,
+        timeout: None = None,
     ) -> SessionInfo:
         """Make a session: a sandbox whose /workspace lasts until it is deleted.
 
@@ -53,7 +54,7 @@ class SessionsResource:
         Args:
             env_vars: Environment variables of every run in the session.
             file_ids: Files to copy to /workspace/{filename}.
-            timeout_ms: Time limit of each run.
+            timeout_ms: Time limit of each run, in milliseconds.
             memory_mb: Memory limit in MiB.
             cpus: CPU limit in cores.
             processes: How many processes and threads may exist at once.
@@ -69,9 +70,15 @@ class SessionsResource:
                 server's API describes them.
             metadata: Names and values to keep with the session.
             template: The template to start from.
-            timeout: Seconds to wait for the answer.
+            request_timeout: Seconds to wait for the answer.
             idempotency_key: The same key again returns the same session. Left out: a new one.
+            timeout: Refused, because it could mean any of ``timeout_ms``,
+                ``idle_timeout_ms`` and ``request_timeout``.
+
+        Raises:
+            TypeError: ``timeout`` was given.
         """
+        refuse_timeout(timeout)
         fields = {
             "env_vars": None if env_vars is None else dict(env_vars),
             "file_ids": None if file_ids is None else list(file_ids),
@@ -94,7 +101,7 @@ class SessionsResource:
             "POST",
             route("sessions"),
             body=Body("application/json", encode(fields)),
-            timeout=timeout,
+            timeout=request_timeout,
             idempotency_key=idempotency_key,
         )
         return self._transport.session_limits.remember(decode(SessionInfo, response))
@@ -172,6 +179,11 @@ class SessionsResource:
         response = self._transport.request("PUT", route("sessions", session_id, "network"), body=body, timeout=timeout)
         return self._transport.session_limits.remember(decode(SessionInfo, response))
 
+    def get_network(self, session_id: str, *, timeout: Optional[float] = None) -> NetworkReport:
+        """Return what a live session may reach, and what it did with the network: totals and the last decisions."""
+        response = self._transport.request("GET", route("sessions", session_id, "network"), timeout=timeout)
+        return decode(NetworkReport, response)
+
     @contextlib.contextmanager
     def context(
         self,
@@ -192,7 +204,8 @@ class SessionsResource:
         secrets: Optional[Sequence[Mapping[str, Any]]] = None,
         metadata: Optional[Mapping[str, str]] = None,
         template: Optional[str] = None,
-        timeout: Optional[float] = None,
+        request_timeout: Optional[float] = None,
+        timeout: None = None,
     ) -> Iterator[SessionInfo]:
         """Make a session for a ``with`` block, and delete it at the end.
 
@@ -216,6 +229,7 @@ class SessionsResource:
             secrets=secrets,
             metadata=metadata,
             template=template,
+            request_timeout=request_timeout,
             timeout=timeout,
         )
         try:

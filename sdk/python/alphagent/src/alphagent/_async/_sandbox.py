@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Optional, Union
@@ -15,7 +16,7 @@ from .. import _aio
 from .._lease import Lease
 from .._result import ExecutionResult, result_of
 from .._verdict import failure_of, translated
-from ..exceptions import AuthenticationError, SandboxError, SandboxLostError
+from ..exceptions import AuthenticationError, PathIsDirectoryError, SandboxError, SandboxLostError
 
 logger = logging.getLogger("alphagent")
 
@@ -135,7 +136,13 @@ class AsyncSandbox:
         lease = await self._started()
         try:
             with translated(path):
-                await self._client.workspace.write(lease.session_id, path, data)
+                try:
+                    await self._client.workspace.write(lease.session_id, path, data)
+                except agentsandbox.ConflictError as error:
+                    if await self._is_directory(lease, path):
+                        message = f"{path!r} is a directory; give the path of a file in it."
+                        raise PathIsDirectoryError(message, status_code=error.status_code) from error
+                    raise
         except SandboxLostError:
             self._forget(lease)
             raise
@@ -148,14 +155,27 @@ class AsyncSandbox:
 
         Raises:
             PathNotFoundError: There is no such file.
+            PathIsDirectoryError: It is a directory; ``exec`` can pack one, with ``tar``.
         """
         lease = await self._started()
         try:
             with translated(path):
-                return await self._client.workspace.read(lease.session_id, path)
+                try:
+                    return await self._client.workspace.read(lease.session_id, path)
+                except agentsandbox.ConflictError as error:
+                    if await self._is_directory(lease, path):
+                        message = (
+                            f"{path!r} is a directory, and download returns one file. Pack it with "
+                            f"exec({'tar czf /tmp/packed.tgz -C ' + shlex.quote(path) + ' .'!r}), and download that."
+                        )
+                        raise PathIsDirectoryError(message, status_code=error.status_code) from error
+                    raise
         except SandboxLostError:
             self._forget(lease)
             raise
+
+    async def _is_directory(self, lease: Lease, path: str) -> bool:
+        return (await self._client.workspace.stat(lease.session_id, path)).kind == "directory"
 
     async def terminate(self) -> None:
         """End the sandbox. Can be called twice; anything else afterwards is a SandboxError."""
@@ -210,7 +230,7 @@ class AsyncSandbox:
                     lease.session_id,
                     env_vars,
                     timeout_ms=None if timeout is None else round(timeout * 1000),
-                    timeout=limit + _MARGIN,
+                    request_timeout=limit + _MARGIN,
                 )
         except SandboxLostError:
             self._forget(lease)
