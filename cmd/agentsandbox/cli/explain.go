@@ -4,10 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/agentsandbox/agentsandbox"
 )
+
+// toolError is a program that failed, with what it printed. Of any other error, a
+// line break is part of a name, and is shown as an escape.
+type toolError interface {
+	error
+	Lines() []string
+}
 
 // explain turns an error into lines for people: what went wrong, and the remedy
 // where the error itself does not say it.
@@ -20,9 +29,14 @@ func explain(err error) []string {
 		return lines
 	}
 	var e *agentsandbox.Error
+	var tool toolError
 	switch {
 	case errors.Is(err, context.Canceled):
 		return []string{"interrupted"}
+	case errors.As(err, &tool):
+		lines := slices.Clone(tool.Lines())
+		lines[0] = strings.TrimSuffix(err.Error(), tool.Error()) + lines[0]
+		return lines
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return []string{
 			err.Error(),

@@ -43,6 +43,20 @@ func (e *Error) Error() string {
 	return text
 }
 
+// Lines is Error line by line, the tool's output indented.
+func (e *Error) Lines() []string {
+	lines := []string{fmt.Sprintf("%s: %v", e.Step, e.Err)}
+	if e.Output != "" {
+		for line := range strings.SplitSeq(e.Output, "\n") {
+			lines = append(lines, "  "+line)
+		}
+	}
+	if e.Remedy != "" {
+		lines = append(lines, strings.Split(e.Remedy, "\n")...)
+	}
+	return lines
+}
+
 func (e *Error) Unwrap() error { return e.Err }
 
 // command is a program to run, on the host or in the tree.

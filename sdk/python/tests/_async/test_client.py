@@ -343,6 +343,29 @@ async def test_a_run_is_waited_for_as_long_as_was_asked(local, client):
         held.set()
 
 
+async def test_what_is_for_this_machine_does_not_go_to_a_proxy(local, monkeypatch):
+    local.default = lambda asked: Answer(200, RESULT)
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for url in (local.url, local.url.replace("127.0.0.1", "localhost")):
+        async with AsyncAgentSandbox("sk_secret", base_url=url, max_retries=0) as direct:
+            assert (await direct.run("print(2)")).stdout == "2\n"
+    async with AsyncAgentSandbox("sk_secret", base_url="http://service.example", max_retries=0) as proxied:
+        with pytest.raises(package.APIConnectionError):
+            await proxied.run("print(2)")
+
+
+async def test_without_a_base_url_nothing_leaves_this_machine(monkeypatch):
+    for variable in ("AGENTSANDBOX_BASE_URL", "ALPHAGENT_BASE_URL"):
+        monkeypatch.delenv(variable, raising=False)
+    import alphagent
+
+    assert "base_url='http://127.0.0.1:8000'" in repr(AsyncAgentSandbox("sk_secret"))
+    assert "base_url='http://127.0.0.1:8000'" in repr(alphagent.AsyncSandbox("sk_secret")._client)
+
+
 async def test_ports(local, client):
     port = {"port": 8000, "url": "http://127.0.0.1:1/p/token/", "expires_at": "2026-01-02T03:04:05Z"}
     local.default = lambda asked: Answer(201, port)

@@ -17,6 +17,9 @@ from ._errors import MissingAPIKeyError
 from ._version import __version__
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8000"
+# A proxy of the environment is for other machines. What is meant for this one must
+# not travel to the proxy, with the key and the code.
+DIRECT: dict[str, None] = {"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None}
 DEFAULT_TIMEOUT = 120.0
 DEFAULT_MAX_RETRIES = 3
 DEFAULT_MAX_CONNECTIONS = 100

@@ -13,7 +13,7 @@ from .. import _aio
 from .._errors import APIConnectionError, InvalidResponseError, error_from_response, error_from_transport
 from .._limits import SessionLimits
 from .._retry import delay_after_answer, delay_after_error
-from .._settings import Settings, ssl_context
+from .._settings import DIRECT, Settings, ssl_context
 
 logger = logging.getLogger("agentsandbox")
 
@@ -59,6 +59,7 @@ class AsyncTransport:
         self._client = client or httpx.AsyncClient(
             timeout=None,
             verify=ssl_context(),
+            mounts=DIRECT,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0),
         )
         # httpx can limit connections itself, but hands one that became free to
