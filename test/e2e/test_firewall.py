@@ -299,6 +299,37 @@ say([[make(socket.AF_INET, socket.SOCK_RAW, p) for p in (1, 6, 17, 255)] + [make
     assert sent == ["nothing"] * 6 and pinged == ["nothing"] * 2
 
 
+def test_off_cuts_all_that_is_open(http, session, world):
+    s, address = session(), world.address(80, 443, 8080)
+    code = """
+import threading
+a = given(); ends = {}
+def hold(what, port, context=None):
+    c = socket.create_connection((a, port), 20)
+    if context: c = context.wrap_socket(c, server_hostname="drip.example")
+    c.sendall(b"GET /drip HTTP/1.1\\r\\nHost: drip.example\\r\\n\\r\\n"); c.recv(12); c.settimeout(60)
+    def wait():
+        try:
+            while c.recv(65536): pass
+            ends[what] = "end"
+        except TimeoutError: ends[what] = "silent"
+        except OSError: ends[what] = "end"
+    t = threading.Thread(target=wait); t.start(); return t
+held = [hold("http", 80), hold("https", 443, ssl._create_unverified_context()), hold("another port", 8080)]
+open("/workspace/open", "w").close()
+for t in held: t.join()
+say([ends, dial(a, 443), get(a, "drip.example"), resolve("drip.example")])
+"""
+    said = []
+    t = threading.Thread(target=lambda: said.append(inside(http, s, code, address)))
+    t.start()
+    assert eventually(lambda: http.get(f"/v1/sessions/{s}/fs/stat", params={"path": "/workspace/open"}).status_code == 200)
+    assert http.put(f"/v1/sessions/{s}/network", json={"mode": "off"}).status_code == 200
+    t.join(90)
+    assert said == [[{"http": "end", "https": "end", "another port": "end"}, "Connection refused", 403, []]]
+    assert http.get(f"/v1/sessions/{s}/network").json()["open_connections"] == 0
+
+
 def test_a_new_policy_cuts_what_is_open(http, session, world):
     s, address = session(), world.name("drip.example", 80)
     code = """

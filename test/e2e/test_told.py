@@ -142,6 +142,19 @@ def test_the_end_of_the_session_is_told(http):
     assert got[0]["status"] == "cancelled" and last(got[0]) == "The session was deleted while this ran.", got
 
 
+def test_a_run_of_a_key_that_is_revoked_goes_on(http, server):
+    made = http.post("/v1/api-keys", json={"name": "short-lived", "scopes": ["sandbox", "read"]}).json()
+    with server.http(made["key_value"]) as other:
+        s = session(other)
+        thread, got = in_background(other, s, "import os, time\nwhile not os.path.exists('/workspace/go'): time.sleep(0.05)\nprint('done')")
+        assert http.delete("/v1/api-keys/" + made["id"]).status_code == 204
+        assert other.get("/v1/sessions").status_code == 401
+        assert run(http, "touch /workspace/go", language="bash", session_id=s)["status"] == "succeeded"
+        thread.join(60)
+        assert got[0]["status"] == "succeeded" and got[0]["stdout"] == "done\n", got
+    http.delete(f"/v1/sessions/{s}")
+
+
 def test_the_expiry_of_the_session_is_told(tmp_path):
     server = Server(tmp_path / "data", "--pool-size=1", "--preload=none").start()
     try:

@@ -14,6 +14,11 @@ import (
 	"golang.org/x/time/rate"
 )
 
+var began = time.Now()
+
+// elapsed is a time that goes on evenly when somebody sets the clock.
+func elapsed() time.Duration { return time.Since(began) }
+
 // flow is one connection of a sandbox, from its acceptance to its end.
 type flow struct {
 	gate   *Gate
@@ -24,7 +29,7 @@ type flow struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	unhook func() bool  // from the end of the link
-	active atomic.Int64 // when a byte passed last, in ns since 1970
+	active atomic.Int64 // when a byte passed last, as elapsed has it
 	idle   *time.Timer
 	in     atomic.Int64
 	out    atomic.Int64
@@ -46,7 +51,7 @@ func (g *Gate) open(ctx context.Context, dst netip.AddrPort, local net.Conn, rem
 	f := &flow{gate: g, dst: dst, local: local, ctx: own, cancel: cancel, kind: "tcp"}
 	f.names = g.pins.names(dst.Addr(), time.Now())
 	f.remote = f.adopt(remote)
-	f.active.Store(time.Now().UnixNano())
+	f.active.Store(int64(elapsed()))
 	f.mu.Lock()
 	f.idle = time.AfterFunc(g.limits.Idle, f.checkIdle)
 	f.mu.Unlock()
@@ -81,7 +86,7 @@ func (f *flow) adopt(remote *net.TCPConn) *meter {
 // checkIdle cuts a flow that has been still for too long, or looks again when it
 // could be.
 func (f *flow) checkIdle() {
-	still := time.Since(time.Unix(0, f.active.Load()))
+	still := elapsed() - time.Duration(f.active.Load())
 	if left := f.gate.limits.Idle - still; left > 0 {
 		f.mu.Lock()
 		if !f.closed {
@@ -246,7 +251,7 @@ func (m *meter) Write(b []byte) (int, error) {
 }
 
 func (m *meter) pay(n int, flow, total *atomic.Int64, r *rate.Limiter) error {
-	m.flow.active.Store(time.Now().UnixNano())
+	m.flow.active.Store(int64(elapsed()))
 	flow.Add(int64(n))
 	total.Add(int64(n))
 	if m.flow.gate.spent() {

@@ -101,6 +101,7 @@ func suite(t *testing.T, netns string) {
 	t.Run("second hello", func(t *testing.T) { retryCases(t, w) })
 	t.Run("http", func(t *testing.T) { httpCases(t, w) })
 	t.Run("foreign names in plain HTTP", func(t *testing.T) { smuggleCases(t, w) })
+	t.Run("many names on one connection", func(t *testing.T) { coalescingCases(t, w) })
 	t.Run("what else passes", func(t *testing.T) { lateCases(t, w) })
 	t.Run("policy", func(t *testing.T) { policyCases(t, w) })
 	t.Run("live", func(t *testing.T) { liveCases(t, w) })
