@@ -19,7 +19,9 @@ const (
 type OpenPort struct {
 	Port uint16 `json:"port"`
 	// ID names this opening: the URL of an earlier one stays closed.
-	ID        string    `json:"id"`
+	ID string `json:"id"`
+	// KeyID is the key that opened it, and with which it ends.
+	KeyID     string    `json:"key_id,omitempty"`
 	ExpiresAt time.Time `json:"expires_at"`
 	// Path is where the server serves it: /p/TOKEN/. It opens the port for whoever
 	// has it.

@@ -4,10 +4,12 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
@@ -49,6 +51,14 @@ func egressLimits(cfg config.Config) firewall.Limits {
 	return firewall.Limits{
 		Connections: cfg.EgressMaxConnections, Bytes: unlimited(cfg.EgressMaxBytes),
 		BytesPerSecond: unlimited(cfg.EgressBytesPerSecond), Queries: cfg.EgressMaxQueries,
+	}
+}
+
+// portLimits bound the connections to ports of sessions.
+func portLimits(cfg config.Config) engine.PortLimits {
+	return engine.PortLimits{
+		PerSession: cfg.PortMaxConnections, PerKey: cfg.PortMaxConnectionsPerKey, PerURL: cfg.PortMaxConnectionsPerURL,
+		Idle: time.Duration(cfg.PortIdleMS) * time.Millisecond,
 	}
 }
 

@@ -122,13 +122,13 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Template: template.DefaultName,
 		Network: d.network, Vault: keys, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
-		Limits:       limits, Quotas: quotas(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
+		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
 	})
 	if err := d.bootstrap(ctx); err != nil {
 		return err
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost,
+		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,

@@ -54,6 +54,11 @@ type Config struct {
 	EgressAllow, EgressOpen, EgressDeny []string // targets
 	EgressTemplate                      []string // NAME=RULE
 	PortsHost                           string
+	PublicURL                           string // scheme and authority; "": that of each request
+	PortMaxConnections                  int    // to the ports of one session, as the next of a key and of a URL
+	PortMaxConnectionsPerKey            int
+	PortMaxConnectionsPerURL            int
+	PortIdleMS                          int64
 	EgressDNS                           []string // ADDRESS or ADDRESS:PORT
 	EgressMaxConnections                int      // of one sandbox, as the next three
 	EgressMaxBytes                      int64    // 0: no limit

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"net/url"
@@ -67,6 +68,21 @@ func networkSettings() []Setting {
 		{Name: "ports_host", Group: GroupNetwork, Example: "HOST[:PORT]", DefaultNote: "that of the request for the URL",
 			Help: "Host name in the URLs of sessions' ports, as clients reach this server under it. It serves ports and nothing else, and no other name serves them: pages of sandboxes are kept off the API's origin.",
 			bind: func(c *Config) value { return text{&c.PortsHost} }},
+		{Name: "public_url", Group: GroupNetwork, Example: "URL", DefaultNote: "as the request for the URL came, X-Forwarded-Proto included",
+			Help: "Scheme and host under which clients reach this server, such as https://sandbox.example.org, for the URLs of sessions' ports. Set it where a proxy in front does not pass Host and X-Forwarded-Proto.",
+			bind: func(c *Config) value { return text{&c.PublicURL} }},
+		{Name: "port_max_connections", Group: GroupNetwork, Default: "128", Example: "N",
+			Help: "Connections to the ports of one session that may be open at once, through URLs and tunnels; 0: no limit.",
+			bind: func(c *Config) value { return number[int]{&c.PortMaxConnections, 0, 1 << 20} }},
+		{Name: "port_max_connections_per_key", Group: GroupNetwork, Default: "256", Example: "N",
+			Help: "Connections to ports that one key may have open at once, those through the URLs that it made included; 0: no limit.",
+			bind: func(c *Config) value { return number[int]{&c.PortMaxConnectionsPerKey, 0, 1 << 20} }},
+		{Name: "port_max_connections_per_url", Group: GroupNetwork, Default: "64", Example: "N",
+			Help: "Connections through the URL of one port that may be open at once; 0: no limit.",
+			bind: func(c *Config) value { return number[int]{&c.PortMaxConnectionsPerURL, 0, 1 << 20} }},
+		{Name: "port_idle_ms", Group: GroupNetwork, Default: "600000", Example: "MS",
+			Help: "How long a connection to a port may be open without a byte passing, in milliseconds; then it is ended. 0: as long as the session.",
+			bind: func(c *Config) value { return number[int64]{&c.PortIdleMS, 0, dayMS} }},
 	}
 }
 
@@ -139,6 +155,19 @@ func (r Resolved) checkPortsHost() error {
 	return nil
 }
 
+// checkPublicURL keeps the URLs of ports whole.
+func (r Resolved) checkPublicURL() error {
+	if r.PublicURL == "" {
+		return nil
+	}
+	u, err := url.Parse(r.PublicURL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil || strings.HasSuffix(u.Host, ":") ||
+		r.PublicURL != u.Scheme+"://"+u.Host {
+		return r.wrong("public_url", "must be a scheme and a host with an optional port and nothing after it, such as https://sandbox.example.org, not %q", r.PublicURL)
+	}
+	return nil
+}
+
 // checkNetwork checks what only the network's settings know; what the entries of
 // the lists must be is the firewall's to say.
 func (r Resolved) checkNetwork() error {
@@ -148,7 +177,7 @@ func (r Resolved) checkNetwork() error {
 	if _, err := r.Env(); err != nil {
 		return r.wrong("sandbox_env", "%s", err)
 	}
-	if err := r.checkPortsHost(); err != nil {
+	if err := cmp.Or(r.checkPortsHost(), r.checkPublicURL()); err != nil {
 		return err
 	}
 	switch {

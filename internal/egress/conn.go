@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // handshakeWait bounds how long Accept waits for a sandbox that asked for a
@@ -175,6 +177,9 @@ func (l *Link) dial(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	if err != nil {
 		ep.Close()
+		if _, refused := err.(*tcpip.ErrConnectionRefused); refused {
+			return nil, runtime.ErrRefused
+		}
 		return nil, errors.New(err.String())
 	}
 	return l.newConn(queue, ep), nil

@@ -177,8 +177,9 @@ func (l *Link) Duplicate() (*os.File, error) {
 func (l *Link) Interface() runtime.Interface { return linkInterface() }
 
 // Dial opens a connection to a port of the sandbox, on its own address: a server
-// that listens on the sandbox's loopback interface only is not reached. The
-// connection is what [Conn.Accept] returns too.
+// that listens on the sandbox's loopback interface only is not reached. Nobody
+// listening is [runtime.ErrRefused]. The connection is what [Conn.Accept] returns
+// too.
 func (l *Link) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	if !l.begin() {
 		return nil, fmt.Errorf("link of sandbox %s: %w", l.id, net.ErrClosed)

@@ -58,6 +58,8 @@ type Options struct {
 	Template string
 	Limits   Limits
 	Quotas   Quotas
+	// Ports bound the connections to ports of sessions.
+	Ports PortLimits
 	// Lifetimes say what expires and when; the zero value: nothing does.
 	Lifetimes Lifetimes
 	Logger    *slog.Logger
@@ -100,6 +102,10 @@ type Engine struct {
 	mu       sync.Mutex
 	closing  bool
 	sessions map[string]*session
+	ports    PortLimits
+	conns    map[*portConn]struct{} // to ports of sessions
+	byPath   map[string]*session    // by the paths of their open ports
+	revoked  map[string]bool        // keys
 	// work counts requests under way and their clean-up; no more is added once
 	// closing is set.
 	work tracker
@@ -129,8 +135,8 @@ func New(opts Options) *Engine {
 		requests: requests{serving: map[requestKey]*servedRequest{}},
 		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
-		sessions: map[string]*session{},
-		ctx:      ctx, cancel: cancel,
+		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, revoked: map[string]bool{},
+		ctx: ctx, cancel: cancel,
 	}
 	e.keepSessions.Store(opts.KeepSessions)
 	return e

@@ -112,9 +112,9 @@ func (e *Engine) expireSessions(ctx context.Context) {
 	now := e.now()
 	var over []*session
 	e.mu.Lock()
-	for id, s := range e.sessions {
+	for _, s := range e.sessions {
 		if end := s.view().ExpiresAt(); !end.IsZero() && !now.Before(end) {
-			delete(e.sessions, id)
+			e.forgetSession(s)
 			over = append(over, s)
 		}
 	}

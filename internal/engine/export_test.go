@@ -8,6 +8,9 @@ func (e *Engine) Resume() { e.resume() }
 // ExpireSessions is one round of what Start does every second.
 func (e *Engine) ExpireSessions(ctx context.Context) { e.expireSessions(ctx) }
 
+// EndIdleConns is one round of what Start does every second.
+func (e *Engine) EndIdleConns() { e.endIdleConns() }
+
 // SaveUses writes when sessions were last used, where the store is far behind.
 func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
 

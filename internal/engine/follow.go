@@ -136,7 +136,7 @@ func (e *Engine) leaveSessions() {
 	var leaving sync.WaitGroup
 	for _, s := range all {
 		leaving.Go(func() {
-			s.end(errLeaving)
+			e.endUse(s, errLeaving)
 			e.awaitVisits(s)
 			e.testify(s.sandbox.ID())
 			s.sandbox.Release()

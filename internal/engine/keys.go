@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -195,6 +196,55 @@ func (e *Engine) RevokeKey(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	defer e.known.forget()
-	return e.store.RevokeKey(ctx, keyTenant(p), id, e.now())
+	err = e.store.RevokeKey(ctx, keyTenant(p), id, e.now())
+	e.known.forget()
+	if err != nil {
+		return err
+	}
+	return e.cutKey(ctx, id)
+}
+
+// cutKey takes from a key that was revoked what it still has: connections to ports,
+// and URLs that it made.
+func (e *Engine) cutKey(ctx context.Context, id string) error {
+	var made []*session
+	e.mu.Lock()
+	e.revoked[id] = true
+	for _, s := range e.sessions {
+		if slices.ContainsFunc(s.info.Ports, func(p agentsandbox.OpenPort) bool { return p.KeyID == id }) {
+			made = append(made, s)
+		}
+	}
+	e.mu.Unlock()
+	e.endConns(errKeyRevoked, func(c *portConn) bool { return c.use.key == id })
+	var errs []error
+	for _, s := range made {
+		// Those of the key are not among the valid ones any more.
+		err := e.replacePorts(ctx, s, func(_ *session, open []agentsandbox.OpenPort) ([]agentsandbox.OpenPort, error) { return open, nil })
+		if agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound { // it ended meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// loadRevoked learns which keys an earlier process revoked, whose URLs it may not
+// have got to.
+func (e *Engine) loadRevoked(ctx context.Context) error {
+	for page := (agentsandbox.Page{Limit: agentsandbox.MaxPageLimit}); ; page.Offset += page.Limit {
+		list, err := e.store.Keys(ctx, "", page)
+		if err != nil {
+			return err
+		}
+		e.mu.Lock()
+		for _, k := range list.Keys {
+			if !k.RevokedAt.IsZero() {
+				e.revoked[k.ID] = true
+			}
+		}
+		e.mu.Unlock()
+		if len(list.Keys) < page.Limit {
+			return nil
+		}
+	}
 }

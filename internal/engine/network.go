@@ -208,6 +208,9 @@ func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsan
 	e.mu.Lock()
 	s.info.Network = &policy
 	e.mu.Unlock()
+	if e.isolated(s.info.Template, &policy) {
+		e.endConns(errNetworkOff, func(c *portConn) bool { return c.visit.session == s })
+	}
 	return nil
 }
 

@@ -117,6 +117,11 @@ func (n noting) ClaimIsolated(ctx context.Context, owner engine.Owner, template 
 // wired is an engine with a network, and a clock that can be set forward.
 func wired(t *testing.T) (*fixture, *wires, func(time.Duration), context.Context) {
 	t.Helper()
+	return wiredWith(t, engine.Options{})
+}
+
+func wiredWith(t *testing.T, opts engine.Options) (*fixture, *wires, func(time.Duration), context.Context) {
+	t.Helper()
 	w := newWires()
 	dir := t.TempDir()
 	keys, err := vault.Open(dir)
@@ -125,13 +130,12 @@ func wired(t *testing.T) (*fixture, *wires, func(time.Duration), context.Context
 	}
 	var mu sync.Mutex
 	var ahead time.Duration
-	opts := engine.Options{
-		Network: w, Vault: keys, SandboxEnv: map[string]string{"OF_THE_SERVER": "1", "OF_BOTH": "server"},
-		Now: func() time.Time {
-			mu.Lock()
-			defer mu.Unlock()
-			return time.Now().Add(ahead)
-		},
+	opts.Network, opts.Vault = w, keys
+	opts.SandboxEnv = map[string]string{"OF_THE_SERVER": "1", "OF_BOTH": "server"}
+	opts.Now = func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return time.Now().Add(ahead)
 	}
 	f := newFixtureOn(t, dir, opts, func(s engine.Sandboxes) engine.Sandboxes { return noting{s, w} })
 	ctx := agentsandbox.WithPrincipal(t.Context(), agentsandbox.Principal{KeyID: "key_a", Tenant: "a", Scopes: []agentsandbox.Scope{agentsandbox.ScopeSandbox}})
@@ -264,7 +268,7 @@ func TestAURLOpensOnePortForAWhile(t *testing.T) {
 	}
 	works := func(token string) bool {
 		t.Helper()
-		c, err := f.DialToken(t.Context(), token)
+		c, _, err := f.DialToken(t.Context(), token)
 		if err != nil {
 			if agentsandbox.CodeOf(err) != agentsandbox.CodePortNotFound {
 				t.Error(err)
@@ -281,7 +285,7 @@ func TestAURLOpensOnePortForAWhile(t *testing.T) {
 	if list, err := f.OpenPorts(ctx, s.ID); err != nil || len(list) != 1 || !strings.Contains(list[0].Path, second) {
 		t.Errorf("%+v, %v", list, err)
 	}
-	if _, err := f.DialToken(t.Context(), open(8, 0)); agentsandbox.CodeOf(err) != agentsandbox.CodePortNotReached {
+	if _, _, err := f.DialToken(t.Context(), open(8, 0)); agentsandbox.CodeOf(err) != agentsandbox.CodePortNotReached {
 		t.Error(err)
 	}
 	if err := f.ClosePort(ctx, s.ID, 7); err != nil || works(second) {
@@ -305,7 +309,7 @@ func TestAURLOpensOnePortForAWhile(t *testing.T) {
 		t.Error("it works after its time")
 	}
 	last := open(7, 0)
-	c, err := f.DialToken(t.Context(), last)
+	c, _, err := f.DialToken(t.Context(), last)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,11 +221,12 @@ type Network interface {
 	Dial(ctx context.Context, sandbox string, port uint16) (net.Conn, error)
 }
 
-// Vault seals what must not be stored in clear, and signs what strangers show
-// again. What was made under another label, or elsewhere, is an error.
+// Vault seals what must not be stored in clear, and makes tokens that strangers
+// show again. What was sealed under another label, or elsewhere, is an error.
 type Vault interface {
 	Seal(plain []byte, label string) []byte
 	Unseal(sealed []byte, label string) ([]byte, error)
-	Sign(payload []byte, label string) string
-	Verify(signed, label string) ([]byte, error)
+	// Token returns a text that is safe in a path, the same for the same payload
+	// and label, that tells nothing of either and that nobody else can make.
+	Token(payload []byte, label string) string
 }

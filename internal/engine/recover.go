@@ -94,12 +94,19 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	revoked := false // the revoked keys were looked up
 	for _, row := range rows {
 		sb := r.adopted[row.Sandbox]
 		if row.Status == string(agentsandbox.SessionLive) && sb != nil {
 			info, err := r.e.store.Session(ctx, row.Tenant, row.ID)
 			if err != nil {
 				return err
+			}
+			if len(info.Ports) > 0 && !revoked {
+				if err := r.e.loadRevoked(ctx); err != nil {
+					return err
+				}
+				revoked = true
 			}
 			secrets := r.e.reconnect(&info, sb)
 			r.sessions[row.ID] = r.e.enlist(info, sb, secrets)

@@ -132,9 +132,12 @@ func (e *Engine) admit(info agentsandbox.Session, sb runtime.Sandbox, secrets []
 func (e *Engine) enlist(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
 	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
+	ports := s.info.Ports
+	s.info.Ports = nil
 	e.witness(sb.ID(), witness{tenant: info.Tenant, object: info.ID, firsts: true})
 	e.mu.Lock()
 	e.sessions[info.ID] = s
+	e.setPorts(s, ports)
 	e.mu.Unlock()
 	return s
 }
@@ -161,14 +164,29 @@ func (e *Engine) remove(s *session) bool {
 	if e.sessions[s.info.ID] != s {
 		return false
 	}
-	delete(e.sessions, s.info.ID)
+	e.forgetSession(s)
 	return true
+}
+
+// forgetSession takes a session off the live ones; the engine's lock is held.
+func (e *Engine) forgetSession(s *session) {
+	delete(e.sessions, s.info.ID)
+	for _, p := range s.info.Ports {
+		delete(e.byPath, p.Path)
+	}
+}
+
+// endUse ends all use of a session that was taken off the live ones. What clients
+// hold of it is free at once; awaitVisits waits for the rest.
+func (e *Engine) endUse(s *session, cause error) {
+	s.end(cause)
+	e.endConns(cause, func(c *portConn) bool { return c.visit.session == s })
 }
 
 // finishSession ends what runs in a session, destroys its sandbox and writes its
 // last state. The caller has removed it.
 func (e *Engine) finishSession(s *session, cause error, last agentsandbox.SessionStatus) {
-	s.end(cause)
+	e.endUse(s, cause)
 	if !errors.Is(cause, runtime.ErrSandboxLost) {
 		_ = e.destroy(s.sandbox) // ends the runs too; logged there
 	}

@@ -26,6 +26,7 @@ const (
 	FailNoSpace    FailureCode = "no_space"
 	FailInvalid    FailureCode = "invalid"
 	FailNotStarted FailureCode = "not_started"
+	FailRefused    FailureCode = "refused"
 	FailOther      FailureCode = "other"
 )
 
@@ -36,6 +37,7 @@ var failures = map[FailureCode]error{
 	FailNoSpace:    runtime.ErrNoSpace,
 	FailInvalid:    runtime.ErrInvalid,
 	FailNotStarted: runtime.ErrNotStarted,
+	FailRefused:    runtime.ErrRefused,
 }
 
 // Encode returns the failure as the text of a reset.

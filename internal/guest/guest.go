@@ -49,7 +49,7 @@ const (
 //
 // Reserved for what later versions do: 20 bytes for standard input, 21 end of
 // standard input, 22 size of a terminal, 23 a signal to deliver, 24 an event of
-// a file watch, 25 bytes of a dialled connection. A pseudo-terminal's output is
+// a file watch. A pseudo-terminal's output is
 // KindStdout.
 const (
 	KindPart    = 1 // part of a document that goes on
@@ -67,6 +67,8 @@ const (
 	KindStderr  = 9  // bytes
 	KindChanged = 10 // a list of Entry, in one message
 	KindResult  = 11 // a RunResult, in one message; the last
+
+	KindConn = 25 // bytes of a dialled connection, in both directions
 )
 
 // Methods of the agent.
@@ -82,6 +84,7 @@ const (
 	MethodWrite    = "write"            // Path, then data until the end; an Entry
 	MethodList     = "list"             // Path, After, Limit; a Page
 	MethodRemove   = "remove"           // Path; an empty reply
+	MethodDial     = "dial"             // Port; an empty reply, then bytes in both directions
 	MethodRelieve  = "relieve"          // an empty reply, when every process of the user is gone
 )
 
@@ -118,6 +121,7 @@ type Request struct {
 	Path     []byte      `json:"path,omitempty"`
 	After    []byte      `json:"after,omitempty"`
 	Limit    int         `json:"limit,omitempty"`
+	Port     uint16      `json:"port,omitempty"`
 	Run      *RunRequest `json:"run,omitempty"`
 	Identity *Identity   `json:"identity,omitempty"`
 	Modules  []string    `json:"modules,omitempty"`

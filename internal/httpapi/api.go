@@ -24,7 +24,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
+	"net/url"
 	"strings"
 	"time"
 
@@ -55,13 +55,17 @@ type Options struct {
 	Limits   Limits
 	// Rates bound what one key may ask for.
 	Rates Rates
-	// DialToken opens a connection to the port that the token of a URL is for; nil:
-	// no port has one.
-	DialToken func(ctx context.Context, token string) (net.Conn, error)
+	// DialToken opens a connection to the port that the token of a URL is for, and
+	// says which port that is; nil: no port has a URL. A connection may have a Done,
+	// like a context's: it is closed when the other side has ended it.
+	DialToken func(ctx context.Context, token string) (conn net.Conn, port uint16, err error)
 	// PortsHost is the host name that the URLs of ports have, with a port of its own
 	// if it is not the scheme's: it serves ports alone, and no other name does. "":
 	// that of the request that asked for the URL.
 	PortsHost string
+	// PublicURL is the scheme and authority under which clients reach this server,
+	// for the URLs of ports; "": as each request came.
+	PublicURL string
 	// Logger takes the access log. Needed.
 	Logger *slog.Logger
 	// Version is the program's, shown by /healthz.
@@ -113,18 +117,20 @@ type api struct {
 	ready        func() error
 	idempotency  Idempotency
 	audit        func(ctx context.Context, entry agentsandbox.AuditEntry)
-	dialToken    func(ctx context.Context, token string) (net.Conn, error)
-	ports        *httputil.ReverseProxy
-	portsHost    portsHost
-	limits       Limits
-	limiter      *limiter
-	room         *room
-	readers      chan struct{} // a place for each record that is being read
-	log          *slog.Logger
-	version      string
-	metrics      *metrics
-	mux          *http.ServeMux
-	document     *huma.OpenAPI
+	dialToken    func(ctx context.Context, token string) (net.Conn, uint16, error)
+	// portTransport speaks HTTP with servers in sandboxes.
+	portTransport http.RoundTripper
+	portsHost     portsHost
+	publicURL     *url.URL // nil: as each request came
+	limits        Limits
+	limiter       *limiter
+	room          *room
+	readers       chan struct{} // a place for each record that is being read
+	log           *slog.Logger
+	version       string
+	metrics       *metrics
+	mux           *http.ServeMux
+	document      *huma.OpenAPI
 }
 
 // New returns the handler of all routes.
@@ -169,18 +175,20 @@ func build(o Options) (*api, error) {
 		idempotency:  o.Idempotency,
 		audit:        o.Audit,
 		dialToken:    o.DialToken,
-		portsHost:    portsHost(o.PortsHost),
-		limits:       o.Limits,
-		limiter:      rates,
-		room:         held,
-		readers:      make(chan struct{}, maxReaders),
-		log:          o.Logger,
-		version:      o.Version,
-		metrics:      m,
-		mux:          http.NewServeMux(),
-		document:     newDocument(),
+		portsHost:    portsHost(o.PortsHost), portTransport: newPortTransport(),
+		limits:   o.Limits,
+		limiter:  rates,
+		room:     held,
+		readers:  make(chan struct{}, maxReaders),
+		log:      o.Logger,
+		version:  o.Version,
+		metrics:  m,
+		mux:      http.NewServeMux(),
+		document: newDocument(),
 	}
-	a.ports = a.newPortProxy()
+	if a.publicURL, err = parsePublicURL(o.PublicURL); err != nil {
+		return nil, fmt.Errorf("httpapi: Options.PublicURL: %w", err)
+	}
 	a.executionRoutes()
 	a.sessionRoutes()
 	a.fileRoutes()

@@ -156,18 +156,14 @@ type PortInfo struct {
 func (p PortInfo) objectID() string { return fmt.Sprintf("%s:%d", p.session, p.Port) }
 
 func (c *call) portInfo(session string, p agentsandbox.OpenPort) PortInfo {
-	scheme := "http"
-	if c.r.TLS != nil {
-		scheme = "https"
-	}
-	return PortInfo{Port: p.Port, URL: scheme + "://" + c.api.portsHost.authority(c.r) + p.Path, ExpiresAt: wireTime(p.ExpiresAt), session: session}
+	return PortInfo{Port: p.Port, URL: c.scheme() + "://" + c.api.publicAuthority(c.r) + p.Path, ExpiresAt: wireTime(p.ExpiresAt), session: session}
 }
 
 func (a *api) portRoutes() {
 	type openInput struct {
 		sessionInput
 		Body struct {
-			Port        uint16 `json:"port" minimum:"1" maximum:"65535" doc:"The port on which a server in the sandbox listens, on 0.0.0.0."`
+			Port        uint16 `json:"port" minimum:"1" maximum:"65535" doc:"The port on which a server in the sandbox listens, on any of its addresses or on 127.0.0.1 alone."`
 			ExpiresInMS int64  `json:"expires_in_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"How long the URL is valid, in milliseconds. 0 or left out: an hour."`
 		} `nameHint:"PortRequest"`
 	}

@@ -69,6 +69,12 @@ func (w *answerWriter) Write(p []byte) (int, error) {
 // writeBytes is how much is written under one deadline.
 const writeBytes = 64 << 10
 
+// flush sends what was written, within the time that a client has.
+func (w *answerWriter) flush() {
+	_ = w.control.SetWriteDeadline(time.Now().Add(w.stall))
+	w.broken = w.control.Flush() != nil || w.broken
+}
+
 // Unwrap lets http.ResponseController find the connection.
 func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 

@@ -20,14 +20,6 @@ func (p portsHost) serves(r *http.Request) (ports, rest bool) {
 	return own, !own
 }
 
-// authority is what the URL of a port has between scheme and path.
-func (p portsHost) authority(r *http.Request) string {
-	if p == "" {
-		return r.Host
-	}
-	return string(p)
-}
-
 // hostName is a host without its port, as names are compared.
 func hostName(authority string) string {
 	if host, _, err := net.SplitHostPort(authority); err == nil {

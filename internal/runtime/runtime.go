@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -33,6 +34,8 @@ var (
 	// ErrNotStarted says that a run could not be started: the sandbox has no room
 	// or no processes left. The text says which, and what to do.
 	ErrNotStarted = errors.New("the code could not be started")
+	// ErrRefused says that nobody listens on a port.
+	ErrRefused = errors.New("connection refused")
 	// ErrInvalid says that a path or an argument cannot be used.
 	ErrInvalid = errors.New("invalid argument")
 )
@@ -173,6 +176,12 @@ type Guest interface {
 
 	// Remove removes what is at a path, a directory with all below it.
 	Remove(ctx context.Context, path string) error
+
+	// DialLoopback opens a connection to a port of the sandbox's loopback
+	// interface, where servers are that listen for their own machine alone.
+	// Nobody listening is ErrRefused. The connection has CloseWrite and no
+	// deadlines; Close ends a Read that waits.
+	DialLoopback(ctx context.Context, port uint16) (net.Conn, error)
 }
 
 // Command is one run of code.

@@ -1,9 +1,10 @@
 // Package vault owns the key of a data directory: what must not stand in clear in
 // the database is sealed with it, and what the server must know again as its own,
-// when a stranger shows it, is signed with it.
+// when a stranger shows it, is a token made with it.
 //
-// It must not know what is sealed or signed. What cannot be opened is an error,
-// whether it was damaged, is another's, or was made for another purpose.
+// It must not know what is sealed, or what a token stands for. What cannot be
+// opened is an error, whether it was damaged, is another's, or was made for
+// another purpose.
 package vault
 
 import (
@@ -19,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 const (
@@ -29,13 +29,13 @@ const (
 	keyBytes = 32
 )
 
-// Vault seals and signs. It is safe for concurrent use.
+// Vault seals and makes tokens. It is safe for concurrent use.
 type Vault struct {
 	seal cipher.AEAD
 	sign []byte
 }
 
-// ErrNotOurs says that what was shown was not sealed or signed here, or not for
+// ErrNotOurs says that what was shown was not sealed here, or not for
 // this purpose.
 var ErrNotOurs = errors.New("it was not made with the key of this data directory")
 
@@ -108,24 +108,10 @@ func (v *Vault) Unseal(sealed []byte, label string) ([]byte, error) {
 	return plain, nil
 }
 
-// Sign returns a text that is safe in a path: the payload, which anybody can
-// read, and the proof that it is ours.
-func (v *Vault) Sign(payload []byte, label string) string {
-	return base64.RawURLEncoding.EncodeToString(payload) + "." + base64.RawURLEncoding.EncodeToString(v.mac(payload, label))
-}
-
-// Verify returns the payload of what Sign made under the same label.
-func (v *Vault) Verify(signed, label string) ([]byte, error) {
-	head, tail, _ := strings.Cut(signed, ".")
-	payload, err := base64.RawURLEncoding.DecodeString(head)
-	if err != nil {
-		return nil, ErrNotOurs
-	}
-	mac, err := base64.RawURLEncoding.DecodeString(tail)
-	if err != nil || !hmac.Equal(mac, v.mac(payload, label)) {
-		return nil, ErrNotOurs
-	}
-	return payload, nil
+// Token returns a text that is safe in a path, the same for the same payload and
+// label. It tells nothing of either, and nobody without the key can make it.
+func (v *Vault) Token(payload []byte, label string) string {
+	return base64.RawURLEncoding.EncodeToString(v.mac(payload, label))
 }
 
 func (v *Vault) mac(payload []byte, label string) []byte {

@@ -193,6 +193,8 @@ func (a *Agent) dispatch(ctx context.Context, s *wire.Stream, req *guest.Request
 		return a.serveRead(ctx, s, string(req.Path))
 	case guest.MethodWrite:
 		return a.serveWrite(ctx, s, string(req.Path))
+	case guest.MethodDial:
+		return a.serveDial(ctx, s, req.Port)
 	}
 	reply, err := a.answer(ctx, req)
 	if err != nil {

@@ -37,7 +37,7 @@ func Suite(t *testing.T, start Start, options ...Option) {
 	for _, o := range options {
 		isolated = isolated && o != WithoutIsolation
 	}
-	groups := []map[string]func(*testing.T, *box){runTests, scriptTests, endTests, collectTests, fileTests, lifeTests}
+	groups := []map[string]func(*testing.T, *box){runTests, scriptTests, endTests, collectTests, fileTests, lifeTests, dialTests}
 	if isolated {
 		groups = append(groups, isolationTests)
 	}
