@@ -169,7 +169,7 @@ func (a *api) portRoutes() {
 	}
 	answer(a, route{
 		method: "POST", path: "/v1/sessions/{session_id}/ports", id: "openPort", tag: "network", scope: agentsandbox.ScopeSandbox,
-		summary: "Give a port of a session a URL", description: "Makes a signed URL on this server that expires, for HTTP and WebSockets, in place of an earlier one of the same port. Whoever has the URL can use it without a key.",
+		summary: "Give a port of a session a URL", description: "Makes a URL on this server that expires and tells nothing of what it leads to, for HTTP and WebSockets, in place of an earlier one of the same port. Whoever has the URL can use it without a key.",
 		codes:  []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeConflict, agentsandbox.CodeStorageFull},
 		resume: func(ctx context.Context, object, _ string) (any, error) { return a.resumePort(ctx, object) },
 	}, func(c *call, in *openInput) (*PortInfo, error) {

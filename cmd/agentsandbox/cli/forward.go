@@ -20,7 +20,7 @@ type forwardCommand struct {
 
 // Help is the text between the summary and the flags.
 func (c *forwardCommand) Help() string {
-	return `Listens on 127.0.0.1 and passes every connection on to the port of the session, until it is interrupted. The server in the session must listen on 0.0.0.0, not on 127.0.0.1 alone.
+	return `Listens on 127.0.0.1 and passes every connection on to the port of the session, until it is interrupted. The server in the session may listen on any of its addresses, or on 127.0.0.1 alone.
 
 Examples:
 

@@ -15,7 +15,7 @@ type portsCommand struct {
 
 // Help is the text between the summary and the flags.
 func (c *portsCommand) Help() string {
-	return `A port of a session gets a signed URL on the server, which expires. Whoever has it can use the port, for HTTP and WebSockets, without a key. For other protocols, and for one developer, see "agentsandbox forward".
+	return `A port of a session gets a URL on the server, which expires. Whoever has it can use the port, for HTTP and WebSockets, without a key. For other protocols, and for one developer, see "agentsandbox forward".
 
 Examples:
 
