@@ -2,6 +2,7 @@ package agentsandbox
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -61,6 +62,9 @@ type ExecuteRequest struct {
 	RunLimits
 	// DiskLimits are of a run without a session.
 	DiskLimits
+	// CollectIgnored keeps the files of tools, too, see OmittedIgnored; nil: as the
+	// session says, or the server.
+	CollectIgnored *bool
 	// Metadata is kept and shown with the execution.
 	Metadata map[string]string
 	// Network is what a run without a session may reach; nil: what the server
@@ -93,10 +97,12 @@ type Execution struct {
 	// Truncated says that the code wrote more than was kept.
 	Truncated bool
 	Files     []File
-	// FilesOmitted counts files that were not collected because of a limit.
-	FilesOmitted int
-	DurationMS   int64
-	CPUMS        int64
+	// FilesOmitted counts the files that were not kept; a directory that was left
+	// out as a whole counts once. OmittedReasons counts them by reason.
+	FilesOmitted   int
+	OmittedReasons map[OmittedReason]int
+	DurationMS     int64
+	CPUMS          int64
 	// MemoryPeakBytes is the most memory that the sandbox held during the run,
 	// its files and its own kernel included; 0: it is not known.
 	MemoryPeakBytes int64
@@ -125,6 +131,61 @@ type Execution struct {
 	// nothing that reads records has them.
 	Sandbox string
 	Plan    []byte
+}
+
+// OmittedReason is why a file that a run made or changed was not kept.
+type OmittedReason string
+
+const (
+	OmittedIgnored     OmittedReason = "ignored"      // a directory of tools: version control, caches, environments
+	OmittedFileLimit   OmittedReason = "file_limit"   // more files than the server keeps of a run
+	OmittedSizeLimit   OmittedReason = "size_limit"   // more bytes than that
+	OmittedDepthLimit  OmittedReason = "depth_limit"  // deeper below the workspace than it looks
+	OmittedTimeLimit   OmittedReason = "time_limit"   // there was no time left to look or to fetch
+	OmittedUnreadable  OmittedReason = "unreadable"   // gone again, no regular file any more, or not to be read
+	OmittedStorageFull OmittedReason = "storage_full" // the tenant or the server has no room
+)
+
+// OmittedReasons lists every reason.
+var OmittedReasons = []OmittedReason{
+	OmittedIgnored, OmittedFileLimit, OmittedSizeLimit, OmittedDepthLimit, OmittedTimeLimit, OmittedUnreadable, OmittedStorageFull,
+}
+
+// Omit counts n files that were not kept.
+func (e *Execution) Omit(why OmittedReason, n int) {
+	if n <= 0 {
+		return
+	}
+	if e.OmittedReasons == nil {
+		e.OmittedReasons = map[OmittedReason]int{}
+	}
+	e.OmittedReasons[why] += n
+	e.FilesOmitted += n
+}
+
+var omittedTexts = map[OmittedReason]string{
+	OmittedIgnored:     "belong to tools (version control, environments, caches)",
+	OmittedFileLimit:   "are more than the server keeps of a run",
+	OmittedSizeLimit:   "are larger than the server keeps of a run",
+	OmittedDepthLimit:  "stand too deep",
+	OmittedTimeLimit:   "would have taken too long to look for or to fetch",
+	OmittedUnreadable:  "were gone again or could not be read",
+	OmittedStorageFull: "have no room in the storage",
+}
+
+// OmittedText says for people what was not kept, and why.
+func (e *Execution) OmittedText() string {
+	var why []string
+	for _, reason := range OmittedReasons {
+		if n := e.OmittedReasons[reason]; n > 0 {
+			why = append(why, fmt.Sprintf("%d %s", n, omittedTexts[reason]))
+		}
+	}
+	text := fmt.Sprintf("Files or directories that were made or changed and not kept: %d", e.FilesOmitted)
+	if len(why) == 0 {
+		return text
+	}
+	return text + " (" + strings.Join(why, "; ") + ")"
 }
 
 // ExecutionFilter narrows a list of executions.

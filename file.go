@@ -129,6 +129,14 @@ func CleanPath(p string) (string, error) {
 	return path.Clean(p), nil
 }
 
+// SystemPath tells whether a clean absolute path is that of a file of the sandbox's
+// kernel: what is in /proc, /sys and /dev describes processes and devices, and is
+// for programs inside. Shared memory, /dev/shm, is the user's.
+func SystemPath(p string) bool {
+	within := func(dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+	return within("/proc") || within("/sys") || within("/dev") && !within("/dev/shm")
+}
+
 func sizeMessage(size, limit int64) string {
 	return fmt.Sprintf("%d bytes; the limit is %d.", size, limit)
 }

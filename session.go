@@ -21,6 +21,8 @@ type SessionRequest struct {
 	// RunLimits hold for each run; CPUTimeMS is of no use here.
 	RunLimits
 	DiskLimits
+	// CollectIgnored is that of runs which do not say; nil: as the server says.
+	CollectIgnored *bool
 	// Metadata is kept and shown with the session.
 	Metadata map[string]string
 	// IdleTimeoutMS ends the session when nothing uses it for so long, and
@@ -112,8 +114,10 @@ type Session struct {
 	CPUs      float64
 	RunLimits // of each run
 	DiskLimits
-	CreatedAt time.Time
-	EndedAt   time.Time // zero while live
+	// CollectIgnored keeps the files of tools, too, see OmittedIgnored.
+	CollectIgnored bool
+	CreatedAt      time.Time
+	EndedAt        time.Time // zero while live
 	// IdleTimeoutMS and MaxLifetimeMS are how long it may be unused and how old
 	// it may become; 0: for ever.
 	IdleTimeoutMS, MaxLifetimeMS int64

@@ -23,6 +23,8 @@ type executeBody struct {
 	CPUs      float64               `json:"cpus,omitempty"`
 	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty"`
 	limitsBody
+	CollectIgnored *bool `json:"collect_ignored,omitempty"`
+
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Network  *policyBody       `json:"network,omitempty"`
 }
@@ -69,6 +71,11 @@ type executionAnswer struct {
 	Refused        []agentsandbox.NetworkRefusal `json:"network_refused"`
 	RefusedOmitted int64                         `json:"network_refused_omitted"`
 	Error          string                        `json:"error"`
+
+	FilesOmittedReasons []struct {
+		Reason agentsandbox.OmittedReason `json:"reason"`
+		Count  int                        `json:"count"`
+	} `json:"files_omitted_reasons"`
 }
 
 // execution fails if what every answer has is not there.
@@ -105,6 +112,12 @@ func (a executionAnswer) execution(id string) (*agentsandbox.Execution, error) {
 	}
 	if a.ReturnCode != nil {
 		e.ReturnCode = *a.ReturnCode
+	}
+	for _, o := range a.FilesOmittedReasons {
+		if e.OmittedReasons == nil {
+			e.OmittedReasons = map[agentsandbox.OmittedReason]int{}
+		}
+		e.OmittedReasons[o.Reason] = o.Count
 	}
 	for _, f := range a.Files {
 		file := f.file()
@@ -164,7 +177,7 @@ func (c *Client) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		MemoryMB:  req.MemoryMB,
 		CPUs:      req.CPUs,
 		CPUTimeMS: req.CPUTimeMS, limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
-		Network: policyBodyOf(req.Network),
+		Network: policyBodyOf(req.Network), CollectIgnored: req.CollectIgnored,
 	}}
 	var answer struct {
 		executionAnswer

@@ -21,6 +21,8 @@ type sessionBody struct {
 	IdleTimeoutMS int64 `json:"idle_timeout_ms,omitempty"`
 	MaxLifetimeMS int64 `json:"max_lifetime_ms,omitempty"`
 
+	CollectIgnored *bool `json:"collect_ignored,omitempty"`
+
 	Network *policyBody  `json:"network,omitempty"`
 	Secrets []secretBody `json:"secrets,omitempty"`
 }
@@ -41,6 +43,8 @@ type sessionAnswer struct {
 	MaxLifetimeMS int64      `json:"max_lifetime_ms"`
 	LastUsedAt    *time.Time `json:"last_used_at"`
 	ExpiresAt     *time.Time `json:"expires_at"`
+
+	CollectIgnored bool `json:"collect_ignored"`
 
 	Network *policyBody  `json:"network"`
 	Secrets []secretBody `json:"secrets"`
@@ -70,6 +74,8 @@ func (a sessionAnswer) session() (*agentsandbox.Session, error) {
 		CreatedAt: a.CreatedAt,
 		EndedAt:   timeOrZero(a.EndedAt),
 
+		CollectIgnored: a.CollectIgnored,
+
 		IdleTimeoutMS: a.IdleTimeoutMS,
 		MaxLifetimeMS: a.MaxLifetimeMS,
 		LastUsedAt:    timeOrZero(a.LastUsedAt),
@@ -96,7 +102,7 @@ func (c *Client) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		Env: req.Env, FileIDs: req.FileIDs, Template: req.Template,
 		TimeoutMS: req.TimeoutMS, MemoryMB: req.MemoryMB, CPUs: req.CPUs,
 		limitsBody: limitsOf(req.RunLimits, req.DiskLimits), Metadata: req.Metadata,
-		IdleTimeoutMS: req.IdleTimeoutMS, MaxLifetimeMS: req.MaxLifetimeMS,
+		IdleTimeoutMS: req.IdleTimeoutMS, MaxLifetimeMS: req.MaxLifetimeMS, CollectIgnored: req.CollectIgnored,
 		Network: policyBodyOf(req.Network), Secrets: secrets,
 	}})
 }

@@ -277,7 +277,7 @@ func engineLimits(cfg config.Config) engine.Limits {
 		DefaultMemoryMB: cfg.DefaultMemoryMB, MaxMemoryMB: cfg.MaxMemoryMB,
 		DefaultCPUs: cfg.DefaultCPUs, MaxCPUs: cfg.MaxCPUs,
 		Tasks: cfg.MaxTasks, OutputBytes: cfg.MaxOutputBytes, CodeBytes: cfg.MaxCodeBytes, UploadBytes: cfg.MaxUploadBytes,
-		Collect: runtime.CollectLimits{Files: cfg.MaxCollectFiles, Bytes: cfg.MaxCollectBytes, Depth: cfg.MaxCollectDepth, Time: time.Duration(cfg.MaxCollectMS) * time.Millisecond},
+		Collect: runtime.CollectLimits{Files: cfg.MaxCollectFiles, Bytes: cfg.MaxCollectBytes, Depth: cfg.MaxCollectDepth, Time: time.Duration(cfg.MaxCollectMS) * time.Millisecond, Ignored: cfg.CollectIgnored == config.On},
 		Gentle: engine.GentleLimits{
 			DefaultProcesses: cfg.DefaultProcesses, MaxProcesses: cfg.MaxProcesses,
 			DefaultOpenFiles: cfg.DefaultOpenFiles, MaxOpenFiles: cfg.MaxOpenFiles,

@@ -93,7 +93,9 @@ type Config struct {
 	MaxCollectBytes int64
 	MaxCollectDepth int
 	MaxCollectMS    int64
-	MaxStreamBytes  int64
+	// CollectIgnored is On or Off: whether the files of tools are kept, too.
+	CollectIgnored string
+	MaxStreamBytes int64
 }
 
 // AdminKeyPath is where the daemon leaves the admin key, readable by its owner

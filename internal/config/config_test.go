@@ -80,7 +80,7 @@ func sample(t *testing.T) map[string]string {
 		"session_idle_ms": "300", "max_session_idle_ms": "310", "session_lifetime_ms": "320", "max_session_lifetime_ms": "330",
 		"file_retention_ms": "34", "record_retention_ms": "35", "max_output_bytes": "2200",
 		"max_code_bytes": "23", "max_body_bytes": "2400", "max_upload_bytes": "25",
-		"max_collect_files": "26", "max_collect_bytes": "27", "max_collect_depth": "28",
+		"max_collect_files": "26", "max_collect_bytes": "27", "max_collect_depth": "28", "collect_ignored": "true",
 		"host_memory_mb": "2900", "reserve_percent": "30", "reserve_min_mb": "31", "pool_memory_percent": "33",
 		"max_queue": "34", "queue_timeout_ms": "35", "rate_per_second": "36", "rate_burst": "37",
 		"max_executions_per_key": "38", "max_requests_per_key": "42", "request_memory_mb": "43", "tenant_max_sessions": "39", "tenant_max_files": "40", "tenant_max_bytes": "41",

@@ -57,6 +57,12 @@ const (
 	maxSandboxes = 100_000
 )
 
+// Values of a setting that is on or off.
+const (
+	On  = "true"
+	Off = "false"
+)
+
 // Values of on_shutdown.
 const (
 	OnShutdownKeep    = "keep"
@@ -187,6 +193,9 @@ func requestSettings() []Setting {
 		{Name: "max_collect_depth", Group: GroupRequests, Default: "64", Example: "N",
 			Help: "Directories below each other in which files that an execution made are looked for.",
 			bind: func(c *Config) value { return number[int]{&c.MaxCollectDepth, 1, 1024} }},
+		{Name: "collect_ignored", Group: GroupRequests, Default: Off, Example: "BOOL",
+			Help: "Whether the files of tools below /workspace are kept, too, where a session or run does not say: version control, virtual environments, caches.",
+			bind: func(c *Config) value { return choice{&c.CollectIgnored, []string{Off, On}} }},
 	}
 }
 

@@ -96,7 +96,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		sandbox: sb,
 		env:     mergeEnv(e.env, req.Env),
 		network: req.Network,
-		bounds:  e.boundsOf(req, agentsandbox.Session{DiskLimits: req.DiskLimits}),
+		bounds:  e.boundsOf(req, agentsandbox.Session{DiskLimits: req.DiskLimits, CollectIgnored: e.limits.Collect.Ignored}),
 		files:   files,
 		final:   true,
 	}
@@ -268,7 +268,7 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, last f
 // finishBare writes the outcome without its output and files, for which there is
 // no room, so that the record does not say for ever that the run goes on.
 func (e *Engine) finishBare(ctx context.Context, rec agentsandbox.Execution, cause error) {
-	rec.FilesOmitted += len(rec.Files)
+	rec.Omit(agentsandbox.OmittedStorageFull, len(rec.Files))
 	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
 	rec.Truncated = rec.StdoutBytes+rec.StderrBytes > 0
 	rec.Error = "The output and files of this run could not be kept: " + publicMessage(cause)

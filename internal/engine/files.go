@@ -231,7 +231,9 @@ func fileNotFound(id string) error {
 // collect keeps the files that a run made or changed. A file that is gone again,
 // or that is no regular file any more, is counted as omitted.
 func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsandbox.Execution, result *runtime.Result) error {
-	rec.FilesOmitted = result.Omitted
+	for why, n := range result.Omitted {
+		rec.Omit(why, n)
+	}
 	left := e.limits.Collect.Bytes
 	if left == 0 {
 		left = math.MaxInt64
@@ -243,8 +245,12 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 	}
 	for i, info := range result.Changed {
 		name, ok := producedName(info.Path)
-		if !ok || (e.limits.Collect.Files > 0 && i >= e.limits.Collect.Files) {
-			rec.FilesOmitted++
+		if !ok {
+			rec.Omit(agentsandbox.OmittedUnreadable, 1)
+			continue
+		}
+		if e.limits.Collect.Files > 0 && i >= e.limits.Collect.Files {
+			rec.Omit(agentsandbox.OmittedFileLimit, 1)
 			continue
 		}
 		f := agentsandbox.File{
@@ -258,13 +264,18 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 			rec.Files = append(rec.Files, f)
 			left -= f.SizeBytes
 		case errors.Is(err, runtime.ErrNotExist), errors.Is(err, runtime.ErrNotRegular), errors.Is(err, runtime.ErrPermission),
-			agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge:
-			rec.FilesOmitted++
+			errors.Is(err, runtime.ErrSystemPath):
+			rec.Omit(agentsandbox.OmittedUnreadable, 1)
+		case agentsandbox.CodeOf(err) == agentsandbox.CodeTooLarge:
+			rec.Omit(agentsandbox.OmittedSizeLimit, 1)
 		case errors.Is(context.Cause(ctx), errCollectTime):
-			rec.FilesOmitted += len(result.Changed) - i
+			rec.Omit(agentsandbox.OmittedTimeLimit, len(result.Changed)-i)
 			return nil
+		case agentsandbox.CodeOf(err) == agentsandbox.CodeStorageFull:
+			rec.Omit(agentsandbox.OmittedStorageFull, len(result.Changed)-i)
+			return guestError(err, info.Path)
 		default:
-			rec.FilesOmitted += len(result.Changed) - i
+			rec.Omit(agentsandbox.OmittedUnreadable, len(result.Changed)-i)
 			return guestError(err, info.Path)
 		}
 	}

@@ -19,10 +19,12 @@ import (
 // command is what the sandbox is told to run.
 func (e *Engine) command(x *execution) runtime.Command {
 	rec := &x.record
+	collect := e.limits.Collect
+	collect.Ignored = x.bounds.ignored
 	return runtime.Command{
 		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
 		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
-		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: e.limits.Collect,
+		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: collect,
 	}
 }
 

@@ -98,6 +98,8 @@ type bounds struct {
 	timeout time.Duration
 	output  int64 // bytes kept of each stream; 0: all
 	run     runtime.RunLimits
+	// ignored says that the files of tools are kept, too.
+	ignored bool
 }
 
 // boundsOf takes for each limit the first that is set: the run's, the session's,
@@ -115,6 +117,7 @@ func (e *Engine) boundsOf(req agentsandbox.ExecuteRequest, s agentsandbox.Sessio
 			StreamBytes: e.limits.StreamBytes,
 			Inodes:      disk.Inodes,
 		},
+		ignored: *cmp.Or(req.CollectIgnored, &s.CollectIgnored),
 	}
 }
 

@@ -183,7 +183,7 @@ func (e *Engine) keepWithinQuota(ctx context.Context, rec *agentsandbox.Executio
 	for _, f := range rec.Files {
 		if err := e.fileQuota(u, f.SizeBytes); err != nil {
 			e.removeBlob(f.ID)
-			rec.FilesOmitted++
+			rec.Omit(agentsandbox.OmittedStorageFull, 1)
 			full = err
 			continue
 		}

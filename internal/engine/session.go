@@ -67,6 +67,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		MemoryMB:  cmp.Or(req.MemoryMB, e.limits.DefaultMemoryMB),
 		CPUs:      cmp.Or(req.CPUs, e.limits.DefaultCPUs),
 		CreatedAt: e.now(), Network: req.Network,
+		CollectIgnored: *cmp.Or(req.CollectIgnored, &e.limits.Collect.Ignored),
 	}
 	var secrets []agentsandbox.BoundSecret
 	if secrets, info.SealedSecrets, err = e.bindSecrets(info.ID, req.Secrets); err != nil {

@@ -126,6 +126,8 @@ func guestError(err error, p string) error {
 		code, message = agentsandbox.CodePathNotFound, "Nothing is at "+quote(p)+" in the sandbox."
 	case errors.Is(err, runtime.ErrPermission):
 		code, message = agentsandbox.CodeForbidden, "The user of the sandbox has no right to "+quote(p)+"."
+	case errors.Is(err, runtime.ErrSystemPath):
+		code, message = agentsandbox.CodeForbidden, quote(p)+" leads into /proc, /sys or /dev, which are the sandbox's kernel and no files of the session. Run code to look at them."
 	case errors.Is(err, runtime.ErrNotRegular):
 		code, message = agentsandbox.CodeConflict, quote(p)+" is not of the kind that this needs: a link, a directory, a FIFO, a socket or a device is never followed or read."
 	case errors.Is(err, runtime.ErrNoSpace):

@@ -34,11 +34,7 @@ func (c *Client) ReadFile(ctx context.Context, p string) (agentsandbox.PathInfo,
 		s.Reset(nil)
 		return agentsandbox.PathInfo{}, nil, c.explain(err)
 	}
-	left := info.SizeBytes
-	if left == 0 {
-		left = MaxUnsized
-	}
-	return info, &fileReader{c: c, ctx: ctx, s: s, path: p, left: left}, nil
+	return info, &fileReader{c: c, ctx: ctx, s: s, path: p, left: info.SizeBytes}, nil
 }
 
 // fileReader reads what the agent sends of a file.

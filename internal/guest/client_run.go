@@ -74,6 +74,9 @@ func runRequest(cmd runtime.Command) (*RunRequest, error) {
 		Bytes:       cmd.Collect.Bytes,
 		Depth:       cmd.Collect.Depth,
 		CollectNS:   int64(cmd.Collect.Time),
+
+		CollectIgnored: cmd.Collect.Ignored,
+
 		CPUTimeNS:   int64(cmd.Limits.CPUTime),
 		Processes:   cmd.Limits.Processes,
 		OpenFiles:   cmd.Limits.OpenFiles,
@@ -265,6 +268,10 @@ func (r *run) addChanged(payload []byte) error {
 	return nil
 }
 
+// maxOmitted bounds how many files an agent may say that it left out, so that no
+// sum of them overflows.
+const maxOmitted = 1 << 32
+
 // limits are those that an agent may say ended a run.
 var limits = []runtime.Limit{"", runtime.LimitCPUTime, runtime.LimitMemory, runtime.LimitStream, runtime.LimitInodes}
 
@@ -281,8 +288,13 @@ func (r *run) result(res RunResult) (*runtime.Result, error) {
 		return nil, breach("a run that limit %q ended, timed out %t, killed %t", res.Limit, res.TimedOut, res.Killed)
 	case r.cmd.OutputLimit == 0 && (res.StdoutBytes != r.stdout || res.StderrBytes != r.stderr):
 		return nil, breach("output was dropped without a limit")
-	case res.Changed != len(r.changed) || res.Omitted < 0 || res.Cleared < 0:
-		return nil, breach("%d changed files, %d omitted; %d came", res.Changed, res.Omitted, len(r.changed))
+	case res.Changed != len(r.changed) || res.Cleared < 0:
+		return nil, breach("%d changed files; %d came", res.Changed, len(r.changed))
+	}
+	for why, count := range res.Omitted {
+		if !slices.Contains(agentsandbox.OmittedReasons, why) || count <= 0 || count > maxOmitted {
+			return nil, breach("%d files left out because of %q", count, why)
+		}
 	}
 	return &runtime.Result{
 		ExitCode:      res.ExitCode,

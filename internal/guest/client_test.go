@@ -197,7 +197,8 @@ func TestHostileAgent(t *testing.T) {
 		"fewer bytes than came":   {doRun(run), []said{numbered(KindStdout, 1, []byte("x")), result(2, RunResult{})}},
 		"bytes that did not come": {doRun(unlimited), []said{result(1, RunResult{StdoutBytes: 1})}},
 		"files that did not come": {doRun(run), []said{result(1, RunResult{Changed: 1})}},
-		"negative omission":       {doRun(run), []said{result(1, RunResult{Omitted: -1})}},
+		"negative omission":       {doRun(run), []said{result(1, RunResult{Omitted: map[agentsandbox.OmittedReason]int{"ignored": -1}})}},
+		"an unknown omission":     {doRun(run), []said{result(1, RunResult{Omitted: map[agentsandbox.OmittedReason]int{"\x1b[1m": 1}})}},
 		"a file elsewhere":        {doRun(run), changes(file("/etc/passwd"))},
 		"a file beside":           {doRun(run), changes(file("/workspacex/f"))},
 		"the directory itself":    {doRun(run), changes(file("/workspace"))},
@@ -227,7 +228,7 @@ func TestHonestAgent(t *testing.T) {
 	c := puppet(t, []said{
 		numbered(KindStdout, 1, []byte("out")),
 		numbered(KindChanged, 2, doc(0, []Entry{{Name: []byte("/workspace/a\xff"), Kind: "file", Size: 5, Sec: 1 << 60}}).payload),
-		result(3, RunResult{ExitCode: 2, StdoutBytes: 30, Changed: 1, Omitted: 4}),
+		result(3, RunResult{ExitCode: 2, StdoutBytes: 30, Changed: 1, Omitted: map[agentsandbox.OmittedReason]int{"ignored": 3, "size_limit": 1}}),
 	})
 	r, err := c.Run(deadline(t), runtime.Command{ID: "r", Language: agentsandbox.Python, OutputLimit: 3, CollectDirs: []string{"/workspace/"}})
 	if err != nil {
@@ -238,7 +239,7 @@ func TestHonestAgent(t *testing.T) {
 		t.Fatalf("got %+v, %v", e, err)
 	}
 	e, err := r.Next(deadline(t))
-	if err != nil || e.Result == nil || e.Result.ExitCode != 2 || e.Result.Omitted != 4 || len(e.Result.Changed) != 1 {
+	if err != nil || e.Result == nil || e.Result.ExitCode != 2 || e.Result.Omitted["size_limit"] != 1 || len(e.Result.Changed) != 1 {
 		t.Fatalf("got %+v, %v", e.Result, err)
 	}
 	if f := e.Result.Changed[0]; f.Path != "/workspace/a\xff" || f.ModifiedAt.Year() != 9999 {

@@ -27,6 +27,7 @@ const (
 	FailInvalid    FailureCode = "invalid"
 	FailNotStarted FailureCode = "not_started"
 	FailRefused    FailureCode = "refused"
+	FailSystemPath FailureCode = "system_path"
 	FailOther      FailureCode = "other"
 )
 
@@ -38,6 +39,7 @@ var failures = map[FailureCode]error{
 	FailInvalid:    runtime.ErrInvalid,
 	FailNotStarted: runtime.ErrNotStarted,
 	FailRefused:    runtime.ErrRefused,
+	FailSystemPath: runtime.ErrSystemPath,
 }
 
 // Encode returns the failure as the text of a reset.

@@ -10,6 +10,8 @@
 // agent must not reach the host.
 package guest
 
+import "github.com/agentsandbox/agentsandbox"
+
 // What both sides, and whoever builds an image, agree on.
 const (
 	// AgentPath is where the agent stands in an image. It is process 1 there.
@@ -100,9 +102,6 @@ const (
 	// MaxChanged bounds the files that one run can report, whatever the limits
 	// of the request.
 	MaxChanged = 1 << 16
-	// MaxUnsized bounds what is read of a file that says it is empty, as those
-	// of /proc do, in bytes.
-	MaxUnsized = 1 << 20
 	// MaxRunID bounds the name of a run, in bytes.
 	MaxRunID = 128
 	// MaxHostname bounds a host name, in bytes.
@@ -144,6 +143,8 @@ type RunRequest struct {
 	Bytes       int64    `json:"bytes,omitempty"`
 	Depth       int      `json:"depth,omitempty"`
 	CollectNS   int64    `json:"collect_ns,omitempty"`
+	// CollectIgnored asks for the files of tools, too.
+	CollectIgnored bool `json:"collect_ignored,omitempty"`
 	// Limits of the run: 0 is none.
 	CPUTimeNS   int64 `json:"cpu_time_ns,omitempty"`
 	Processes   int64 `json:"processes,omitempty"`
@@ -178,7 +179,9 @@ type RunResult struct {
 	StdoutBytes int64 `json:"stdout_bytes"`
 	StderrBytes int64 `json:"stderr_bytes"`
 	Changed     int   `json:"changed"` // entries that were sent before
-	Omitted     int   `json:"omitted,omitempty"`
+	// Omitted counts files that were left out, and directories that were left
+	// out as a whole, by reason.
+	Omitted map[agentsandbox.OmittedReason]int `json:"omitted,omitempty"`
 }
 
 // Entry is what is at a path.

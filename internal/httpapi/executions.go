@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +25,7 @@ type executeRequest struct {
 	CPUTimeMS int64                 `json:"cpu_time_ms,omitempty" minimum:"0" doc:"CPU time of all processes of the run together, in milliseconds. 0 or left out: the server's default."`
 	RunLimitFields
 	DiskLimitFields
+	CollectField
 	Network  *networkPolicy `json:"network,omitempty" doc:"What a run without a session may reach. Left out: what the server allows."`
 	Metadata stringMap      `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the execution; names and values of at most 1024 bytes."`
 }
@@ -38,6 +41,16 @@ type RunLimitFields struct {
 type DiskLimitFields struct {
 	DiskMB int64 `json:"disk_mb,omitempty" minimum:"0" doc:"Room for files, in MiB, a power of two from 64 on; more fail with ENOSPC. Files count against the memory limit too. 0 or left out: the server's default. Not on a run in a session."`
 	Inodes int64 `json:"inodes,omitempty" minimum:"0" doc:"Files, directories and links that the sandbox may hold; a run that makes more is ended as disk_full. 0 or left out: the server's default. Not on a run in a session."`
+}
+
+// CollectField says which files of runs are kept.
+type CollectField struct {
+	CollectIgnored *bool `json:"collect_ignored,omitempty" doc:"Keep the files of tools below /workspace, too: version control, virtual environments, package directories, caches. Left out: as the session says, or the server's default."`
+}
+
+type omittedFiles struct {
+	Reason agentsandbox.OmittedReason `json:"reason" enum:"ignored,file_limit,size_limit,depth_limit,time_limit,unreadable,storage_full" doc:"ignored: a directory of tools, see collect_ignored; file_limit, size_limit, depth_limit, time_limit: a limit of the server; unreadable: gone again, or no regular file any more; storage_full: no room is left."`
+	Count  int                        `json:"count" doc:"How many files; a directory that was left out as a whole counts once."`
 }
 
 type executionFile struct {
@@ -63,11 +76,13 @@ type Outcome struct {
 	Truncated   bool                `json:"truncated" doc:"The code wrote more than was kept."`
 	StdoutBytes int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
 	StderrBytes int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
-	Files       []executionFile     `json:"files" nullable:"false" doc:"Files that the run created or changed below /workspace or /output."`
+	Files       []executionFile     `json:"files" nullable:"false" doc:"Files that were created or changed below /workspace or /output since a run of the session last reported them: by this run, by what an earlier one left running, or by one that runs beside it. Each change is in the files of one run."`
 	// Nil is an empty list: nothing was refused.
 	Refused        []agentsandbox.NetworkRefusal `json:"network_refused" nullable:"false" doc:"What the policy of the network, or a limit of it, refused to the sandbox while this ran: at most 20 kinds. Empty for a sandbox without a network."`
 	RefusedOmitted int64                         `json:"network_refused_omitted" doc:"How many refusals there were of kinds beyond those that are listed."`
-	FilesOmitted   int                           `json:"files_omitted" doc:"How many files were not collected because of a limit."`
+	FilesOmitted   int                           `json:"files_omitted" doc:"How many files were not kept; a directory that was left out as a whole counts once."`
+
+	FilesOmittedReasons []omittedFiles `json:"files_omitted_reasons" nullable:"false" doc:"Why files were not kept, sorted by reason; empty where none was left out, and for records of earlier versions."`
 }
 
 type executeAnswer struct {
@@ -183,7 +198,8 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
 		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
 		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(), Metadata: in.Metadata, Network: in.Network.policy(),
-		Endpoint: c.route, Method: c.r.Method, Meta: c.meta(),
+		CollectIgnored: in.CollectIgnored,
+		Endpoint:       c.route, Method: c.r.Method, Meta: c.meta(),
 	}
 	req.CPUTimeMS = in.CPUTimeMS
 	if err := req.Validate(a.limits.CodeBytes); err != nil {
@@ -231,6 +247,14 @@ func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
 		case <-ticker.C:
 		}
 	}
+}
+
+func omittedFilesOf(reasons map[agentsandbox.OmittedReason]int) []omittedFiles {
+	list := make([]omittedFiles, 0, len(reasons))
+	for _, why := range slices.Sorted(maps.Keys(reasons)) {
+		list = append(list, omittedFiles{why, reasons[why]})
+	}
+	return list
 }
 
 // orEmpty is a map that is shown as an object in any case.
@@ -303,7 +327,7 @@ func outcomeOf(e *agentsandbox.Execution) Outcome {
 		Refused: refused, RefusedOmitted: e.NetworkRefusedOmitted,
 		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: orEmpty(e.Metadata),
 		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
-		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted,
+		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted, FilesOmittedReasons: omittedFilesOf(e.OmittedReasons),
 	}
 }
 

@@ -19,6 +19,7 @@ type sessionRequest struct {
 	CPUs      float64    `json:"cpus,omitempty" minimum:"0" doc:"CPU limit of the sandbox, in cores. 0 or left out: the server's default."`
 	RunLimitFields
 	DiskLimitFields
+	CollectField
 	Metadata stringMap `json:"metadata,omitempty" maxProperties:"64" doc:"Kept and shown with the session; names and values of at most 1024 bytes."`
 
 	Network *networkPolicy `json:"network,omitempty" doc:"What the sandbox may reach. Left out: what the server allows."`
@@ -44,6 +45,8 @@ type sessionInfo struct {
 	DiskMB      int64                      `json:"disk_mb" doc:"Room for files, in MiB."`
 	Inodes      int64                      `json:"inodes" doc:"Files, directories and links that the sandbox may hold."`
 	CreatedAt   time.Time                  `json:"created_at" doc:"When the session was made (RFC 3339, UTC)."`
+
+	CollectIgnored bool `json:"collect_ignored" doc:"Whether the files of tools are kept, too, of runs that do not say."`
 
 	IdleTimeoutMS int64        `json:"idle_timeout_ms" doc:"How long nothing may use the session before it expires, in milliseconds; 0: for ever."`
 	MaxLifetimeMS int64        `json:"max_lifetime_ms" doc:"How old the session may become, in milliseconds; 0: for ever."`
@@ -167,7 +170,7 @@ func (a *api) createSession(c *call, in *sessionRequest) (*sessionInfo, error) {
 		Env: in.EnvVars, FileIDs: in.FileIDs, Template: in.Template, TimeoutMS: in.TimeoutMS,
 		MemoryMB: in.MemoryMB, CPUs: in.CPUs, Metadata: in.Metadata,
 		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(),
-		IdleTimeoutMS: in.IdleTimeoutMS, MaxLifetimeMS: in.MaxLifetimeMS,
+		IdleTimeoutMS: in.IdleTimeoutMS, MaxLifetimeMS: in.MaxLifetimeMS, CollectIgnored: in.CollectIgnored,
 		Network: in.Network.policy(), Secrets: secretsFrom(in.Secrets),
 	}
 	if err := req.Validate(); err != nil {
@@ -232,7 +235,7 @@ func sessionInfoOf(s *agentsandbox.Session, created bool) sessionInfo {
 		EnvVarNames: slices.Sorted(maps.Keys(s.Env)), Metadata: s.Metadata,
 		TimeoutMS: s.TimeoutMS, MemoryMB: s.MemoryMB, CPUs: s.CPUs,
 		Processes: s.Processes, OpenFiles: s.OpenFiles, OutputBytes: s.OutputBytes, DiskMB: s.DiskMB, Inodes: s.Inodes, CreatedAt: wireTime(s.CreatedAt),
-		IdleTimeoutMS: s.IdleTimeoutMS, MaxLifetimeMS: s.MaxLifetimeMS,
+		IdleTimeoutMS: s.IdleTimeoutMS, MaxLifetimeMS: s.MaxLifetimeMS, CollectIgnored: s.CollectIgnored,
 		LastUsedAt: timeOrNull(s.LastUsedAt), ExpiresAt: timeOrNull(s.ExpiresAt()),
 		Network: policyOf(s.Network), Secrets: secretInfos(s.Secrets),
 	}

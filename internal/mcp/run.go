@@ -20,22 +20,25 @@ type runInput struct {
 }
 
 type runOutput struct {
-	Status          string       `json:"status" jsonschema:"how the run ended: succeeded, failed, timed_out, memory_exceeded, …"`
-	ReturnCode      int          `json:"return_code" jsonschema:"the exit status; 124 after a time-out, 128 + N after signal N"`
-	Signal          string       `json:"signal,omitempty"`
-	Stdout          string       `json:"stdout"`
-	Stderr          string       `json:"stderr"`
-	StdoutBytes     int64        `json:"stdout_bytes" jsonschema:"how much the code wrote, shown or not"`
-	StderrBytes     int64        `json:"stderr_bytes"`
-	Truncated       bool         `json:"truncated" jsonschema:"stdout or stderr is not all that the code wrote"`
-	Files           []fileOutput `json:"files" jsonschema:"files that the run made or changed"`
-	FilesOmitted    int          `json:"files_omitted,omitempty" jsonschema:"files that were not kept, because of the server's limits"`
-	NetworkRefused  []string     `json:"network_refused,omitempty" jsonschema:"what the policy of the network refused to the run, and why"`
-	SessionID       string       `json:"session_id"`
-	SessionStatus   string       `json:"session_status,omitempty"`
-	ExecutionID     string       `json:"execution_id"`
-	DurationMS      int64        `json:"duration_ms"`
-	MemoryPeakBytes int64        `json:"memory_peak_bytes,omitempty"`
+	Status          string         `json:"status" jsonschema:"how the run ended: succeeded, failed, timed_out, memory_exceeded, …"`
+	ReturnCode      int            `json:"return_code" jsonschema:"the exit status; 124 after a time-out, 128 + N after signal N"`
+	Signal          string         `json:"signal,omitempty"`
+	Stdout          string         `json:"stdout"`
+	Stderr          string         `json:"stderr"`
+	StdoutBytes     int64          `json:"stdout_bytes" jsonschema:"how much the code wrote, shown or not"`
+	StderrBytes     int64          `json:"stderr_bytes"`
+	Truncated       bool           `json:"truncated" jsonschema:"stdout or stderr is not all that the code wrote"`
+	Files           []fileOutput   `json:"files" jsonschema:"files that the run made or changed"`
+	OmittedReasons  map[string]int `json:"files_omitted_reasons,omitempty" jsonschema:"how many files were not kept, by reason"`
+	FilesOmitted    int            `json:"files_omitted,omitempty" jsonschema:"files that were not kept, a directory that was left out as a whole counted once; files_omitted_reasons says why"`
+	NetworkRefused  []string       `json:"network_refused,omitempty" jsonschema:"what the policy of the network refused to the run, and why"`
+	SessionID       string         `json:"session_id"`
+	SessionStatus   string         `json:"session_status,omitempty"`
+	ExecutionID     string         `json:"execution_id"`
+	DurationMS      int64          `json:"duration_ms"`
+	MemoryPeakBytes int64          `json:"memory_peak_bytes,omitempty"`
+
+	omitted string // for people
 }
 
 type fileOutput struct {
@@ -130,6 +133,15 @@ func viewOfExecution(e *agentsandbox.Execution, limit int) runOutput {
 	if e.NetworkRefusedOmitted > 0 {
 		out.NetworkRefused = append(out.NetworkRefused, fmt.Sprintf("%d more", e.NetworkRefusedOmitted))
 	}
+	for why, n := range e.OmittedReasons {
+		if out.OmittedReasons == nil {
+			out.OmittedReasons = map[string]int{}
+		}
+		out.OmittedReasons[string(why)] = n
+	}
+	if e.FilesOmitted > 0 {
+		out.omitted = e.OmittedText()
+	}
 	for _, f := range e.Files {
 		out.Files = append(out.Files, viewOfFile(f))
 	}
@@ -167,8 +179,8 @@ func verdict(out runOutput, notes []string) string {
 	for _, f := range out.Files {
 		fmt.Fprintf(&b, "\nFile %q (%s, %d bytes): %s", f.Filename, f.MediaType, f.SizeBytes, f.FileID)
 	}
-	if out.FilesOmitted > 0 {
-		fmt.Fprintf(&b, "\n%d more files were not kept, because of the server's limits.", out.FilesOmitted)
+	if out.omitted != "" {
+		b.WriteString("\n" + out.omitted + ".")
 	}
 	for _, refused := range out.NetworkRefused {
 		b.WriteString("\nThe network refused " + refused + ".")

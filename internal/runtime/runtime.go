@@ -29,6 +29,9 @@ var (
 	// ErrNotRegular says that the path is not a regular file (or directory,
 	// where one is asked for): a link, a FIFO, a socket, a device.
 	ErrNotRegular = errors.New("not a regular file")
+	// ErrSystemPath says that the path leads to a file of the sandbox's kernel, see
+	// agentsandbox.SystemPath.
+	ErrSystemPath = errors.New("a file of the kernel")
 	// ErrNoSpace says that the sandbox's file system is full.
 	ErrNoSpace = errors.New("no space left in the sandbox")
 	// ErrNotStarted says that a run could not be started: the sandbox has no room
@@ -137,7 +140,8 @@ type Usage struct {
 
 // Guest is what the agent does inside a sandbox. Files are touched with the
 // rights of the sandbox's user (uid 1000), never root's, and the last element
-// of a path is never followed if it is a symbolic link.
+// of a path is never followed if it is a symbolic link. A path that leads to one
+// of agentsandbox.SystemPath, through links or not, is refused.
 //
 // Every method returns an error that wraps ErrSandboxLost once the sandbox is
 // gone, and returns soon after ctx is done.
@@ -248,8 +252,11 @@ type CollectLimits struct {
 	Files int   // how many
 	Bytes int64 // their sizes, added up
 	Depth int   // of directories
-	// Time bounds each look for files, and the fetching of what was found.
+	// Time bounds the look for files, and the fetching of what was found.
 	Time time.Duration
+	// Ignored says that the files of tools are reported, too: version control,
+	// virtual environments, caches.
+	Ignored bool
 }
 
 // Stream names a standard stream.
@@ -313,8 +320,12 @@ type Result struct {
 	CPU time.Duration
 	// StdoutBytes and StderrBytes count what was written, kept or not.
 	StdoutBytes, StderrBytes int64
-	// Changed are the regular files that the run made or changed, sorted by
-	// path; Omitted counts those left out because of a limit.
+	// Changed are the regular files that were made or changed since a run of the
+	// sandbox last reported them, sorted by path: by this run, by another that goes
+	// on, or by what an earlier one left running. Each change is reported once. What
+	// WriteFile wrote counts as reported, and a run that Kill ended reports nothing.
 	Changed []agentsandbox.PathInfo
-	Omitted int
+	// Omitted counts those that were left out, and directories that were left
+	// out as a whole, by reason.
+	Omitted map[agentsandbox.OmittedReason]int
 }

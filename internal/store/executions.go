@@ -33,6 +33,9 @@ const (
 	metadataOfExecutions = "SELECT execution_id, name, value FROM execution_metadata WHERE execution_id IN (SELECT value FROM json_each(?))"
 	hasMetadata          = "EXISTS (SELECT 1 FROM execution_metadata m WHERE m.execution_id = executions.id AND m.name = ? AND m.value = ?)"
 
+	insertOmission        = "INSERT INTO execution_omissions (execution_id, reason, count) VALUES (?, ?, ?)"
+	omissionsOfExecutions = "SELECT execution_id, reason, count FROM execution_omissions WHERE execution_id IN (SELECT value FROM json_each(?))"
+
 	// The rows of files take their tenant from the run, so that one of another
 	// tenant cannot come about.
 	insertFileOfRun = `INSERT INTO files (id, tenant, filename, media_type, size_bytes, sha256, session_id, execution_id, path, created_at)
@@ -101,7 +104,7 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 	}
 	var finished bool
 	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {
-		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 {
+		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 && len(e.OmittedReasons) == 0 {
 			finished, err = writeOutcome(ctx, c, e)
 			return err
 		}
@@ -111,6 +114,11 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 			}
 			if err := writeRefusals(ctx, c, e); err != nil {
 				return err
+			}
+			for _, why := range slices.Sorted(maps.Keys(e.OmittedReasons)) {
+				if _, err := c.exec(ctx, insertOmission, e.ID, string(why), e.OmittedReasons[why]); err != nil {
+					return err
+				}
 			}
 			return writeFiles(ctx, c, e)
 		})
@@ -254,7 +262,8 @@ func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox
 	return result, err
 }
 
-// addFiles fills in the files and the metadata of executions, in one query each.
+// addFiles fills in the files, the omissions and the metadata of executions, in one
+// query each.
 func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution) error {
 	if len(executions) == 0 {
 		return nil
@@ -283,6 +292,17 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 	if err := addRefusals(ctx, c, at, text); err != nil {
 		return err
 	}
+	omitted, err := rows(ctx, c, scanOmission, omissionsOfExecutions, text)
+	if err != nil {
+		return err
+	}
+	for _, o := range omitted {
+		e := at[o.execution]
+		if e.OmittedReasons == nil {
+			e.OmittedReasons = map[agentsandbox.OmittedReason]int{}
+		}
+		e.OmittedReasons[o.reason] = o.count
+	}
 	pairs, err := rows(ctx, c, scanMetadata, metadataOfExecutions, text)
 	if err != nil {
 		return err
@@ -295,6 +315,18 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 		e.Metadata[p[1]] = p[2]
 	}
 	return nil
+}
+
+// omission is how many files of a run were not kept for one reason.
+type omission struct {
+	execution string
+	reason    agentsandbox.OmittedReason
+	count     int
+}
+
+func scanOmission(row scanner) (o omission, err error) {
+	err = row.Scan(&o.execution, &o.reason, &o.count)
+	return o, err
 }
 
 // scanMetadata reads an execution's id, a name and a value.

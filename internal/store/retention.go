@@ -24,6 +24,7 @@ const (
 	orphanFiles      = "UPDATE files SET execution_id = NULL WHERE execution_id IN (SELECT value FROM json_each(?))"
 	deleteMetadata   = "DELETE FROM execution_metadata WHERE execution_id IN (SELECT value FROM json_each(?))"
 	deleteRefusals   = "DELETE FROM execution_refusals WHERE execution_id IN (SELECT value FROM json_each(?))"
+	deleteOmissions  = "DELETE FROM execution_omissions WHERE execution_id IN (SELECT value FROM json_each(?))"
 	deleteExecutions = "DELETE FROM executions WHERE id IN (SELECT value FROM json_each(?))"
 	deleteSessions   = "DELETE FROM sessions WHERE seq IN (SELECT seq FROM sessions WHERE ended_at < ? ORDER BY ended_at LIMIT ?)"
 
@@ -79,6 +80,9 @@ func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int)
 				return err
 			}
 			if _, err := c.exec(ctx, deleteRefusals, text); err != nil {
+				return err
+			}
+			if _, err := c.exec(ctx, deleteOmissions, text); err != nil {
 				return err
 			}
 			removed, err = c.exec(ctx, deleteExecutions, text)

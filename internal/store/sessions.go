@@ -11,9 +11,9 @@ import (
 
 const (
 	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, " +
-		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, secrets, ports"
+		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, secrets, ports, collect_ignored"
 
-	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
 	// A session has ended exactly while ended_at is set; its environment, which
@@ -52,7 +52,7 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
 		s.TimeoutMS, s.MemoryMB, s.CPUs,
 		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt),
-		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt), network, bytesOf(s.SealedSecrets), ports)
+		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt), network, bytesOf(s.SealedSecrets), ports, s.CollectIgnored)
 }
 
 // Session finds a session in any state. Codes: session_not_found.
@@ -109,7 +109,7 @@ func scanSession(row scanner) (agentsandbox.Session, error) {
 	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
 		&s.TimeoutMS, &s.MemoryMB, &s.CPUs,
 		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended,
-		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used, &network, &s.SealedSecrets, &ports)
+		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used, &network, &s.SealedSecrets, &ports, &s.CollectIgnored)
 	if err != nil {
 		return s, err
 	}

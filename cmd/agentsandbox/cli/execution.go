@@ -23,6 +23,7 @@ type executionFlags struct {
 	Timeout        time.Duration     `short:"t" placeholder:"DURATION" help:"End the execution after this long, such as 90s or 5m. The server's default otherwise."`
 	Metadata       map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the record of the execution. Can be repeated."`
 	IdempotencyKey string            `placeholder:"KEY" help:"Have one effect however often this is run with the same key within 24 hours; needs the same code and flags each time."`
+	CollectIgnored *bool             `negatable:"" help:"Keep the files of tools, too, such as .git, node_modules and virtual environments. The session's setting otherwise."`
 	OutputDir      string            `short:"o" placeholder:"DIR" help:"Download the files that the execution made or changed into this directory."`
 	Overwrite      bool              `help:"Let --output-dir replace files that are already there."`
 	jsonFlag
@@ -48,7 +49,7 @@ func (a *app) execute(service agentsandbox.Service, req agentsandbox.ExecuteRequ
 		return err
 	}
 	req.FileIDs = append(uploaded, flags.FileID...)
-	req.Metadata = flags.Metadata
+	req.Metadata, req.CollectIgnored = flags.Metadata, flags.CollectIgnored
 	ctx := a.ctx
 	if flags.IdempotencyKey != "" {
 		if err := agentsandbox.ValidateIdempotencyKey(flags.IdempotencyKey); err != nil {
@@ -100,7 +101,7 @@ func (a *app) show(e *agentsandbox.Execution, asJSON bool) error {
 			e.StdoutBytes, e.StderrBytes, len(e.Stdout), len(e.Stderr))
 	}
 	if e.FilesOmitted > 0 {
-		a.note("%d files that the code made or changed were not kept, because of the server's limits.", e.FilesOmitted)
+		a.note("%s.", e.OmittedText())
 	}
 	if len(e.NetworkRefused) > 0 && (asJSON || e.Status == agentsandbox.StatusSucceeded) { // else standard error has it
 		a.note("The network refused %s.", refusals(e))

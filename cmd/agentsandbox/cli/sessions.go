@@ -107,7 +107,8 @@ type sessionsCreate struct {
 	Metadata  map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
 	Idle      time.Duration     `placeholder:"DURATION" help:"End the session when nothing uses it for so long, such as 30m; the server's default otherwise."`
 	networkFlags
-	Lifetime time.Duration `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
+	CollectIgnored *bool         `negatable:"" help:"Keep the files of tools, too, such as .git, node_modules and virtual environments. The server's setting otherwise."`
+	Lifetime       time.Duration `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
 	jsonFlag
 	connection
 }
@@ -150,6 +151,8 @@ func (c *sessionsCreate) Run(a *app) error {
 		IdleTimeoutMS: c.Idle.Milliseconds(),
 		MaxLifetimeMS: c.Lifetime.Milliseconds(),
 		Network:       c.policy(),
+
+		CollectIgnored: c.CollectIgnored,
 	})
 	if err != nil {
 		return err

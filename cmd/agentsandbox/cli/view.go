@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -31,6 +33,7 @@ type executionView struct {
 	Metadata     map[string]string     `json:"metadata,omitempty"`
 	Files        []fileView            `json:"files"`
 	FilesOmitted int                   `json:"files_omitted"`
+	Omitted      []omittedView         `json:"files_omitted_reasons,omitempty"`
 
 	NetworkRefused        []agentsandbox.NetworkRefusal `json:"network_refused"`
 	NetworkRefusedOmitted int64                         `json:"network_refused_omitted"`
@@ -70,10 +73,18 @@ func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
 		stdout, stderr := string(e.Stdout), string(e.Stderr)
 		v.Stdout, v.Stderr = &stdout, &stderr
 	}
+	for _, why := range slices.Sorted(maps.Keys(e.OmittedReasons)) {
+		v.Omitted = append(v.Omitted, omittedView{why, e.OmittedReasons[why]})
+	}
 	for _, f := range e.Files {
 		v.Files = append(v.Files, viewOfFile(f))
 	}
 	return v
+}
+
+type omittedView struct {
+	Reason agentsandbox.OmittedReason `json:"reason"`
+	Count  int                        `json:"count"`
 }
 
 type fileView struct {
@@ -120,6 +131,8 @@ type sessionView struct {
 	LastUsedAt    *time.Time `json:"last_used_at,omitempty"`
 	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
 
+	CollectIgnored bool `json:"collect_ignored"`
+
 	Network *policyView `json:"network,omitempty"`
 }
 
@@ -139,6 +152,8 @@ func viewOfSession(s agentsandbox.Session) sessionView {
 		Inodes:    s.Inodes,
 		Metadata:  s.Metadata,
 		CreatedAt: timeOrNil(s.CreatedAt),
+
+		CollectIgnored: s.CollectIgnored,
 
 		IdleTimeoutMS: s.IdleTimeoutMS,
 		MaxLifetimeMS: s.MaxLifetimeMS,

@@ -79,6 +79,7 @@ type Agent struct {
 	forks      *forks
 	shells     *shells
 	uploads    uploads
+	known      known
 	drains     drains
 	wg         sync.WaitGroup // runs
 	serial     atomic.Uint64
@@ -117,6 +118,7 @@ func New(opts Options) (*Agent, error) {
 			return nil, err
 		}
 	}
+	a.known.start(a)
 	a.children = newChildren(opts.Init)
 	a.interprets = newInterpreters(a)
 	a.forks = &forks{in: a.interprets}
@@ -138,6 +140,7 @@ func (a *Agent) Close() {
 	a.shells.close()
 	a.drains.close()
 	a.children.close()
+	a.known.close()
 }
 
 // Serve holds one conversation, from the host's hello to its end. It returns

@@ -8,11 +8,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// What looking for changed files may cost, once before and once after a run:
-// the user can make directories of any size.
+// What a look for changed files may cost: the user can make directories of any
+// size.
 const (
 	walkEntries   = 200_000
 	walkNameBytes = 16 << 20
@@ -20,77 +21,147 @@ const (
 	walkTime      = 10 * time.Second // or less, if the request says so
 )
 
-// version tells two states of a file apart. The user can set the other times of
-// a file at will, but not ctime.
-type version struct {
-	dev, ino     uint64
-	size         int64
-	mtime, ctime unix.Timespec
-}
+// What comparing contents may cost, in one look: the user can make files of any
+// size.
+const (
+	// sumBytes are of files that may have been written while their times stayed,
+	// to tell whether they were. Past it they are reported, changed or not.
+	sumBytes = 1 << 30
+	sumTime  = 3 * time.Second
+	// openSumBytes are of files that a process may have mapped. Past it, a change
+	// is found out when the process lets go of the file.
+	openSumBytes = 64 << 20
+	// reportedSumBytes are of files that are reported, to compare them with later.
+	reportedSumBytes = 256 << 20
+)
 
-func versionOf(st *unix.Stat_t) version {
-	return version{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
-}
+// omissions counts what was left out, by reason.
+type omissions map[agentsandbox.OmittedReason]int
 
-// index is what the directories of a run held before it.
-type index struct {
-	files map[string]version
-	// partial says that not everything was looked at, and taken when: then a
-	// file that is not in the index is new if it changed since.
-	partial bool
-	taken   time.Time
-}
-
-// isNew tells whether a file was made or changed since.
-func (ix *index) isNew(p string, st *unix.Stat_t) bool {
-	if old, ok := ix.files[p]; ok {
-		return old != versionOf(st)
+func (o omissions) total() (n int) {
+	for _, count := range o {
+		n += count
 	}
-	return !ix.partial || !time.Unix(st.Ctim.Unix()).Before(ix.taken)
+	return n
 }
 
-// snapshotFiles remembers what the directories of a run hold.
-func (a *Agent) snapshotFiles(req *guest.RunRequest) *index {
-	ix := &index{files: map[string]version{}, taken: time.Now()}
-	dirs := collectDirs(req)
-	if len(dirs) == 0 {
-		return ix
-	}
-	w := newWalk(a, req, func(p string, st *unix.Stat_t) { ix.files[p] = versionOf(st) })
-	for _, dir := range dirs {
-		w.start(dir)
-	}
-	ix.partial = w.omitted > 0
-	return ix
+// look finds the files that have changed since the last look, and notes their
+// state.
+type look struct {
+	*walk
+	k       *known
+	changed []guest.Entry
+	files   int   // how many may be reported
+	bytes   int64 // of sizes that may still be reported; -1: any
+	final   bool  // there is no look after it
+	sums    int64 // bytes that may still be compared of files that were written
+	opens   int64 // and of files that are open
+	own     int64 // bytes of reported files that may still be summed up
+	sumsEnd time.Time
 }
 
 // changedFiles lists the regular files that are not as they were, sorted by
-// path, and counts those that were left out because of a limit.
-func (a *Agent) changedFiles(req *guest.RunRequest, before *index) (changed []guest.Entry, omitted int) {
+// path, and counts those that were left out.
+func (a *Agent) changedFiles(req *guest.RunRequest) ([]guest.Entry, omissions) {
 	dirs := collectDirs(req)
 	if len(dirs) == 0 {
-		return nil, 0
+		return nil, nil
 	}
-	files := guest.MaxChanged
+	k := &a.known
+	k.look.Lock()
+	defer k.look.Unlock()
+	k.begin()
+	l := &look{
+		k: k, files: guest.MaxChanged, bytes: -1, final: req.Final,
+		sums: sumBytes, opens: openSumBytes, own: reportedSumBytes, sumsEnd: time.Now().Add(sumTime),
+	}
 	if req.Files > 0 {
-		files = min(files, req.Files)
+		l.files = min(l.files, req.Files)
 	}
-	left := req.Bytes
-	w := newWalk(a, req, func(p string, st *unix.Stat_t) {
-		switch {
-		case !before.isNew(p, st) || a.uploads.has(st):
-		case len(changed) == files, req.Bytes > 0 && st.Size > left:
-			omitted++
-		default:
-			left -= st.Size
-			changed = append(changed, entryOf(p, st, ""))
-		}
-	})
+	if req.Bytes > 0 {
+		l.bytes = req.Bytes
+	}
+	l.walk = newWalk(a, req, l)
 	for _, dir := range dirs {
-		w.start(dir)
+		l.start(dir)
 	}
-	slices.SortFunc(changed, func(x, y guest.Entry) int { return strings.Compare(string(x.Name), string(y.Name)) })
-	return changed, omitted + w.omitted
+	if !l.partial() {
+		k.forgetGone(dirs, l.skipped)
+	} else {
+		k.bound(2 * walkEntries)
+	}
+	slices.SortFunc(l.changed, func(x, y guest.Entry) int { return strings.Compare(string(x.Name), string(y.Name)) })
+	return l.changed, l.omitted
+}
+
+// file looks at a regular file.
+func (l *look) file(dirFD int, name, p string, st *unix.Stat_t) {
+	found := l.k.check(p, st)
+	if found == stateSame || l.a.uploads.has(st) {
+		return
+	}
+	switch found {
+	case stateChanged:
+		now, still := l.k.take(dirFD, name, p)
+		if !still || now.Mode&unix.S_IFMT != unix.S_IFREG {
+			return
+		}
+		*st = now
+	case stateWritten:
+		if same, sure := l.same(dirFD, name, p, versionOf(st), &l.sums); same && sure {
+			return
+		}
+	case stateOpen:
+		if same, sure := l.same(dirFD, name, p, versionOf(st), &l.opens); same || !sure {
+			return // what is not sure is found out when it is closed
+		}
+	}
+	switch {
+	case len(l.changed) == l.files:
+		l.omitted[agentsandbox.OmittedFileLimit]++
+		return
+	case l.bytes >= 0 && st.Size > l.bytes:
+		l.omitted[agentsandbox.OmittedSizeLimit]++
+		return
+	case l.bytes >= 0:
+		l.bytes -= st.Size
+	}
+	l.changed = append(l.changed, entryOf(p, st, ""))
+	if l.final {
+		return
+	}
+	if sum, ok := l.k.contents(dirFD, name, versionOf(st), l.own, l.sumsEnd); ok {
+		l.own -= st.Size
+		l.k.set(p, versionOf(st), sum)
+	}
+}
+
+// same tells whether a file holds what it held when it was last reported, or written
+// by the host, as far as that is known and the bytes that may be read suffice.
+func (l *look) same(dirFD int, name, p string, v version, bytes *int64) (same, sure bool) {
+	before, ok := l.k.sumOf(p)
+	if !ok {
+		return false, false
+	}
+	now, ok := l.k.contents(dirFD, name, v, *bytes, l.sumsEnd)
+	if !ok {
+		return false, false
+	}
+	*bytes -= v.size
+	l.k.set(p, v, now)
+	return now == before, true
+}
+
+// directoryLeftOut counts a directory that is left out as a whole, once for each
+// state that it is found in.
+func (l *look) directoryLeftOut(dirFD int, name, p string, st *unix.Stat_t, why agentsandbox.OmittedReason) {
+	l.skipped[p] = true
+	if l.k.check(p, st) != stateChanged {
+		return
+	}
+	if _, still := l.k.take(dirFD, name, p); still {
+		l.omitted[why]++
+	}
 }
 
 // collectDirs returns the directories of a request without those below others.
@@ -118,25 +189,45 @@ func depthLimit(req *guest.RunRequest) int {
 	return walkDepth
 }
 
+// visitor is told of what a walk finds, with the open directory that it is in.
+type visitor interface {
+	file(dirFD int, name, p string, st *unix.Stat_t)
+	directoryLeftOut(dirFD int, name, p string, st *unix.Stat_t, why agentsandbox.OmittedReason)
+}
+
 // walk visits the regular files below directories, with root's rights, without
 // following a link, in the order of the names in each directory.
 type walk struct {
 	a       *Agent
-	visit   func(p string, st *unix.Stat_t)
+	visit   visitor
 	depth   int
-	entries int // that may still be looked at
-	bytes   int // of names
+	ignored bool // whether it looks into directories of tools, too
+	entries int  // that may still be looked at
+	bytes   int  // of names
 	end     time.Time
-	// omitted counts what was not looked at; a directory counts once.
-	omitted int
+	omitted omissions // what was not looked at; a directory counts once
+	skipped map[string]bool
+	cut     bool // something was left out that another look may reach
 }
 
-func newWalk(a *Agent, req *guest.RunRequest, visit func(string, *unix.Stat_t)) *walk {
+func newWalk(a *Agent, req *guest.RunRequest, visit visitor) *walk {
 	most := walkTime
 	if req.CollectNS > 0 {
 		most = min(most, time.Duration(req.CollectNS))
 	}
-	return &walk{a: a, visit: visit, depth: depthLimit(req), entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(most)}
+	return &walk{
+		a: a, visit: visit, depth: depthLimit(req), ignored: req.CollectIgnored,
+		entries: walkEntries, bytes: walkNameBytes, end: time.Now().Add(most),
+		omitted: omissions{}, skipped: map[string]bool{},
+	}
+}
+
+// partial tells whether not everything was looked at that is to be.
+func (w *walk) partial() bool { return w.cut }
+
+func (w *walk) leaveOut(why agentsandbox.OmittedReason) {
+	w.omitted[why]++
+	w.cut = true
 }
 
 func (w *walk) start(dir string) {
@@ -144,16 +235,22 @@ func (w *walk) start(dir string) {
 	if err != nil {
 		return // what is not there, or is a link, holds nothing
 	}
-	w.directory(fd, strings.TrimSuffix(dir, "/"), 0)
+	defer unix.Close(fd)
+	w.directory(fd, strings.TrimSuffix(dir, "/"), w.list(fd, dir), 0)
 }
 
-// directory visits what is in an open directory, and closes it.
-func (w *walk) directory(fd int, prefix string, depth int) {
-	defer unix.Close(fd)
-	names, whole := w.names(fd)
-	if !whole {
-		w.omitted++
+// list watches a directory and returns the names in it.
+func (w *walk) list(fd int, dir string) []string {
+	w.a.known.watch(fd, dir)
+	names, why := w.names(fd)
+	if why != "" {
+		w.leaveOut(why)
 	}
+	return names
+}
+
+// directory visits what is in an open directory.
+func (w *walk) directory(fd int, prefix string, names []string, depth int) {
 	for _, name := range names {
 		var st unix.Stat_t
 		if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
@@ -163,31 +260,48 @@ func (w *walk) directory(fd int, prefix string, depth int) {
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
 			if len(p) > maxPath {
-				w.omitted++ // the host could not ask for it
+				w.leaveOut(agentsandbox.OmittedUnreadable) // the host could not ask for it
 				continue
 			}
-			w.visit(p, &st)
+			w.visit.file(fd, name, p, &st)
 		case unix.S_IFDIR:
-			if depth+1 > w.depth || time.Now().After(w.end) {
-				w.omitted++
-				continue
-			}
-			sub, err := openDirectory(fd, name)
-			if err != nil {
-				w.omitted++
-				continue
-			}
-			w.directory(sub, p, depth+1)
+			w.subdirectory(fd, name, p, &st, depth+1)
 		}
 	}
 }
 
-// names lists a directory in order, as far as the budget goes.
-func (w *walk) names(fd int) (names []string, whole bool) {
-	whole = true
+func (w *walk) subdirectory(parent int, name, p string, st *unix.Stat_t, depth int) {
+	switch {
+	case !w.ignored && toolDirectory(p):
+		w.visit.directoryLeftOut(parent, name, p, st, agentsandbox.OmittedIgnored)
+		return
+	case depth > w.depth:
+		w.visit.directoryLeftOut(parent, name, p, st, agentsandbox.OmittedDepthLimit)
+		return
+	case time.Now().After(w.end):
+		w.leaveOut(agentsandbox.OmittedTimeLimit)
+		return
+	}
+	fd, err := openDirectory(parent, name)
+	if err != nil {
+		w.leaveOut(agentsandbox.OmittedUnreadable)
+		return
+	}
+	defer unix.Close(fd)
+	names := w.list(fd, p)
+	if !w.ignored && virtualEnvironment(p, names) {
+		w.visit.directoryLeftOut(parent, name, p, st, agentsandbox.OmittedIgnored)
+		return
+	}
+	w.directory(fd, p, names, depth)
+}
+
+// names lists a directory in order, as far as the budget goes, and says why not
+// further.
+func (w *walk) names(fd int) (names []string, why agentsandbox.OmittedReason) {
 	err := readNames(fd, func(name string) bool {
 		if w.entries == 0 || w.bytes < len(name) {
-			whole = false
+			why = agentsandbox.OmittedFileLimit
 			return false
 		}
 		w.entries--
@@ -195,6 +309,32 @@ func (w *walk) names(fd int) (names []string, whole bool) {
 		names = append(names, name)
 		return true
 	})
+	if err != nil && why == "" {
+		why = agentsandbox.OmittedUnreadable
+	}
 	slices.Sort(names)
-	return names, whole && err == nil
+	return names, why
+}
+
+// toolDirectories are directories below the workspace that programs keep for
+// themselves: nobody would call what is in them a result. docs/limits.md lists
+// them.
+var toolDirectories = []string{
+	"__pycache__", ".git", ".hg", ".svn", "node_modules", ".ipynb_checkpoints",
+	".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
+	".npm", ".yarn", ".pnpm-store", ".config/matplotlib",
+}
+
+// toolDirectory tells whether a directory is one of those. What stands in the
+// output directory is a result, whatever its name.
+func toolDirectory(p string) bool {
+	return below(p, []string{agentsandbox.Workspace}) &&
+		slices.ContainsFunc(toolDirectories, func(name string) bool { return strings.HasSuffix(p, "/"+name) })
+}
+
+// virtualEnvironment tells whether a directory with those names is an environment
+// of Python.
+func virtualEnvironment(p string, names []string) bool {
+	_, found := slices.BinarySearch(names, "pyvenv.cfg")
+	return found && below(p, []string{agentsandbox.Workspace})
 }

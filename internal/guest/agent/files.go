@@ -3,9 +3,11 @@ package agent
 import (
 	"container/heap"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -56,10 +58,79 @@ func lookAt(dirFD int, name string) (guest.Entry, error) {
 	return entryOf(name, &st, target), nil
 }
 
+// place is an open directory, the name of what is meant in it, and the real path of
+// the directory in the sandbox.
+type place struct {
+	dirFD int
+	name  string
+	dir   string
+}
+
+// openPlace opens the directory that a path ends in, following the links in it,
+// with the user's rights. It refuses what does not belong to the user's files,
+// however the path gets there: the kernel's own files tell of processes, and
+// change when they are read.
+func (a *Agent) openPlace(p string) (pl place, err error) {
+	if err := checkPlace(p); err != nil {
+		return place{}, err
+	}
+	parent, name := filepath.Split(a.path(p))
+	if name == "" {
+		name = "." // of the root
+	}
+	err = a.threads.do(func() (err error) {
+		if pl.dirFD, err = unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return &os.PathError{Op: "open", Path: filepath.Base(parent), Err: err}
+		}
+		return nil
+	})
+	if err != nil {
+		return place{}, err
+	}
+	pl.name = name
+	if pl.dir, err = a.realPath(pl.dirFD); err == nil {
+		err = checkPlace(filepath.Join(pl.dir, name))
+	}
+	if err != nil {
+		pl.close()
+		return place{}, err
+	}
+	return pl, nil
+}
+
+func checkPlace(p string) error {
+	if agentsandbox.SystemPath(p) {
+		return refuse(guest.FailSystemPath, "it leads to %s", p)
+	}
+	return nil
+}
+
+func (pl place) close() { unix.Close(pl.dirFD) }
+
+// realPath returns the path of an open directory in the sandbox, without links.
+func (a *Agent) realPath(dirFD int) (string, error) {
+	p, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dirFD))
+	if err != nil {
+		return "", fmt.Errorf("find the path of an open directory: %w", err)
+	}
+	if a.opts.Root == "/" {
+		return p, nil
+	}
+	if root, err := filepath.EvalSymlinks(a.opts.Root); err == nil && (p == root || strings.HasPrefix(p, root+"/")) {
+		p = "/" + strings.TrimPrefix(strings.TrimPrefix(p, root), "/")
+	}
+	return p, nil
+}
+
 // stat says what is at a path.
 func (a *Agent) stat(p string) (e guest.Entry, err error) {
+	pl, err := a.openPlace(p)
+	if err != nil {
+		return e, err
+	}
+	defer pl.close()
 	err = a.threads.do(func() (err error) {
-		e, err = lookAt(unix.AT_FDCWD, a.path(p))
+		e, err = lookAt(pl.dirFD, pl.name)
 		return err
 	})
 	e.Name = nil
@@ -71,16 +142,20 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 	if limit < 1 || limit > guest.MaxListLimit {
 		return page, refuse(guest.FailInvalid, "limit must be from 1 to %d", guest.MaxListLimit)
 	}
+	pl, err := a.openPlace(p)
+	if err != nil {
+		return page, err
+	}
+	defer pl.close()
 	err = a.threads.do(func() error {
-		here := a.path(p)
 		var st unix.Stat_t
-		if err := unix.Lstat(here, &st); err != nil {
+		if err := unix.Fstatat(pl.dirFD, pl.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &os.PathError{Op: "stat", Path: filepath.Base(p), Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return refuse(guest.FailNotRegular, "it is not a directory")
 		}
-		fd, err := openDirectory(unix.AT_FDCWD, here)
+		fd, err := openDirectory(pl.dirFD, pl.name)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
@@ -151,15 +226,12 @@ func (a *Agent) remove(ctx context.Context, p string) error {
 	if p == "/" {
 		return refuse(guest.FailInvalid, "the root directory cannot be removed")
 	}
-	return a.threads.do(func() error {
-		parent, name := filepath.Split(a.path(p))
-		fd, err := unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return &os.PathError{Op: "open", Path: filepath.Base(parent), Err: err}
-		}
-		defer unix.Close(fd)
-		return removeAt(ctx, fd, name, 0)
-	})
+	pl, err := a.openPlace(p)
+	if err != nil {
+		return err
+	}
+	defer pl.close()
+	return a.threads.do(func() error { return removeAt(ctx, pl.dirFD, pl.name, 0) })
 }
 
 // removeDepth bounds the directories that remove descends into: each costs a

@@ -44,8 +44,6 @@ type run struct {
 	modules []string
 	// cleared counts processes of earlier runs that made room for this one.
 	cleared int
-	// before are the files as they were.
-	before *index
 
 	endOnce  sync.Once
 	end      ending        // why; set before killed is closed
@@ -141,8 +139,10 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	a.wg.Add(1)
 	a.mu.Unlock()
 
+	a.known.runBegins()
 	err := r.start()
 	if err != nil {
+		a.known.runEnds()
 		a.mu.Lock()
 		delete(a.runs, req.ID)
 		a.mu.Unlock()
@@ -151,6 +151,7 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	}
 	go func() {
 		defer a.wg.Done()
+		defer a.known.runEnds()
 		r.supervise()
 	}()
 	return r, nil
@@ -158,7 +159,6 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 
 func (r *run) start() (err error) {
 	r.cleared = r.a.clearBombs(r.req.Processes)
-	r.before = r.a.snapshotFiles(r.req)
 	for _, setting := range r.req.Env {
 		r.env = append(r.env, string(setting))
 	}
@@ -373,8 +373,11 @@ func (r *run) await() guest.RunResult {
 
 // report puts the changed files and the result into the log.
 func (r *run) report(result guest.RunResult) {
-	changed, omitted := r.a.changedFiles(r.req, r.before)
-	result.Changed, result.Omitted, result.Cleared = len(changed), omitted, r.cleared
+	var changed []guest.Entry
+	if !result.Killed { // the next run reports them: nobody takes those of this one
+		changed, result.Omitted = r.a.changedFiles(r.req)
+	}
+	result.Changed, result.Cleared = len(changed), r.cleared
 	for len(changed) > 0 {
 		var list []byte
 		list, changed = encodeEntries(changed)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"path/filepath"
@@ -26,9 +27,6 @@ func (a *Agent) serveRead(ctx context.Context, s *wire.Stream, p string) error {
 		return err
 	}
 	left := e.Size
-	if left == 0 {
-		left = guest.MaxUnsized // the files of /proc say that they are empty
-	}
 	buf := make([]byte, wire.MaxPayload)
 	for left > 0 {
 		n, err := unix.Read(fd, buf[:min(left, int64(len(buf)))])
@@ -54,16 +52,20 @@ func (a *Agent) serveRead(ctx context.Context, s *wire.Stream, p string) error {
 // before it opens, because opening a device can have effects, and again
 // afterwards, because what is there can change.
 func (a *Agent) openRegular(p string) (fd int, e guest.Entry, err error) {
-	p = a.path(p)
+	pl, err := a.openPlace(p)
+	if err != nil {
+		return -1, e, err
+	}
+	defer pl.close()
 	err = a.threads.do(func() error {
 		var st unix.Stat_t
-		if err := unix.Lstat(p, &st); err != nil {
+		if err := unix.Fstatat(pl.dirFD, pl.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFREG {
 			return notRegular(&st)
 		}
-		fd, err = unix.Open(p, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Openat(pl.dirFD, pl.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
@@ -154,6 +156,7 @@ func (a *Agent) serveWrite(ctx context.Context, s *wire.Stream, p string) error 
 		if err := writeAll(up.fd, m.Payload); err != nil {
 			return &os.PathError{Op: "write", Path: filepath.Base(p), Err: err}
 		}
+		_, _ = up.sum.Write(m.Payload) // never fails
 	}
 }
 
@@ -174,45 +177,54 @@ func writeAll(fd int, b []byte) error {
 // upload is a file that is being written, under a temporary name beside its
 // place.
 type upload struct {
+	place // dirFD is -1 if it is not open
 	a     *Agent
-	dirFD int
-	fd    int
-	name  string
+	fd    int // -1: it is not open
 	temp  string
 	made  []string // directories that were made for it, outermost first
 	st    unix.Stat_t
+	sum   maphash.Hash // of what was written
 	over  bool
 }
 
 // beginUpload makes the directories and the temporary file.
-func (a *Agent) beginUpload(p string) (*upload, error) {
+func (a *Agent) beginUpload(p string) (_ *upload, err error) {
 	parent, name := filepath.Split(a.path(p))
 	if name == "" {
 		return nil, refuse(guest.FailNotRegular, "it is a directory")
 	}
-	up := &upload{a: a, name: name, temp: ".upload-" + a.nextName(), dirFD: -1, fd: -1}
-	err := a.threads.do(func() error {
-		err := up.begin(filepath.Clean(parent))
+	if err := checkPlace(p); err != nil {
+		return nil, err
+	}
+	up := &upload{a: a, place: place{dirFD: -1}, temp: ".upload-" + a.nextName(), fd: -1}
+	up.sum.SetSeed(a.known.seed)
+	defer func() {
 		if err != nil {
-			up.cleanUp()
+			up.discard()
 		}
+	}()
+	err = a.threads.do(func() (err error) {
+		up.made, err = makeDirectories(filepath.Clean(parent))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	pl, err := a.openPlace(p)
+	if err != nil {
+		return nil, err
+	}
+	up.place = pl
+	if err := a.threads.do(up.create); err != nil {
+		return nil, err
+	}
 	a.uploads.set(&up.st, true)
+	a.known.watchUpload(up)
 	return up, nil
 }
 
-func (up *upload) begin(parent string) (err error) {
-	if up.made, err = makeDirectories(parent); err != nil {
-		return err
-	}
-	up.dirFD, err = unix.Open(parent, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return directoryError(parent, err)
-	}
+// create makes the temporary file.
+func (up *upload) create() (err error) {
 	mode := uint32(0o644)
 	var old unix.Stat_t
 	switch err := unix.Fstatat(up.dirFD, up.name, &old, unix.AT_SYMLINK_NOFOLLOW); {
@@ -230,23 +242,30 @@ func (up *upload) begin(parent string) (err error) {
 	if err := unix.Fchmod(up.fd, mode); err != nil {
 		return &os.PathError{Op: "chmod", Path: up.name, Err: err}
 	}
+	return up.stat()
+}
+
+func (up *upload) stat() error {
 	if err := unix.Fstat(up.fd, &up.st); err != nil {
 		return &os.PathError{Op: "stat", Path: up.name, Err: err}
 	}
 	return nil
 }
 
-// commit gives the file its name.
+// commit gives the file its name. The file is closed before, so that this is the
+// last that the watches tell of its being written.
 func (up *upload) commit() (e guest.Entry, err error) {
 	err = up.a.threads.do(func() error {
-		if err := unix.Renameat(up.dirFD, up.temp, up.dirFD, up.name); err != nil {
-			return &os.PathError{Op: "rename to", Path: up.name, Err: err}
+		if err := up.stat(); err != nil {
+			return err
+		}
+		unix.Close(up.fd)
+		up.fd = -1
+		st, err := up.a.known.rename(up)
+		if err != nil {
+			return err
 		}
 		up.made, up.temp = nil, ""
-		var st unix.Stat_t
-		if err := unix.Fstat(up.fd, &st); err != nil {
-			return &os.PathError{Op: "stat", Path: up.name, Err: err}
-		}
 		e = entryOf("", &st, "")
 		return nil
 	})
@@ -269,12 +288,12 @@ func (up *upload) discard() {
 func (up *upload) cleanUp() {
 	if up.fd >= 0 {
 		unix.Close(up.fd)
+	}
+	if up.dirFD >= 0 {
 		if up.temp != "" {
 			_ = unix.Unlinkat(up.dirFD, up.temp, 0)
 		}
-	}
-	if up.dirFD >= 0 {
-		unix.Close(up.dirFD)
+		up.close()
 	}
 	for i := len(up.made) - 1; i >= 0; i-- {
 		_ = unix.Rmdir(up.made[i]) // stays if something else is in it by now

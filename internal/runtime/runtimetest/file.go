@@ -156,6 +156,33 @@ var fileTests = map[string]func(*testing.T, *box){
 			}
 		}
 	},
+	"File/files of the kernel are refused": func(t *testing.T, b *box) {
+		b.must(bash("ln -s /proc proc; ln -s /proc/self/fd fds; mkdir deep; ln -s ../proc deep/up; ln -s /sys sys; ln -s /dev dev; ln -s /dev/shm shm; echo x > file"))
+		for _, p := range []string{
+			"/proc", "/proc/self/environ", "/proc/1/status", "/sys", "/sys/kernel", "/dev", "/dev/null", "/workspace/../proc/version",
+			"/workspace/proc/version", "/workspace/proc/self", "/workspace/fds/0", "/workspace/deep/up/1/cmdline", "/workspace/sys/kernel",
+			"/workspace/dev/zero", "/workspace/dev/new",
+		} {
+			for what, do := range map[string]func() error{
+				"ReadFile":  func() error { _, _, err := b.ReadFile(b.ctx(), p); return err },
+				"WriteFile": func() error { _, err := b.WriteFile(b.ctx(), p, strings.NewReader("x")); return err },
+				"Stat":      func() error { _, err := b.Stat(b.ctx(), p); return err },
+				"List":      func() error { _, err := b.List(b.ctx(), p, "", 10); return err },
+				"Remove":    func() error { return b.Remove(b.ctx(), p) },
+			} {
+				if err := do(); !errors.Is(err, runtime.ErrSystemPath) {
+					t.Errorf("%s %s: %v, want ErrSystemPath", what, p, err)
+				}
+			}
+		}
+		b.put("/workspace/processes", "a name that only looks like it")
+		if got := b.get("/workspace/processes"); got == "" {
+			t.Error("it is empty")
+		}
+		if info, err := b.Stat(b.ctx(), "/workspace/proc"); err != nil || info.Kind != agentsandbox.PathSymlink {
+			t.Errorf("a link to it, itself: %+v, %v", info, err)
+		}
+	},
 	"File/stat": func(t *testing.T, b *box) {
 		b.must(bash(special + "\nchmod 640 file; touch -d '2001-02-03 04:05:06 UTC' file; touch -d @-100 dir/file; touch -d 3000-01-01 fifo"))
 		for name, want := range map[string]agentsandbox.PathKind{

@@ -112,7 +112,7 @@ for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda
 	"Isolation/unreadable files are reported": func(t *testing.T, b *box) {
 		o := b.run(collecting(bash("mkdir d; echo x > d/f; chmod 000 d/f d"), runtime.CollectLimits{}))
 		if got := changed(o); len(got) != 1 || got[0] != "d/f" {
-			t.Errorf("got %q, %d omitted", got, o.Omitted)
+			t.Errorf("got %q, %d omitted", got, o.omitted())
 		}
 	},
 	"Isolation/orphans are reaped": func(t *testing.T, b *box) {

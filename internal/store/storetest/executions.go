@@ -36,6 +36,7 @@ func executionRoundTrip(t *testing.T, s engine.Store) {
 	e.Stdout, e.Stderr = everyByte(), []byte("\x00\xff")
 	e.StdoutBytes, e.StderrBytes, e.Truncated = 1<<40, 2, true
 	e.FilesOmitted, e.DurationMS, e.CPUMS, e.Error = 3, 1<<33, 17, "out of memory"
+	e.OmittedReasons = map[agentsandbox.OmittedReason]int{agentsandbox.OmittedIgnored: 1, agentsandbox.OmittedSizeLimit: 2}
 	e.HTTPStatus, e.EndedAt = 200, at(2)
 	for n, name := range []string{"b.csv", "a.csv"} {
 		f := newFile(ours, at(n))

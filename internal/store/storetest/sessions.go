@@ -16,6 +16,7 @@ func sessionRoundTrip(t *testing.T, s engine.Store) {
 	full.Metadata = map[string]string{"user": "ünïcode \U0001f600 \u2028"}
 	full.TimeoutMS, full.MemoryMB, full.CPUs = 100_000, 1<<40, 1.5
 	full.Processes, full.OpenFiles, full.OutputBytes, full.DiskMB, full.Inodes = 64, 128, 1<<40, 256, 100_000
+	full.CollectIgnored = true
 	full.Network = &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkAllowlist, Allow: []string{"*.example.org:443"}, Deny: []string{"10.0.0.0/8"}}
 	full.SealedSecrets = []byte("\x00sealed\xff")
 	full.Ports = []agentsandbox.OpenPort{{Port: 8000, ID: "a", ExpiresAt: at(9)}, {Port: 65535, ID: "b", ExpiresAt: at(10)}}

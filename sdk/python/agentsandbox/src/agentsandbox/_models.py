@@ -92,6 +92,16 @@ class ExecutionFile(_Model):
     """SHA-256 of the contents, in hex."""
 
 
+class OmittedFiles(_Model):
+    """How many files of a run were not kept for one reason."""
+
+    reason: str
+    """``ignored`` (files of tools, see ``collect_ignored``), ``file_limit``, ``size_limit``, ``depth_limit``,
+    ``time_limit``, ``unreadable`` or ``storage_full``."""
+    count: int
+    """How many files; a directory that was left out as a whole counts once."""
+
+
 class FileInfo(_Model):
     """A file that the service keeps."""
 
@@ -180,6 +190,8 @@ class ExecuteRequest(_Model):
     """How many files and directories may be made, in a run without a session."""
     output_bytes: Optional[int] = None
     """How much of each output stream is kept."""
+    collect_ignored: Optional[bool] = None
+    """Keep the files of tools, too; None: as the session says."""
     network: Optional[NetworkPolicy] = None
     """What a run without a session may reach."""
     metadata: Optional[dict[str, str]] = None
@@ -205,7 +217,9 @@ class _Outcome(_Model):
     truncated: bool = False
     """The code wrote more than was kept."""
     files_omitted: int = 0
-    """How many files were not collected because of a limit."""
+    """How many files were not kept; a directory that was left out as a whole counts once."""
+    files_omitted_reasons: list[OmittedFiles] = Field(default_factory=list)
+    """Why files were not kept."""
     network_refused: list[NetworkRefusal] = Field(default_factory=list)
     """What the policy of the network, or a limit of it, refused to the sandbox while this ran."""
     network_refused_omitted: int = 0

@@ -34,6 +34,7 @@ class AsyncExecuteResource:
         disk_mb: Optional[int] = None,
         inodes: Optional[int] = None,
         output_bytes: Optional[int] = None,
+        collect_ignored: Optional[bool] = None,
         network: Optional[NetworkInput] = None,
         metadata: Optional[Mapping[str, str]] = None,
         request_timeout: Optional[float] = None,
@@ -62,6 +63,8 @@ class AsyncExecuteResource:
             disk_mb: Disk space in MiB, without a session.
             inodes: How many files and directories may be made, without a session.
             output_bytes: How much of each output stream is kept.
+            collect_ignored: Keep the files of tools, too, such as .git and virtual
+                environments; left out: as the session says.
             network: What the run may reach, without a session: a
                 ``NetworkPolicy``, a mapping like it, or a mode such as ``"public"``.
             metadata: Names and values to keep with the record.
@@ -94,6 +97,7 @@ class AsyncExecuteResource:
                 "disk_mb": disk_mb,
                 "inodes": inodes,
                 "output_bytes": output_bytes,
+                "collect_ignored": collect_ignored,
                 "network": network_value(network),
                 "metadata": None if metadata is None else dict(metadata),
             }

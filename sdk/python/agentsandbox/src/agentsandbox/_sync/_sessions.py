@@ -37,6 +37,7 @@ class SessionsResource:
         disk_mb: Optional[int] = None,
         inodes: Optional[int] = None,
         output_bytes: Optional[int] = None,
+        collect_ignored: Optional[bool] = None,
         idle_timeout_ms: Optional[int] = None,
         max_lifetime_ms: Optional[int] = None,
         network: Optional[NetworkInput] = None,
@@ -62,6 +63,8 @@ class SessionsResource:
             disk_mb: Disk space in MiB.
             inodes: How many files and directories may be made.
             output_bytes: How much of each output stream of a run is kept.
+            collect_ignored: Keep the files of tools, too, such as .git and virtual
+                environments.
             idle_timeout_ms: How long the session lives without being used.
             max_lifetime_ms: How long it lives at most.
             network: What code in it may reach: a ``NetworkPolicy``, a mapping
@@ -90,6 +93,7 @@ class SessionsResource:
             "disk_mb": disk_mb,
             "inodes": inodes,
             "output_bytes": output_bytes,
+            "collect_ignored": collect_ignored,
             "idle_timeout_ms": idle_timeout_ms,
             "max_lifetime_ms": max_lifetime_ms,
             "network": network_value(network),
@@ -198,6 +202,7 @@ class SessionsResource:
         disk_mb: Optional[int] = None,
         inodes: Optional[int] = None,
         output_bytes: Optional[int] = None,
+        collect_ignored: Optional[bool] = None,
         idle_timeout_ms: Optional[int] = None,
         max_lifetime_ms: Optional[int] = None,
         network: Optional[NetworkInput] = None,
@@ -223,6 +228,7 @@ class SessionsResource:
             disk_mb=disk_mb,
             inodes=inodes,
             output_bytes=output_bytes,
+            collect_ignored=collect_ignored,
             idle_timeout_ms=idle_timeout_ms,
             max_lifetime_ms=max_lifetime_ms,
             network=network,
