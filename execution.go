@@ -164,28 +164,35 @@ func (e *Execution) Omit(why OmittedReason, n int) {
 }
 
 var omittedTexts = map[OmittedReason]string{
-	OmittedIgnored:     "belong to tools (version control, environments, caches)",
-	OmittedFileLimit:   "are more than the server keeps of a run",
-	OmittedSizeLimit:   "are larger than the server keeps of a run",
-	OmittedDepthLimit:  "stand too deep",
-	OmittedTimeLimit:   "would have taken too long to look for or to fetch",
-	OmittedUnreadable:  "were gone again or could not be read",
-	OmittedStorageFull: "have no room in the storage",
+	OmittedFileLimit:   "beyond the number that the server keeps of a run",
+	OmittedSizeLimit:   "beyond the size that the server keeps of a run",
+	OmittedDepthLimit:  "too deep",
+	OmittedTimeLimit:   "for lack of time",
+	OmittedUnreadable:  "gone again or unreadable",
+	OmittedStorageFull: "for lack of room in the storage",
 }
 
-// OmittedText says for people what was not kept, and why.
-func (e *Execution) OmittedText() string {
+// LostText says for people which files were not kept that they may miss, and why;
+// empty: none. Files of tools are not missed.
+func (e *Execution) LostText() string {
+	lost := e.FilesOmitted - e.OmittedReasons[OmittedIgnored]
+	if lost <= 0 {
+		return ""
+	}
+	text := "1 file that the run made or changed was not kept"
+	if lost > 1 {
+		text = fmt.Sprintf("%d files that the run made or changed were not kept", lost)
+	}
 	var why []string
 	for _, reason := range OmittedReasons {
-		if n := e.OmittedReasons[reason]; n > 0 {
+		if n := e.OmittedReasons[reason]; n > 0 && reason != OmittedIgnored {
 			why = append(why, fmt.Sprintf("%d %s", n, omittedTexts[reason]))
 		}
 	}
-	text := fmt.Sprintf("Files or directories that were made or changed and not kept: %d", e.FilesOmitted)
 	if len(why) == 0 {
 		return text
 	}
-	return text + " (" + strings.Join(why, "; ") + ")"
+	return text + " (" + strings.Join(why, ", ") + ")"
 }
 
 // ExecutionFilter narrows a list of executions.

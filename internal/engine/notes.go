@@ -18,7 +18,7 @@ const refusalsTold = 3
 // remarks are the last lines of a run's standard error; how it ended is the very
 // last one.
 func remarks(rec *agentsandbox.Execution, cleared, ending string) []string {
-	lines := []string{cleared, cutNote(rec), omittedNote(rec)}
+	lines := []string{cleared, cutNote(rec), rec.LostText()}
 	if rec.Status != agentsandbox.StatusSucceeded {
 		lines = append(lines, refusedNote(rec))
 	}
@@ -51,17 +51,6 @@ func cutNote(rec *agentsandbox.Execution) string {
 		return "the output may lack its end"
 	}
 	return "the output was cut: " + strings.Join(cut, ", ")
-}
-
-func omittedNote(rec *agentsandbox.Execution) string {
-	switch n := rec.FilesOmitted; n {
-	case 0:
-		return ""
-	case 1:
-		return "1 file that the run made or changed was not kept"
-	default:
-		return fmt.Sprintf("%d files that the run made or changed were not kept", n)
-	}
 }
 
 func refusedNote(rec *agentsandbox.Execution) string {

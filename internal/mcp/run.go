@@ -38,7 +38,7 @@ type runOutput struct {
 	DurationMS      int64          `json:"duration_ms"`
 	MemoryPeakBytes int64          `json:"memory_peak_bytes,omitempty"`
 
-	omitted string // for people
+	lost string // for people
 }
 
 type fileOutput struct {
@@ -139,9 +139,7 @@ func viewOfExecution(e *agentsandbox.Execution, limit int) runOutput {
 		}
 		out.OmittedReasons[string(why)] = n
 	}
-	if e.FilesOmitted > 0 {
-		out.omitted = e.OmittedText()
-	}
+	out.lost = e.LostText()
 	for _, f := range e.Files {
 		out.Files = append(out.Files, viewOfFile(f))
 	}
@@ -179,8 +177,8 @@ func verdict(out runOutput, notes []string) string {
 	for _, f := range out.Files {
 		fmt.Fprintf(&b, "\nFile %q (%s, %d bytes): %s", f.Filename, f.MediaType, f.SizeBytes, f.FileID)
 	}
-	if out.omitted != "" {
-		b.WriteString("\n" + out.omitted + ".")
+	if out.lost != "" {
+		b.WriteString("\n" + out.lost + ".")
 	}
 	for _, refused := range out.NetworkRefused {
 		b.WriteString("\nThe network refused " + refused + ".")

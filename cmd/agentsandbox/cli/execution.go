@@ -100,8 +100,8 @@ func (a *app) show(e *agentsandbox.Execution, asJSON bool) error {
 		a.note("The output was cut: the code wrote %d bytes to stdout and %d to stderr, %d and %d were kept.",
 			e.StdoutBytes, e.StderrBytes, len(e.Stdout), len(e.Stderr))
 	}
-	if e.FilesOmitted > 0 {
-		a.note("%s.", e.OmittedText())
+	if lost := e.LostText(); lost != "" {
+		a.note("%s.", lost)
 	}
 	if len(e.NetworkRefused) > 0 && (asJSON || e.Status == agentsandbox.StatusSucceeded) { // else standard error has it
 		a.note("The network refused %s.", refusals(e))
