@@ -22,6 +22,8 @@ const (
 	LauncherPath = LauncherDir + "/sitecustomize.py"
 	// PreloadPath is what loads modules into an interpreter that waits.
 	PreloadPath = LauncherDir + "/preload.py"
+	// LinesPath is what every Python of a sandbox does with its output when it starts.
+	LinesPath = LauncherDir + "/lines.py"
 	// ShellLauncherPath lets a Bash wait for its script.
 	ShellLauncherPath = LauncherDir + "/wait.sh"
 	// ScriptDir is where the code of a run is written. The run sees it in the

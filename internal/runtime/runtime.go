@@ -197,7 +197,8 @@ type Command struct {
 	// Env is added to the sandbox's base environment.
 	Env map[string]string
 	// Timeout ends the run with SIGKILL to its process group and descendants;
-	// 0: none.
+	// 0: none. The process group of a Python run gets SIGINT first, and has 150 ms
+	// to end; the result does not tell.
 	Timeout time.Duration
 	// OutputLimit bounds the bytes kept of each stream; what is over it is read,
 	// counted and dropped. 0: nothing is dropped.

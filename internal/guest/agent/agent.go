@@ -86,6 +86,7 @@ type Agent struct {
 	preparing  atomic.Bool  // prepare chooses which interpreter waits, not the runs
 	memory     atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
 	inodes     inodes
+	relieving  sync.Mutex // held while every process of the user is ended
 
 	mu     sync.Mutex
 	runs   map[string]*run

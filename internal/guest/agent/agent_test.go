@@ -272,8 +272,8 @@ func TestNothingIsLeftAfterARun(t *testing.T) {
 		left, err := os.ReadDir(a.scripts.dir)
 		return err == nil && len(left) == 2 && a.waitingPID() != 0
 	})
-	// The interpreter and the shell that wait hold three each: two pipes and a socket.
-	if after := descriptors(t); after > before+6 {
+	// The interpreter and the shell that wait hold four each: two pipes, an eventfd and a socket.
+	if after := descriptors(t); after > before+8 {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }

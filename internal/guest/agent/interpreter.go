@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -43,6 +44,8 @@ type interpreter struct {
 	controlFD int
 	ready     chan struct{} // closed when it waits, or never will; then waits is set
 	waits     bool
+	mu        sync.Mutex
+	begun     bool        // the launcher has said that it has the run
 	modules   []string    // what it has loaded ahead
 	sites     string      // the user's packages when it was started
 	server    *forkServer // what forked it; nil: it was started
@@ -184,6 +187,7 @@ func (it *interpreter) removeScript() {
 // process is what a run runs as, from the moment that the interpreter is told.
 func (it *interpreter) process() process {
 	p := process{child: it.child, out: it.out, started: time.Now()}
+	p.begun = it.hasBegun
 	it.withLive(func(pid int) { p.usedBefore = cpuTime(pid) })
 	p.release = func() {
 		it.control.Close()
@@ -192,12 +196,26 @@ func (it *interpreter) process() process {
 	return p
 }
 
-// began tells, of an interpreter that had waited and has exited, whether it took
-// the run over before that.
-func (it *interpreter) began() bool {
-	var b [1]byte
-	n, err := unix.Read(it.controlFD, b[:])
-	return err == nil && n == 1 && b[0] == 'g'
+// hasBegun tells whether the launcher has said that it has the run. The launcher
+// says so before the first of the code is run, so nothing of the run has happened
+// before.
+func (it *interpreter) hasBegun() bool {
+	it.mu.Lock()
+	defer it.mu.Unlock()
+	if it.begun {
+		return true
+	}
+	if it.exited() {
+		_ = it.control.SetReadDeadline(longAgo) // another process may hold its end
+		<-it.ready
+	}
+	if !it.isReady() {
+		return false // what comes first has not been read yet
+	}
+	var b [4]byte
+	n, _ := unix.Read(it.controlFD, b[:])
+	it.begun = n > 0 && bytes.IndexByte(b[:n], 'g') >= 0
+	return it.begun
 }
 
 // run runs code in the interpreter that waits, if that is as good as one that is
@@ -244,9 +262,8 @@ func (in *interpreters) runFresh(code []byte, env []string, req *guest.RunReques
 	return p, nil
 }
 
-// tellStarting sends an interpreter that is starting its run. What it does with
-// that, even if it dies before it comes to it, is the run's own outcome. It may
-// print before it listens, so the run has to be read meanwhile.
+// tellStarting sends an interpreter that is starting its run. It may print before
+// it listens, so the run has to be read meanwhile.
 func (in *interpreters) tellStarting(it *interpreter, env []string) {
 	in.wg.Go(func() { _ = it.tell(in.a.workspace, env) })
 }
@@ -274,7 +291,6 @@ func (in *interpreters) runWaiting(it *interpreter, code []byte, env []string, r
 		in.tellStarting(it, env)
 		return p, nil
 	}
-	p.began = it.began
 	_ = it.control.SetWriteDeadline(time.Now().Add(handoverTime))
 	return p, it.tell(in.a.workspace, env)
 }

@@ -64,6 +64,8 @@ func (a *Agent) limit(ch *child, req *guest.RunRequest) error {
 // relieve ends every process of the user, because the sandbox holds more memory
 // than it may. The results of the runs say so.
 func (a *Agent) relieve() {
+	a.relieving.Lock()
+	defer a.relieving.Unlock()
 	a.endRuns(ending{limit: runtime.LimitMemory})
 	a.killUser()
 	a.endRuns(ending{limit: runtime.LimitMemory}) // of those that began meanwhile
@@ -84,11 +86,12 @@ const guardEvery = 25 * time.Millisecond
 
 // guard watches what the kernel of the sandbox does not bound by itself, or does
 // not tell about: CPU time of a run as a whole, inodes, and whether the user had
-// all the processes that it may. The function returned ends the watch when the
+// all the processes that it may. It continues a process that was stopped before it
+// had begun the run. The function returned ends the watch when the
 // main process has ended, and completes the result.
 func (r *run) guard() (stop func(*guest.RunResult)) {
 	enough, finished := make(chan struct{}), make(chan struct{})
-	processesFull := false
+	processesFull, begun := false, false
 	// What earlier runs have left there is not this one's fault.
 	sharedBefore := r.a.sharedMemoryFull()
 	sharedFull := false
@@ -101,6 +104,10 @@ func (r *run) guard() (stop func(*guest.RunResult)) {
 			case <-enough:
 				return
 			case <-tick.C:
+			}
+			if begun = begun || r.proc.begun(); !begun {
+				// Another run of the user may have stopped it.
+				r.proc.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
 			}
 			if most := time.Duration(r.req.CPUTimeNS); most > 0 && r.a.cpuOf(r.proc.child)-r.proc.usedBefore > most {
 				r.endBy(ending{limit: runtime.LimitCPUTime})

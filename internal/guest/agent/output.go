@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"encoding/binary"
 	"os"
 	"sync"
 	"time"
@@ -11,13 +13,20 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// outputs are our ends of a process's standard output and error.
-type outputs struct{ stdout, stderr *pipe }
+// outputs are our ends of a process's standard output and error, and an eventfd
+// that ends the reading of them.
+type outputs struct {
+	stdout, stderr *pipe
+	wake           int
+}
 
 func (o outputs) close() {
 	o.stdout.close()
 	o.stderr.close()
+	o.closeWake()
 }
+
+func (o outputs) closeWake() { unix.Close(o.wake) }
 
 // spawn starts a program with /dev/null as input and pipes as output, in a
 // session of its own, with the user's rights. What p.files has at 3 and above
@@ -51,10 +60,15 @@ func (a *Agent) spawn(p program) (*child, outputs, error) {
 // newOutputs makes the pipes for a process's standard output and error; the
 // process's ends are the caller's to close.
 func newOutputs() (out outputs, ends [2]int, err error) {
+	if out.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return outputs{}, ends, os.NewSyscallError("eventfd", err)
+	}
 	if out.stdout, ends[0], err = newPipe(); err != nil {
+		out.closeWake()
 		return outputs{}, ends, err
 	}
 	if out.stderr, ends[1], err = newPipe(); err != nil {
+		out.closeWake()
 		out.stdout.close()
 		unix.Close(ends[0])
 		return outputs{}, ends, err
@@ -63,10 +77,7 @@ func newOutputs() (out outputs, ends [2]int, err error) {
 }
 
 // pipe is the end of a pipe that the agent reads.
-type pipe struct {
-	f  *os.File
-	fd int
-}
+type pipe struct{ fd int }
 
 func newPipe() (*pipe, int, error) {
 	var fds [2]int
@@ -78,10 +89,10 @@ func newPipe() (*pipe, int, error) {
 		unix.Close(fds[1])
 		return nil, 0, os.NewSyscallError("fcntl", err)
 	}
-	return &pipe{f: os.NewFile(uintptr(fds[0]), "output"), fd: fds[0]}, fds[1], nil
+	return &pipe{fd: fds[0]}, fds[1], nil
 }
 
-func (p *pipe) close() { p.f.Close() }
+func (p *pipe) close() { unix.Close(p.fd) }
 
 // readNow reads what is there, without waiting.
 func (p *pipe) readNow(b []byte) int {
@@ -108,7 +119,7 @@ type drains struct {
 	wg sync.WaitGroup
 
 	mu     sync.Mutex
-	pipes  map[*pipe]bool
+	pipes  map[*os.File]bool
 	closed bool
 }
 
@@ -125,21 +136,21 @@ func (d *drains) adopt(p *pipe) {
 		return
 	}
 	if d.pipes == nil {
-		d.pipes = map[*pipe]bool{}
+		d.pipes = map[*os.File]bool{}
 	}
-	d.pipes[p] = true
-	_ = p.f.SetReadDeadline(time.Time{})
+	f := os.NewFile(uintptr(p.fd), "output") // waits in Go's poller, and takes no thread
+	d.pipes[f] = true
 	d.wg.Go(func() {
 		buf := make([]byte, 4<<10)
 		for {
-			if _, err := p.f.Read(buf); err != nil {
+			if _, err := f.Read(buf); err != nil {
 				break
 			}
 		}
 		d.mu.Lock()
-		delete(d.pipes, p)
+		delete(d.pipes, f)
 		d.mu.Unlock()
-		p.close()
+		f.Close()
 	})
 }
 
@@ -147,45 +158,173 @@ func (d *drains) adopt(p *pipe) {
 func (d *drains) close() {
 	d.mu.Lock()
 	d.closed = true
-	for p := range d.pipes {
-		_ = p.f.SetReadDeadline(longAgo)
+	for f := range d.pipes {
+		_ = f.SetReadDeadline(longAgo)
 	}
 	d.mu.Unlock()
 	d.wg.Wait()
 }
 
-// pumpSize is how much is read of a pipe at once.
-const pumpSize = guest.MaxChunk
+const (
+	// pumpSize is how much is read of a pipe at once.
+	pumpSize = guest.MaxChunk
+	// maxPause is how long the pipes are left alone after something was read: to
+	// wake the reader for each line of a program that writes line by line costs
+	// more than the writing itself. What comes after a longer silence is read at
+	// once. The pause is shorter for a program that fills a pipe in that time: it
+	// aims at pumpAim at a time, half of a pipe.
+	maxPause = 3 * time.Millisecond
+	minPause = 50 * time.Microsecond
+	pumpAim  = 32 << 10
+	// maxHeld is how much output of a process is held back that has not begun the
+	// run. A process that writes more than that is the only one of its run.
+	maxHeld = 1 << 20
+	// heldPause is how often it is seen whether it has begun meanwhile.
+	heldPause = 10 * time.Millisecond
+)
 
-// pump takes what a process writes on one stream to the log of its run.
+// pumps take what a process writes to the log of its run.
+//
+// They wait in poll, on a thread of their own, and not in Go's poller, which wakes
+// for every write, wanted or not.
+type pumps struct {
+	streams [2]*pump
+	wake    int
+	// begun tells whether the process has begun the run. Until it has, what it
+	// writes is held back: another process may take its place.
+	begun     func() bool
+	held      []held
+	heldBytes int
+	done      chan struct{}
+}
+
+// held is output of a process that may not have begun the run.
+type held struct {
+	pump *pump
+	data []byte
+}
+
+// pump takes one stream.
 type pump struct {
 	pipe  *pipe
 	r     *run
 	kind  uint8
 	total int64 // bytes that were written; read it after finish
 	kept  int64
-	open  bool // somebody may still write to the pipe, after finish
-	done  chan struct{}
+	open  bool // somebody may still write to the pipe
 }
 
-func startPump(p *pipe, r *run, kind uint8) *pump {
-	pu := &pump{pipe: p, r: r, kind: kind, done: make(chan struct{})}
-	go pu.run()
-	return pu
+func startPumps(out outputs, r *run, begun func() bool) *pumps {
+	ps := &pumps{
+		streams: [2]*pump{
+			{pipe: out.stdout, r: r, kind: guest.KindStdout, open: true},
+			{pipe: out.stderr, r: r, kind: guest.KindStderr, open: true},
+		},
+		wake:  out.wake,
+		begun: begun,
+		done:  make(chan struct{}),
+	}
+	go ps.run()
+	return ps
 }
 
-// run reads until every writer has closed the pipe, or finish ends it.
-func (pu *pump) run() {
-	defer close(pu.done)
+// run reads until every writer has closed both pipes, or finish ends it.
+func (ps *pumps) run() {
+	defer close(ps.done)
 	buf := make([]byte, pumpSize)
-	for {
-		n, err := pu.pipe.f.Read(buf)
-		pu.take(buf[:n])
-		if err != nil {
+	pause := maxPause
+	for ps.streams[0].open || ps.streams[1].open {
+		ready := [2]bool{}
+		patience := time.Duration(-1)
+		if ps.heldBytes > 0 {
+			patience = heldPause
+		}
+		if ps.await(patience, &ready) {
+			return
+		}
+		most := 0
+		for i, pu := range ps.streams {
+			if !ready[i] {
+				continue
+			}
+			n, err := unix.Read(pu.pipe.fd, buf)
+			switch {
+			case err == unix.EAGAIN || err == unix.EINTR:
+			case err != nil || n == 0:
+				pu.open = false
+			default:
+				ps.take(pu, buf[:n])
+				most = max(most, n)
+			}
+		}
+		if ps.heldBytes > 0 && ps.begun() {
+			ps.release()
+		}
+		switch {
+		case most > pumpAim:
+			pause = max(pause/2, minPause)
+		case most < pumpAim/4:
+			pause = min(pause*2, maxPause)
+		}
+		if most > 0 && ps.await(pause, nil) {
 			return
 		}
 	}
 }
+
+// await waits until a pipe can be read, unless ready is nil, or the time is over;
+// a negative one never is. It tells whether the reading is to end.
+func (ps *pumps) await(most time.Duration, ready *[2]bool) (end bool) {
+	var deadline time.Time
+	if most >= 0 {
+		deadline = time.Now().Add(most)
+	}
+	for {
+		fds := [3]unix.PollFd{{Fd: int32(ps.wake), Events: unix.POLLIN}, {Fd: -1}, {Fd: -1}}
+		for i, pu := range ps.streams {
+			if ready != nil && pu.open {
+				fds[i+1] = unix.PollFd{Fd: int32(pu.pipe.fd), Events: unix.POLLIN}
+			}
+		}
+		var left *unix.Timespec
+		if most >= 0 {
+			ts := unix.NsecToTimespec(int64(max(time.Until(deadline), 0)))
+			left = &ts
+		}
+		if _, err := unix.Ppoll(fds[:], left, nil); err == unix.EINTR {
+			continue
+		}
+		if ready != nil {
+			ready[0], ready[1] = fds[1].Revents != 0, fds[2].Revents != 0
+		}
+		return fds[0].Revents != 0
+	}
+}
+
+// take gives what was read to its pump, or holds it back.
+func (ps *pumps) take(pu *pump, b []byte) {
+	if ps.begun != nil && (ps.heldBytes > 0 || !ps.begun()) {
+		ps.held = append(ps.held, held{pu, bytes.Clone(b)})
+		ps.heldBytes += len(b)
+		if ps.heldBytes > maxHeld {
+			ps.release()
+		}
+		return
+	}
+	pu.take(b)
+}
+
+// release lets everything go to the log, now and from now on.
+func (ps *pumps) release() {
+	for _, h := range ps.held {
+		h.pump.take(h.data)
+	}
+	ps.held, ps.heldBytes, ps.begun = nil, 0, nil
+}
+
+// released tells whether what was written went to the log, or would: another process
+// must not take this one's place.
+func (ps *pumps) released() bool { return ps.begun == nil }
 
 // take counts bytes and keeps those below the limit; a run that goes on and on
 // is ended. It waits while the log is full: then the pipe fills up and the
@@ -204,25 +343,24 @@ func (pu *pump) take(b []byte) {
 	}
 }
 
-// finish takes what is in the pipe at this moment and ends the pump. It is
-// called when the main process has ended: what that wrote is in the pipe, and
+// finish takes what is in the pipes at this moment and ends the reading. It is
+// called when the main process has ended: what that wrote is in the pipes, and
 // whatever another process goes on writing is none of this run's.
-func (pu *pump) finish() {
-	select {
-	case <-pu.done:
-		return
-	default:
-	}
-	pu.open = true
-	_ = pu.pipe.f.SetReadDeadline(longAgo)
-	<-pu.done
+func (ps *pumps) finish() {
+	_, _ = unix.Write(ps.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	<-ps.done
 	buf := make([]byte, pumpSize)
-	for left := pu.pipe.waitingBytes(); left > 0; {
-		n := pu.pipe.readNow(buf[:min(left, len(buf))])
-		if n == 0 {
-			break
+	for _, pu := range ps.streams {
+		if !pu.open {
+			continue
 		}
-		left -= n
-		pu.take(buf[:n])
+		for left := pu.pipe.waitingBytes(); left > 0; {
+			n := pu.pipe.readNow(buf[:min(left, len(buf))])
+			if n == 0 {
+				break
+			}
+			left -= n
+			ps.take(pu, buf[:n])
+		}
 	}
 }

@@ -27,6 +27,9 @@ func (a *Agent) prepare(ctx context.Context, modules []string) error {
 	}
 	a.preparing.Store(true)
 	defer a.preparing.Store(false)
+	if err := a.customize(ctx); err != nil {
+		return err
+	}
 	for _, rehearsal := range []struct {
 		language agentsandbox.Language
 		code     string
@@ -36,7 +39,7 @@ func (a *Agent) prepare(ctx context.Context, modules []string) error {
 		{agentsandbox.Python, "print('ready')"}, // in an interpreter that starts,
 		{agentsandbox.Python, "print('ready')"}, // and in one that has waited
 	} {
-		if err := a.rehearse(ctx, rehearsal.language, rehearsal.code); err != nil {
+		if _, err := a.rehearse(ctx, rehearsal.language, rehearsal.code); err != nil {
 			return err
 		}
 		if err := a.shells.wait(ctx); err != nil {
@@ -51,7 +54,7 @@ func (a *Agent) prepare(ctx context.Context, modules []string) error {
 		if err := a.interprets.wait(ctx); err != nil {
 			return err
 		}
-		if err := a.rehearse(ctx, agentsandbox.Python, importAll(modules)); err != nil {
+		if _, err := a.rehearse(ctx, agentsandbox.Python, importAll(modules)); err != nil {
 			return err
 		}
 		if err := a.interprets.wait(ctx); err != nil {
@@ -74,29 +77,28 @@ func importAll(modules []string) string {
 	return b.String()
 }
 
-// rehearse runs code that prints "ready".
-func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, code string) error {
+// rehearse runs code that prints "ready" last, and returns all that it printed.
+func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, code string) (printed []byte, err error) {
 	r, err := a.startRun(&guest.RunRequest{
 		ID:          "rehearsal",
 		Language:    string(language),
 		CollectDirs: [][]byte{[]byte(agentsandbox.Workspace), []byte(agentsandbox.OutputDir)},
 	}, []byte(code))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() {
 		a.forget(r)
 		<-r.over
 	}()
-	var printed []byte
 	for after := uint64(0); ; after++ {
 		rec, err := r.log.next(ctx, after)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		_, payload, err := guest.ParseSequence(rec.payload)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if rec.kind != guest.KindResult {
 			printed = append(printed, payload...)
@@ -104,13 +106,13 @@ func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, co
 		}
 		var result guest.RunResult
 		if err := json.Unmarshal(payload, &result); err != nil {
-			return err
+			return nil, err
 		}
-		if result.ExitCode != 0 || result.Signal != 0 || string(printed) != "ready\n" {
-			return refuse(guest.FailNotStarted, "%s does not run in this template: exit code %d, signal %d: %s",
+		if result.ExitCode != 0 || result.Signal != 0 || !bytes.HasSuffix(printed, []byte("ready\n")) {
+			return nil, refuse(guest.FailNotStarted, "%s does not run in this template: exit code %d, signal %d: %s",
 				language, result.ExitCode, result.Signal, tail(printed))
 		}
-		return nil
+		return printed, nil
 	}
 }
 

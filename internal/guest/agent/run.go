@@ -45,15 +45,14 @@ type run struct {
 	// cleared counts processes of earlier runs that made room for this one.
 	cleared int
 
-	endOnce  sync.Once
-	end      ending        // why; set before killed is closed
-	killed   chan struct{} // closed when the run must end
 	dropOnce sync.Once
 	dropped  chan struct{}
 	over     chan struct{} // closed when the run has ended
 
 	mu     sync.Mutex
 	unlink context.CancelFunc // ends the conversation that follows the run
+	end    ending             // why it must end; zero: it need not
+	killed chan struct{}      // closed when it must end
 }
 
 // process is what a run runs as.
@@ -64,9 +63,9 @@ type process struct {
 	usedBefore time.Duration // CPU, before the run
 	settle     func()        // frees, before the result is told, what the next run may need; nil: nothing
 	release    func()        // frees what else it holds
-	// began tells whether the code was begun before the process ended; nil: it
-	// was, or the process is all there is to the run.
-	began func() bool
+	// begun tells whether the code has begun: before that another process can run
+	// it as well. What it tells of a process that has ended is final.
+	begun func() bool
 }
 
 // serveRun starts a run and follows it.
@@ -192,6 +191,16 @@ func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (pro
 		s.remove()
 		return process{}, notStarted("write the script", err)
 	}
+	// Bash opens the script when it is about to run it.
+	opened, err := watchOpen(s.path)
+	if err != nil {
+		s.remove()
+		return process{}, notStarted("watch the script", err)
+	}
+	release := func() {
+		opened.close()
+		s.remove()
+	}
 	started := time.Now()
 	ch, out, err := a.spawn(program{
 		path:   a.opts.Bash,
@@ -200,17 +209,17 @@ func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (pro
 		script: s,
 	})
 	if err != nil {
-		s.remove()
+		release()
 		return process{}, notStarted("start "+filepath.Base(a.opts.Bash), err)
 	}
 	if err := a.limit(ch, req); err != nil {
 		a.killRun(ch)
 		<-ch.done
 		out.close()
-		s.remove()
+		release()
 		return process{}, err
 	}
-	return process{child: ch, out: out, started: started, release: s.remove}, nil
+	return process{child: ch, out: out, started: started, begun: opened.happened, release: release}, nil
 }
 
 // merge adds variables to an environment: each name stands in it once.
@@ -231,12 +240,8 @@ func (r *run) supervise() {
 		r.refill()
 	}()
 	result, pumps := r.conduct()
-	var printed [2]int64 // by a process that died while it waited: the host has it by now
-	if !r.ended && r.proc.began != nil && !r.proc.began() {
-		// The process died while it waited, killed by another run perhaps:
-		// nothing of this one has happened yet.
+	for begins := 1; begins < maxBegins && r.mayBeginAgain(pumps); begins++ {
 		r.letGo(pumps)
-		printed = [2]int64{pumps[0].total, pumps[1].total}
 		var err error
 		if r.proc, err = r.startAgain(); err != nil {
 			r.log.fail(err)
@@ -244,6 +249,7 @@ func (r *run) supervise() {
 		}
 		result, pumps = r.conduct()
 	}
+	pumps.release()
 	r.code, r.env = nil, nil
 	if r.req.Final {
 		r.a.killUser()
@@ -251,7 +257,7 @@ func (r *run) supervise() {
 	if r.proc.settle != nil {
 		r.proc.settle()
 	}
-	result.StdoutBytes, result.StderrBytes = printed[0]+pumps[0].total, printed[1]+pumps[1].total
+	result.StdoutBytes, result.StderrBytes = pumps.streams[0].total, pumps.streams[1].total
 	r.report(result)
 
 	// The host has its result: nobody waits for the rest.
@@ -282,8 +288,27 @@ func (r *run) refill() {
 	}
 }
 
-// startAgain starts a process of the run's own, after the one that had waited
-// died before it took the run over.
+// maxBegins is how often a run is begun, if process after process dies before it
+// has begun the code. Other runs of the sandbox can kill some of them; one that
+// fails by itself, because of a variable that the run sets perhaps, has its own
+// outcome in the end.
+const maxBegins = 5
+
+// mayBeginAgain tells, when the process of the run has ended, whether that died
+// before it had begun the code. Whoever asked for the run need not hear of it.
+func (r *run) mayBeginAgain(pumps *pumps) bool {
+	if pumps.released() || r.proc.begun() {
+		return false
+	}
+	// Memory is relieved by the end of every process, and this one had no part in
+	// the use of it.
+	r.a.relieving.Lock()
+	defer r.a.relieving.Unlock()
+	return r.reopen() || !r.ended
+}
+
+// startAgain starts a process of the run's own, after another one died before it
+// had begun the run.
 func (r *run) startAgain() (process, error) {
 	if r.req.Language == string(agentsandbox.Bash) {
 		return r.a.startBash(r.code, r.env, r.req)
@@ -307,29 +332,25 @@ func (a *Agent) modulesOf(code []byte) []string {
 }
 
 // conduct waits for the process of the run, and takes all that it writes.
-func (r *run) conduct() (guest.RunResult, [2]*pump) {
-	pumps := [2]*pump{
-		startPump(r.proc.out.stdout, r, guest.KindStdout),
-		startPump(r.proc.out.stderr, r, guest.KindStderr),
-	}
+func (r *run) conduct() (guest.RunResult, *pumps) {
+	pumps := startPumps(r.proc.out, r, r.proc.begun)
 	stopGuard := r.guard()
 	result := r.await()
 	stopGuard(&result)
-	for _, pu := range pumps {
-		pu.finish()
-	}
+	pumps.finish()
 	return result, pumps
 }
 
 // letGo frees what the process of a run held.
-func (r *run) letGo(pumps [2]*pump) {
-	for _, pu := range pumps {
+func (r *run) letGo(pumps *pumps) {
+	for _, pu := range pumps.streams {
 		if pu.open && !r.req.Final {
 			r.a.drains.adopt(pu.pipe)
 		} else {
 			pu.pipe.close()
 		}
 	}
+	r.proc.out.closeWake()
 	r.proc.release()
 }
 
@@ -341,19 +362,23 @@ func (r *run) await() guest.RunResult {
 		defer timer.Stop()
 		timeout = timer.C
 	}
+	var used time.Duration
 	kill := true
 	select {
 	case <-r.proc.done:
 		kill = false
 	case <-timeout:
 		r.endBy(ending{timedOut: true})
+		used = r.a.cpuOf(r.proc.child)
+		r.interrupt()
 	case <-r.killed:
 	case <-r.dropped:
 	}
 	r.ended = kill
-	var used time.Duration
 	if kill {
-		used = r.a.cpuOf(r.proc.child) // what is killed is not waited for
+		if !r.proc.exited() {
+			used = r.a.cpuOf(r.proc.child) // what is killed is not waited for
+		}
 		r.a.killRun(r.proc.child)
 		<-r.proc.done
 	}
@@ -366,9 +391,39 @@ func (r *run) await() guest.RunResult {
 	if end := r.ending(); kill || end.limit == runtime.LimitMemory && result.Signal == int(unix.SIGKILL) {
 		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.asked, string(end.limit)
 	}
+	if result.TimedOut {
+		// Whatever it made of its last moment, its time was over.
+		result.ExitCode, result.Signal = 0, int(unix.SIGKILL)
+	}
 	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
 	result.CPUNS = int64(max(max(r.proc.cpu, used)-r.proc.usedBefore, 0))
 	return result
+}
+
+// interruptTime is what a Python run has, after its time is over, to say where it
+// was.
+const interruptTime = 150 * time.Millisecond
+
+// interrupt does to a Python run what Ctrl-C does on a terminal, and waits a moment
+// for the end of its main process: that says where it was, in a traceback, and what
+// it had not written yet is written. Processes that the main process waits for are
+// interrupted too, or it would go on waiting for them. Bash is not interrupted: it
+// might go on to the next command.
+func (r *run) interrupt() {
+	if r.req.Language != string(agentsandbox.Python) || !r.proc.begun() {
+		return
+	}
+	r.proc.withLive(func(pid int) {
+		_ = unix.Kill(-pid, unix.SIGINT)
+		_ = unix.Kill(-pid, unix.SIGCONT)
+	})
+	over := time.NewTimer(interruptTime)
+	defer over.Stop()
+	select {
+	case <-r.proc.done:
+	case <-over.C:
+	case <-r.dropped:
+	}
 }
 
 // report puts the changed files and the result into the log.
@@ -419,20 +474,31 @@ type ending struct {
 
 // endBy ends the run; its result says why. The first reason counts.
 func (r *run) endBy(why ending) {
-	r.endOnce.Do(func() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.end == (ending{}) {
 		r.end = why
 		close(r.killed)
-	})
+	}
 }
 
 // ending returns why the run was ended, or nothing.
 func (r *run) ending() ending {
-	select {
-	case <-r.killed:
-		return r.end
-	default:
-		return ending{}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.end
+}
+
+// reopen takes back that a run must end, if that was because of a limit of the
+// sandbox as a whole. It tells whether it did.
+func (r *run) reopen() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.end.limit != runtime.LimitMemory && r.end.limit != runtime.LimitInodes {
+		return false
 	}
+	r.end, r.killed = ending{}, make(chan struct{})
+	return true
 }
 
 // abandon ends a run in which nobody is interested any more.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -101,3 +102,36 @@ func writeFile(path string, flags int, data []byte) error {
 	}
 	return nil
 }
+
+// openWatch tells whether a file has been opened.
+type openWatch struct {
+	fd int
+
+	mu   sync.Mutex
+	seen bool
+}
+
+func watchOpen(path string) (*openWatch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("inotify_init1", err)
+	}
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_OPEN); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("inotify_add_watch", err)
+	}
+	return &openWatch{fd: fd}, nil
+}
+
+func (w *openWatch) happened() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.seen {
+		var event [unix.SizeofInotifyEvent + unix.NAME_MAX + 1]byte
+		n, _ := unix.Read(w.fd, event[:])
+		w.seen = n > 0
+	}
+	return w.seen
+}
+
+func (w *openWatch) close() { unix.Close(w.fd) }

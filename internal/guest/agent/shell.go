@@ -145,11 +145,7 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 	}
 	// From here on it may run the script, even before it is told: a rehearsal may
 	// have it look for the settings just now. So nothing below is a reason to run
-	// the script elsewhere, and began tells what happened. What one does that still
-	// starts is the run's own outcome, as it would be of one that is started now.
-	if !starting {
-		p.began = s.began
-	}
+	// the script elsewhere: hasBegun tells what happened.
 	release := p.release
 	p.release = func() {
 		_ = unix.Unlink(s.settings)

@@ -33,6 +33,9 @@ var launcher []byte
 //go:embed launch/preload.py
 var preload []byte
 
+//go:embed launch/lines.py
+var lines []byte
+
 //go:embed launch/wait.sh
 var shellLauncher []byte
 
@@ -66,6 +69,7 @@ func Files() ([]File, error) {
 // them without an image.
 func Launchers() []File {
 	return []File{
+		{Path: guest.LinesPath, Mode: 0o644, Data: bytes.Clone(lines)},
 		{Path: guest.PreloadPath, Mode: 0o644, Data: bytes.Clone(preload)},
 		{Path: guest.LauncherPath, Mode: 0o644, Data: bytes.Clone(launcher)},
 		{Path: guest.ShellLauncherPath, Mode: 0o644, Data: bytes.Clone(shellLauncher)},

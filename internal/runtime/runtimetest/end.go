@@ -28,6 +28,23 @@ var endTests = map[string]func(*testing.T, *box){
 			t.Errorf("a run within its limit: %v", o)
 		}
 	},
+	"End/the time limit lets Python say where it was": func(t *testing.T, b *box) {
+		for name, cmd := range map[string]struct{ code, stdout, stderr string }{
+			"in the script":  {"import time\nprint('x', end='')\ntime.sleep(1e6)", "x", "line 3, in <module>\n    time.sleep(1e6)\nKeyboardInterrupt\n"},
+			"in a child":     {"import subprocess\nprint('x')\nsubprocess.run(['sleep', '1000'])", "x\n", "line 3, in <module>"},
+			"clears up":      {"import time\ntry: time.sleep(1e6)\nfinally: print('y')", "y\n", "KeyboardInterrupt\n"},
+			"takes it well":  {"import time\ntry: time.sleep(1e6)\nexcept KeyboardInterrupt: print('z')", "z\n", ""},
+			"does not mind":  {"import time\nprint('x')\nwhile True:\n    try: time.sleep(1e6)\n    except KeyboardInterrupt: pass", "x\n", ""},
+			"exits as usual": {"import sys, time\ntry: time.sleep(1e6)\nexcept KeyboardInterrupt: sys.exit(3)", "", ""},
+		} {
+			c := python(cmd.code)
+			c.Timeout = 300 * time.Millisecond
+			o := b.run(c)
+			if !o.TimedOut || o.Signal != 9 || o.ExitCode != 0 || o.stdout.String() != cmd.stdout || !strings.Contains(o.stderr.String(), cmd.stderr) || cmd.stderr == "" && o.stderr.Len() > 0 {
+				t.Errorf("%s: %v", name, o)
+			}
+		}
+	},
 	"End/the time limit reaches descendants": func(t *testing.T, b *box) {
 		// One in the same group, one in a session of its own.
 		c := bash("sleep 1000 & echo $! >> pids\nsetsid sleep 1000 & echo $! >> pids\nbash -c 'setsid bash -c \"echo \\$\\$ >> pids; sleep 1000; :\"' & \nuntil test \"$(wc -l < pids)\" = 3; do sleep 0.01; done\necho ready\nwait")

@@ -2,6 +2,7 @@ package runtimetest
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -66,9 +67,33 @@ for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda
 			if out := b.must(python("print('alive')")); out != "alive\n" {
 				t.Errorf("afterwards: %q", out)
 			}
+			if out := b.must(bash("echo alive")); out != "alive\n" {
+				t.Errorf("afterwards, Bash: %q", out)
+			}
 		}
 		if o := b.finish(other); o.Signal != 9 || o.Killed {
 			t.Errorf("the neighbour: %v", o)
+		}
+	},
+	"Isolation/runs that have not begun are begun again": func(t *testing.T, b *box) {
+		// It kills everybody else while the next runs begin, and waits for each of
+		// them to be over or to have said so.
+		const killer = "import os, signal, time\nfor _ in range(40):\n    os.kill(-1, signal.%s)\n    time.sleep(0.005)\n"
+		for _, how := range []string{"SIGKILL", "SIGSTOP", "SIGINT", "SIGTERM"} {
+			r := b.begin(python("print('ready', flush=True)\n" + fmt.Sprintf(killer, how)))
+			b.await(r, "ready\n")
+			for _, c := range []runtime.Command{
+				bash("touch begun; rm begun; echo over"), python("print('over', flush=True)"),
+			} {
+				// One that had begun may have been killed, and says so.
+				if o := b.run(c); o.stdout.String() != "over\n" && o.ExitCode == 0 && o.Signal == 0 {
+					t.Errorf("%s: %v", how, o)
+				}
+			}
+			b.finish(r)
+			if out := b.must(python("print('alive')")); out != "alive\n" {
+				t.Errorf("after %s: %q", how, out)
+			}
 		}
 	},
 	"Isolation/a final run takes everybody with it": func(t *testing.T, b *box) {

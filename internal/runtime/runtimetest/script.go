@@ -23,7 +23,7 @@ state = {
     "argv": len(sys.argv),
     "path": [p for p in sys.path if p not in (os.path.dirname(os.path.abspath(__file__)), os.getcwd())],
     "flags": str(sys.flags), "prefix": [sys.prefix, sys.exec_prefix, sys.executable],
-    "encoding": [sys.stdout.encoding, sys.stdout.errors, sys.stdout.line_buffering, sys.stdin.encoding, sys.getfilesystemencoding()],
+    "encoding": [sys.stdout.encoding, sys.stdout.errors, sys.stdout.line_buffering == ("CHILD" not in os.environ), sys.stdin.encoding, sys.getfilesystemencoding()],
     "hooks": [str(h).split(" at ")[0] for h in sys.meta_path], "path_hooks": len(sys.path_hooks),
     "trace": [sys.gettrace(), sys.getprofile(), sys.excepthook is sys.__excepthook__],
     "env": sorted(k for k in os.environ if k not in ("CHILD", "_", "SHLVL", "LC_CTYPE")),

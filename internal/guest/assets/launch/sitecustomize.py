@@ -138,6 +138,9 @@ def _wait():
             store = namespace["preload"](ahead, freeze)
         else:
             freeze_bare()
+        # The output is a run's own, and is to arrive as lines.py says. What lies in
+        # front of the module that sees to it for others may hide that.
+        sys.stdout.reconfigure(line_buffering=True)
         os.write(control, b"r")
         workspace, *settings = message()
         if workspace == b"fork":
