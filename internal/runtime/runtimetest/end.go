@@ -16,7 +16,7 @@ var endTests = map[string]func(*testing.T, *box){
 			"stops itself":    "import os, signal\nprint('partial', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)",
 		} {
 			c := python(cmd)
-			c.Timeout = 300 * time.Millisecond
+			c.Timeout = 1500 * time.Millisecond
 			o := b.run(c)
 			if !o.TimedOut || o.Killed || o.Signal != 9 || o.stdout.String() != "partial\n" || o.Duration < c.Timeout {
 				t.Errorf("%s: %v", name, o)
@@ -38,7 +38,7 @@ var endTests = map[string]func(*testing.T, *box){
 			"exits as usual": {"import sys, time\ntry: time.sleep(1e6)\nexcept KeyboardInterrupt: sys.exit(3)", "", ""},
 		} {
 			c := python(cmd.code)
-			c.Timeout = 300 * time.Millisecond
+			c.Timeout = 1500 * time.Millisecond
 			o := b.run(c)
 			if !o.TimedOut || o.Signal != 9 || o.ExitCode != 0 || o.stdout.String() != cmd.stdout || !strings.Contains(o.stderr.String(), cmd.stderr) || cmd.stderr == "" && o.stderr.Len() > 0 {
 				t.Errorf("%s: %v", name, o)
