@@ -25,8 +25,14 @@ func quotas(cfg config.Config) engine.Quotas {
 	return engine.Quotas{Sessions: cfg.TenantMaxSessions, Files: cfg.TenantMaxFiles, Bytes: cfg.TenantMaxBytes}
 }
 
-func rates(cfg config.Config) httpapi.Rates {
-	return httpapi.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Requests: cfg.MaxRequestsPerKey, Executions: cfg.MaxExecutionsPerKey}
+// rates are what one key may ask for. Its requests take no more than half of the
+// connections.
+func rates(cfg config.Config, connections int) httpapi.Rates {
+	requests := connections / 2
+	if n := cfg.MaxRequestsPerKey; n > 0 {
+		requests = min(n, requests)
+	}
+	return httpapi.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Requests: requests, Executions: cfg.MaxExecutionsPerKey}
 }
 
 // admissionMetrics show how full the server is.

@@ -47,18 +47,19 @@ const (
 // daemon is the server as a value: open makes it, run serves until its context
 // ends, close releases what open took, last first.
 type daemon struct {
-	cfg      config.Config
-	log      *slog.Logger
-	stdout   io.Writer
-	listener net.Listener
-	store    *store.DB
-	machine  machine
-	pool     *pool.Pool
-	network  *border.Border
-	engine   *engine.Engine
-	handler  http.Handler
-	adminKey string // made by this start; else empty
-	closers  []func() error
+	cfg         config.Config
+	log         *slog.Logger
+	stdout      io.Writer
+	listener    net.Listener
+	connections *httpapi.Connections
+	store       *store.DB
+	machine     machine
+	pool        *pool.Pool
+	network     *border.Border
+	engine      *engine.Engine
+	handler     http.Handler
+	adminKey    string // made by this start; else empty
+	closers     []func() error
 }
 
 // serve runs the server until ctx ends.
@@ -91,7 +92,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	if err != nil {
 		return err
 	}
-	if d.listener, err = listen(d.cfg); err != nil {
+	if d.listener, d.connections, err = listen(d.cfg, d.log); err != nil {
 		return err
 	}
 	d.onClose(func() error { _ = d.listener.Close(); return nil }) // the server has closed it, if it ran
@@ -129,7 +130,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
 		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
-		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), d.network.Collectors()...)...), Rates: rates(d.cfg),
+		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,
 	}); err != nil {
@@ -254,20 +255,30 @@ func (d *daemon) close() error {
 	return err
 }
 
-func listen(cfg config.Config) (net.Listener, error) {
-	l, err := net.Listen("tcp", cfg.Listen)
+// listen takes the address. connections is what the listener accepts from, beneath
+// TLS.
+func listen(cfg config.Config, log *slog.Logger) (l net.Listener, connections *httpapi.Connections, err error) {
+	var certificates []tls.Certificate
+	if cfg.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+		if err != nil {
+			return nil, nil, fmt.Errorf("tls_cert and tls_key: %w", err)
+		}
+		certificates = append(certificates, cert)
+	}
+	l, err = net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("%w: stop what listens there, or choose another address with --listen", err)
+		return nil, nil, fmt.Errorf("%w: stop what listens there, or choose another address with --listen", err)
 	}
-	if cfg.TLSCert == "" {
-		return l, nil
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil, nil, errors.Join(fmt.Errorf("listening on %s: it is a %T", cfg.Listen, l), l.Close())
 	}
-	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
-	if err != nil {
-		_ = l.Close()
-		return nil, fmt.Errorf("tls_cert and tls_key: %w", err)
+	connections = httpapi.NewConnections(tcp, cfg.MaxConnections, certificates != nil, log)
+	if certificates == nil {
+		return connections, connections, nil
 	}
-	return tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), nil
+	return tls.NewListener(connections, &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}), connections, nil
 }
 
 func engineLimits(cfg config.Config) engine.Limits {

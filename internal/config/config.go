@@ -44,6 +44,7 @@ type Config struct {
 	RatePerSecond       int // of requests of one key; 0: no limit
 	RateBurst           int
 	MaxRequestsPerKey   int   // 0: no limit
+	MaxConnections      int   // 0: a share of the open files
 	RequestMemoryMB     int64 // of bodies and answers
 	MaxExecutionsPerKey int
 	TenantMaxSessions   int64 // 0: no limit, as the next two

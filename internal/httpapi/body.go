@@ -25,6 +25,7 @@ type bodyReader struct {
 	what    string        // for messages: "The body", "The file"
 	stall   time.Duration // between two reads
 	until   time.Time     // for the whole; zero: no bound
+	armed   bool          // the connection has a deadline for reading
 	err     error         // why it ended, io.EOF included
 	// below is the body that src reads from, if it is another one of these.
 	below *bodyReader
@@ -95,6 +96,7 @@ func (b *bodyReader) arm() {
 	if !b.until.IsZero() && b.until.Before(deadline) {
 		deadline = b.until
 	}
+	b.armed = true
 	_ = b.control.SetReadDeadline(deadline) // a test's recorder has none
 }
 
@@ -148,7 +150,8 @@ func (c *call) body(what string, limit, around int64) (*bodyReader, error) {
 	if c.r.ContentLength > limit+around {
 		return nil, tooLarge(what, limit)
 	}
-	return &bodyReader{
+	c.opened = &bodyReader{
 		src: c.r.Body, control: c.w.control, limit: limit, around: around, what: what, stall: c.api.limits.StallTimeout,
-	}, nil
+	}
+	return c.opened, nil
 }

@@ -34,6 +34,7 @@ func (c *call) readBody() ([]byte, error) {
 			return buf.Bytes(), nil
 		}
 		if err := c.occupy(2 * int(n)); err != nil {
+			c.w.Header().Set("Connection", "close") // or the answer would wait for the rest
 			return nil, err
 		}
 	}

@@ -27,6 +27,8 @@ type call struct {
 	// its key.
 	held  int64
 	leave func()
+	// The body, once somebody reads it.
+	opened *bodyReader
 
 	// For the log and the metrics.
 	route string
@@ -229,6 +231,7 @@ func (c *call) admit(rt *route) error {
 		return err
 	}
 	c.keyID, c.tenant = p.KeyID, p.Tenant
+	isKnown(c.Context())
 	if err := c.api.limiter.request(p.KeyID, c.w.Header()); err != nil {
 		return err
 	}

@@ -109,6 +109,10 @@ func (c *call) recoverPanic() {
 func (c *call) finish() {
 	c.api.metrics.inFlight.Dec()
 	defer c.release()
+	if c.w.status != http.StatusSwitchingProtocols && (c.opened == nil || !c.opened.armed) {
+		// A body that nobody wanted is read before the answer leaves: not for ever.
+		_ = c.w.control.SetReadDeadline(time.Now().Add(unwantedTime))
+	}
 	c.settle(statusGone, nil) // of a request that ended without an answer
 	status := c.w.status
 	if c.gone || c.w.broken {
@@ -149,6 +153,9 @@ func (c *call) finish() {
 	}
 	c.api.log.LogAttrs(c.Context(), level, "request", attrs...)
 }
+
+// unwantedTime is how long a body may take that no route reads.
+const unwantedTime = 5 * time.Second
 
 // quietRoutes are asked every few seconds by machines.
 var quietRoutes = []string{"/healthz", "/readyz", "/metrics"}
