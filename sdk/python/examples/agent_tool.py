@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from agentsandbox import AgentSandbox, ExecuteResponse
 
+BASE_URL = os.environ.get("AGENTSANDBOX_BASE_URL", "http://127.0.0.1:8000")
 LONGEST = 4000
 
 
@@ -20,7 +23,7 @@ def describe(result: ExecuteResponse) -> str:
 
 def main() -> None:
     """Run the steps of a conversation."""
-    with AgentSandbox() as client, client.sessions.context(memory_mb=1024, timeout_ms=30_000) as session:
+    with AgentSandbox(base_url=BASE_URL) as client, client.sessions.context(memory_mb=1024, timeout_ms=30_000) as session:
         for code in ("open('n.txt', 'w').write('41')", "print(int(open('n.txt').read()) + 1)", "1 / 0"):
             print(describe(client.run(code, session_id=session.session_id)))
 

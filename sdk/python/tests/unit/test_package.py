@@ -1,10 +1,12 @@
 """What holds for the packages as a whole."""
 
+import ast
 import enum
 import importlib
 import inspect
 import pickle
 import pkgutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -157,3 +159,31 @@ def test_the_wheels_hold_the_packages_and_nothing_else(tmp_path):
             names = wheel.namelist()
         assert f"{package}/py.typed" in names and f"{package}/_sync/__init__.py" in names
         assert all(n.startswith((f"{package}/", f"{distribution}-")) for n in names) and not any("test" in n for n in names)
+
+
+def examples():
+    """Every program that is shown to readers, by where it stands."""
+    repository = ROOT.parents[1]
+    for document in [repository / "README.md", *repository.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]:
+        for n, block in enumerate(re.findall(r"^```python\n(.*?)^```$", document.read_text(), re.S | re.M)):
+            yield f"{document.relative_to(repository)}, block {n}", block
+    for program in ROOT.glob("examples/*.py"):
+        yield str(program.relative_to(repository)), program.read_text()
+
+
+def test_examples_say_where_the_server_is():
+    """Another package of the same name would send the key and the code to its own default."""
+    found = 0
+    for where, text in examples():
+        for call in ast.walk(ast.parse(text, where)):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("AgentSandbox", "AsyncAgentSandbox", "Sandbox", "AsyncSandbox"):
+                found += 1
+                assert "base_url" in {keyword.arg for keyword in call.keywords}, f"{where}, line {call.lineno}"
+    assert found >= 9
+
+
+def test_nobody_is_told_to_install_a_package_of_somebody_else():
+    repository = ROOT.parents[1]
+    for document in [repository / "README.md", *repository.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]:
+        for line in document.read_text().splitlines():
+            assert not re.search(r"pip install .*(agentsandbox|alphagent)(-sdk)?(\s|`|$)", line), f"{document}: {line}"
