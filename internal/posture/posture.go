@@ -68,6 +68,7 @@ func (g Grant) variables() map[string]string {
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	return map[string]string{
 		"{memory_bytes}": number(g.MemoryBytes),
+		"{shared_bytes}": number(g.MemoryBytes / 2),
 		"{wall_bytes}":   number(g.WallBytes),
 		"{milli_cpus}":   number(g.MilliCPUs),
 		"{tasks}":        number(g.Tasks),

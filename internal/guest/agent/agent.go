@@ -118,6 +118,9 @@ func New(opts Options) (*Agent, error) {
 		if err := a.scripts.stages.prepare(a.workspace, a.log); err != nil {
 			return nil, err
 		}
+		if err := shareDevices(); err != nil {
+			return nil, err
+		}
 	}
 	a.known.start(a)
 	a.children = newChildren(opts.Init)

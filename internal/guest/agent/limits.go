@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -163,27 +162,4 @@ func (a *Agent) sharedMemoryFull() bool { return a.opts.Init && full(sharedMemor
 func full(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && st.Blocks > 0 && st.Bavail*uint64(st.Bsize) <= fullBytes
-}
-
-const sharedMemoryDir = "/dev/shm"
-
-// minSharedMemory is what /dev/shm has room for at least, as in a snapshot, in
-// bytes.
-const minSharedMemory = 64 << 20
-
-// growSharedMemory gives /dev/shm room for half of the sandbox's memory, as Linux
-// does. gVisor cannot change the size of a file system: nobody has used this one
-// yet, and another takes its place.
-func (a *Agent) growSharedMemory() error {
-	size := a.memory.Load() / 2
-	if size <= minSharedMemory {
-		return nil
-	}
-	if err := unix.Unmount(sharedMemoryDir, unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("unmount %s: %w", sharedMemoryDir, err)
-	}
-	if err := unix.Mount("none", sharedMemoryDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=1777,size=%d", size)); err != nil {
-		return fmt.Errorf("mount %s: %w", sharedMemoryDir, err)
-	}
-	return nil
 }
