@@ -159,15 +159,15 @@ def test_hostile_answers_hold_nobody_up(tmp_path):
         assert word not in log, [line for line in log.splitlines() if word in line][:3]
 
 
-def send_slowly(server: Server, head: str, ended: threading.Event) -> None:
-    """Sends a head, and then a byte every now and then until the server hangs up."""
+def send_slowly(server: Server, head: str, drip: bytes, ended: threading.Event) -> None:
+    """Sends a head, and then a byte every now and then, or nothing, until the server hangs up."""
     u = urlsplit(server.url)
     with socket.create_connection((u.hostname, u.port), 60) as s:
         s.sendall(head.encode())
         s.settimeout(0.2)
         while not ended.is_set():
             try:
-                s.sendall(b"x")
+                s.sendall(drip)
                 if not s.recv(65536):
                     break
             except TimeoutError:
@@ -188,9 +188,10 @@ def slow_clients(server: Server, http: httpx.Client, session: str) -> list[threa
     ]
     ended = []
     for head in heads:
-        event = threading.Event()
-        threading.Thread(target=send_slowly, args=(server, head, event), daemon=True).start()
-        ended.append(event)
+        for drip in (b"x", b""):
+            event = threading.Event()
+            threading.Thread(target=send_slowly, args=(server, head, drip, event), daemon=True).start()
+            ended.append(event)
     u = urlsplit(server.url)
     code = "print('x' * 9_000_000)"
     body = json.dumps({"code": code, "session_id": session})
