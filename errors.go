@@ -106,6 +106,23 @@ func (e *Error) Is(target error) bool {
 	return ok && code == e.Code
 }
 
+// told marks the cause of an error of ours whose message is for the caller.
+type told struct{ error }
+
+func (t told) Unwrap() error { return t.error }
+
+// Internal is an error of code internal that says something to the caller. What
+// other errors of that code say is hidden.
+func Internal(cause error, message string) *Error {
+	return &Error{Code: CodeInternal, Message: message, Err: told{cause}}
+}
+
+// Told tells whether the message of an error of code internal is for the caller.
+func (e *Error) Told() bool {
+	var t told
+	return errors.As(e.Err, &t)
+}
+
 // Errorf makes an Error with a code and a sentence, without a cause.
 func Errorf(code Code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}

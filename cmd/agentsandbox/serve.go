@@ -129,7 +129,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		return err
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.engine.Audit, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
+		Idempotency: d.engine, Audit: d.engine.Audit, AuditReady: d.engine.AuditReady, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
 		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,

@@ -74,6 +74,8 @@ type Dir struct {
 	// opened is when this process began, by the clock of the file system.
 	opened  time.Time
 	buffers sync.Pool
+	// verified has the contents that need not be read to be trusted.
+	verified verified
 }
 
 // Open makes the directory if it is missing. One process at a time may use it:
@@ -156,7 +158,15 @@ func (d *Dir) Put(ctx context.Context, id string, body io.Reader, limit int64) (
 	if err = errors.Join(err, f.Close()); err != nil {
 		return Info{}, err
 	}
-	return info, name(temp, path)
+	if err := name(temp, path); err != nil {
+		return Info{}, err
+	}
+	if written, err := os.Lstat(path); err == nil && written.Size() == info.SizeBytes {
+		if s, ok := stampOf(written); ok {
+			d.verified.add(id, s)
+		}
+	}
+	return info, nil
 }
 
 // fill reads until p is full or body says why there is no more: bodies come in
@@ -249,9 +259,10 @@ func rename(from, to string) error {
 	return os.Remove(from)
 }
 
-// Open opens contents for reading; the result is an *os.File. What is not there,
-// or has no form of an id, is fs.ErrNotExist.
-func (d *Dir) Open(id string) (io.ReadSeekCloser, error) {
+// Open opens contents for reading; the result is an *os.File. want is what Put said
+// of them: contents that are anything else are ErrDamaged. What is not there, or
+// has no form of an id, is fs.ErrNotExist.
+func (d *Dir) Open(id string, want Info) (io.ReadSeekCloser, error) {
 	path, err := d.place(id)
 	if err != nil {
 		return nil, err
@@ -262,7 +273,10 @@ func (d *Dir) Open(id string) (io.ReadSeekCloser, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("it is no regular file, but %v", info.Mode())
+		err = fmt.Errorf("%w: it is no regular file, but %v", ErrDamaged, info.Mode())
+	}
+	if err == nil {
+		err = d.verify(id, f, info, want)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("blob: open %s: %w", id, err), f.Close())
@@ -276,6 +290,7 @@ func (d *Dir) Remove(id string) error {
 	if err != nil {
 		return nil //nolint:nilerr // what cannot be an id has no contents
 	}
+	d.verified.drop(id)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("blob: remove %s: %w", id, err)
 	}

@@ -43,10 +43,16 @@ func put(t *testing.T, d *blob.Dir, id, contents string) {
 	}
 }
 
+// infoOf is what Put says of contents.
+func infoOf(content string) blob.Info {
+	sum := sha256.Sum256([]byte(content))
+	return blob.Info{SizeBytes: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+}
+
 // read returns contents, or fs.ErrNotExist.
-func read(t *testing.T, d *blob.Dir, id string) ([]byte, error) {
+func read(t *testing.T, d *blob.Dir, id string, want blob.Info) ([]byte, error) {
 	t.Helper()
-	r, err := d.Open(id)
+	r, err := d.Open(id, want)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +95,7 @@ func TestRoundTrip(t *testing.T) {
 		if info.SizeBytes != int64(size) || info.SHA256 != hex.EncodeToString(sum[:]) {
 			t.Errorf("%d bytes: stored as %+v", size, info)
 		}
-		got, err := read(t, d, id)
+		got, err := read(t, d, id, info)
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d bytes came back as %d: %v", size, len(got), err)
 		}
@@ -100,7 +106,7 @@ func TestOpenIsAFile(t *testing.T) {
 	d := open(t, t.TempDir())
 	id := newID()
 	put(t, d, id, "abc")
-	r, err := d.Open(id)
+	r, err := d.Open(id, infoOf("abc"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +135,7 @@ func TestContentsNeverChange(t *testing.T) {
 	if _, err := d.Put(t.Context(), id, strings.NewReader("second"), 0); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a second Put: %v, want fs.ErrExist", err)
 	}
-	if got, err := read(t, d, id); err != nil || string(got) != "first" {
+	if got, err := read(t, d, id, infoOf("first")); err != nil || string(got) != "first" {
 		t.Errorf("contents after a second Put: %q, %v", got, err)
 	}
 	wantFiles(t, dir, 1)
@@ -221,7 +227,7 @@ func TestIDsAreNotPaths(t *testing.T) {
 		} else if len(err.Error()) > 500 {
 			t.Errorf("an error of %d bytes", len(err.Error()))
 		}
-		if _, err := d.Open(id); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := d.Open(id, blob.Info{}); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Open(%.40q): %v, want fs.ErrNotExist", id, err)
 		}
 		if err := d.Remove(id); err != nil {
@@ -255,7 +261,7 @@ func TestOpenFollowsNothing(t *testing.T) {
 		if err := errors.Join(os.Remove(path), replace(path)); err != nil {
 			t.Fatal(err)
 		}
-		if b, err := read(t, d, id); err == nil || errors.Is(err, fs.ErrNotExist) {
+		if b, err := read(t, d, id, infoOf("x")); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: read %q, %v", name, b, err)
 		}
 	}
@@ -271,7 +277,7 @@ func TestRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := d.Open(id); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.Open(id, blob.Info{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after Remove: %v, want fs.ErrNotExist", err)
 	}
 	wantFiles(t, dir, 0)
@@ -298,7 +304,7 @@ func TestConcurrentUse(t *testing.T) {
 					if _, err := d.Put(t.Context(), id, strings.NewReader(want), 0); err != nil {
 						return err
 					}
-					r, err := d.Open(id)
+					r, err := d.Open(id, infoOf(want))
 					if err != nil {
 						return err
 					}
@@ -365,4 +371,65 @@ func BenchmarkPut(b *testing.B) {
 			}
 		})
 	}
+}
+
+// TestDamageIsNoticed: whatever was done to contents, and whether or not they were
+// read before, they are an error and never other contents.
+func TestDamageIsNoticed(t *testing.T) {
+	const content = "some contents of a file"
+	for name, damage := range map[string]func(path string) error{
+		"a cut":        func(path string) error { return os.Truncate(path, 5) },
+		"emptied":      func(path string) error { return os.Truncate(path, 0) },
+		"too long":     func(path string) error { return os.Truncate(path, 100) },
+		"another byte": func(path string) error { return os.WriteFile(path, []byte("some contents of a filE"), 0o600) },
+		"another file": func(path string) error { return os.WriteFile(path+"x", []byte("SOME contents of a file"), 0o600) },
+		"zeros": func(path string) error {
+			return errors.Join(os.Truncate(path, 0), os.Truncate(path, int64(len(content))))
+		},
+		"the same times": func(path string) error { return sameTimes(path, "some contents of a filE") },
+	} {
+		for _, again := range []bool{false, true} {
+			dir := t.TempDir()
+			d := open(t, dir)
+			id := newID()
+			put(t, d, id, content)
+			var path string
+			for _, f := range files(t, dir) {
+				if filepath.Base(f) == id {
+					path = f
+				}
+			}
+			if again { // another process, which has not written it
+				d = open(t, dir)
+			}
+			if _, err := read(t, d, id, infoOf(content)); err != nil {
+				t.Fatal(err)
+			}
+			if err := damage(path); err != nil {
+				t.Fatal(err)
+			}
+			if name == "another file" {
+				if err := os.Rename(path+"x", path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 {
+				if got, err := read(t, d, id, infoOf(content)); !errors.Is(err, blob.ErrDamaged) {
+					t.Errorf("%s: %q, %v; want ErrDamaged", name, got, err)
+				}
+			}
+		}
+	}
+}
+
+// sameTimes changes a file and then says that it was not.
+func sameTimes(path, content string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return err
+	}
+	return os.Chtimes(path, info.ModTime(), info.ModTime())
 }

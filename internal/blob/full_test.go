@@ -35,7 +35,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	wantFiles(t, dir, 2)
 
-	if got, err := read(t, d, small); err != nil || string(got) != "abc" {
+	if got, err := read(t, d, small, infoOf("abc")); err != nil || string(got) != "abc" {
 		t.Errorf("reading: %q, %v", got, err)
 	}
 	if err := d.Remove(held); err != nil {

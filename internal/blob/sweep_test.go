@@ -68,11 +68,11 @@ func TestSweep(t *testing.T) {
 		t.Errorf("asked for %d ids, want %d", asked, orphans+len(kept))
 	}
 	for id := range kept {
-		if _, err := read(t, d, id); err != nil {
+		if _, err := read(t, d, id, infoOf("x")); err != nil {
 			t.Errorf("kept contents: %v", err)
 		}
 	}
-	if _, err := read(t, d, fresh); err != nil {
+	if _, err := read(t, d, fresh, infoOf("its row is not written yet")); err != nil {
 		t.Errorf("contents of this process: %v", err)
 	}
 	wantFiles(t, dir, len(kept)+1+len(strange))
@@ -102,7 +102,7 @@ func TestSweepBesidePut(t *testing.T) {
 	if _, err := d.Put(t.Context(), id, io.MultiReader(strings.NewReader("abc"), swept), 0); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := read(t, d, id); err != nil || string(got) != "abc" {
+	if got, err := read(t, d, id, infoOf("abc")); err != nil || string(got) != "abc" {
 		t.Errorf("%q, %v", got, err)
 	}
 }

@@ -91,6 +91,7 @@ type Engine struct {
 	witnesses witnesses
 	touched   touches
 	known     knownKeys
+	overdue   overdue
 	requests  requests
 	pins      filePins
 	// keeping is the housekeeping that Start begins, and the ends of sessions

@@ -122,22 +122,12 @@ func (e *Engine) OpenFile(ctx context.Context, id string) (*agentsandbox.File, i
 	return f, r, nil
 }
 
-// openBlob opens the contents of a file, and refuses contents of another size
-// than was stored: a power failure can leave them short.
+// openBlob opens the contents of a file, and refuses what is not what was stored:
+// a power failure, a disk or a person can have changed it.
 func (e *Engine) openBlob(f agentsandbox.File) (io.ReadSeekCloser, error) {
-	r, err := e.blobs.Open(f.ID)
+	r, err := e.blobs.Open(f.ID, Blob{SizeBytes: f.SizeBytes, SHA256: f.SHA256})
 	if err != nil {
-		return nil, fmt.Errorf("opening the contents of %s: %w", f.ID, err)
-	}
-	size, err := r.Seek(0, io.SeekEnd)
-	if err == nil {
-		_, err = r.Seek(0, io.SeekStart)
-	}
-	if err == nil && size != f.SizeBytes {
-		err = fmt.Errorf("%d bytes are there, %d were stored: the contents are damaged", size, f.SizeBytes)
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("the contents of %s: %w", f.ID, err), r.Close())
+		return nil, agentsandbox.Internal(err, "The contents of "+f.ID+" are damaged or gone on the server's disk: upload the file again, or have the operator restore it.")
 	}
 	return r, nil
 }
@@ -213,7 +203,10 @@ func (e *Engine) inject(ctx context.Context, sb runtime.Sandbox, files []agentsa
 func (e *Engine) injectOne(ctx context.Context, sb runtime.Sandbox, f agentsandbox.File) error {
 	r, err := e.openBlob(f)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fileNotFound(f.ID)
+		// Deleted meanwhile, or lost: the row tells which.
+		if _, gone := e.store.File(ctx, f.Tenant, f.ID); gone != nil {
+			return fileNotFound(f.ID)
+		}
 	}
 	if err != nil {
 		return err

@@ -109,7 +109,7 @@ func (e *Engine) Bootstrap(ctx context.Context, value string) (string, error) {
 	if err := e.store.InsertKey(ctx, key, hash); err != nil {
 		return "", err
 	}
-	e.Audit(ctx, agentsandbox.AuditEntry{Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK})
+	_ = e.Audit(ctx, agentsandbox.AuditEntry{Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK})
 	return value, nil
 }
 

@@ -130,8 +130,9 @@ type Blobs interface {
 	// the end. limit bounds the size (0: none); past it the error has code
 	// too_large, on a full disk storage_full. After an error nothing is left.
 	Put(ctx context.Context, id string, body io.Reader, limit int64) (Blob, error)
-	// Open opens contents; one that is not there is fs.ErrNotExist.
-	Open(id string) (io.ReadSeekCloser, error)
+	// Open opens contents that are what Put said of them, and fails for any others;
+	// what is not there is fs.ErrNotExist.
+	Open(id string, want Blob) (io.ReadSeekCloser, error)
 	// Remove can be repeated.
 	Remove(id string) error
 	// Sweep removes the contents for which keep says false, and temporary names

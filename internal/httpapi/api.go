@@ -45,7 +45,9 @@ type Options struct {
 	Idempotency Idempotency
 	// Audit gets a row about each request that was to change something, before
 	// it is answered; nil: nobody does.
-	Audit func(ctx context.Context, entry agentsandbox.AuditEntry)
+	Audit func(ctx context.Context, entry agentsandbox.AuditEntry) error
+	// AuditReady is asked before anything is changed; its error refuses the request.
+	AuditReady func(ctx context.Context) error
 	// Ready is nil when a sandbox can be claimed now, otherwise why not. The
 	// message of an *agentsandbox.Error is shown to everyone. Needed.
 	Ready func() error
@@ -116,7 +118,8 @@ type api struct {
 	authenticate func(ctx context.Context, value string) (agentsandbox.Principal, error)
 	ready        func() error
 	idempotency  Idempotency
-	audit        func(ctx context.Context, entry agentsandbox.AuditEntry)
+	audit        func(ctx context.Context, entry agentsandbox.AuditEntry) error
+	auditReady   func(ctx context.Context) error
 	dialToken    func(ctx context.Context, token string) (net.Conn, uint16, error)
 	// portTransport speaks HTTP with servers in sandboxes.
 	portTransport http.RoundTripper
@@ -174,6 +177,7 @@ func build(o Options) (*api, error) {
 		ready:        o.Ready,
 		idempotency:  o.Idempotency,
 		audit:        o.Audit,
+		auditReady:   o.AuditReady,
 		dialToken:    o.DialToken,
 		portsHost:    portsHost(o.PortsHost), portTransport: newPortTransport(),
 		limits:   o.Limits,

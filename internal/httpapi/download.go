@@ -71,6 +71,12 @@ func (c *call) downloadRange(d download) error {
 	http.ServeContent(w, c.r, "", d.modified, d.seek)
 	switch w.refused {
 	case 0:
+		// What was announced and did not come, because the contents became shorter,
+		// must break the connection.
+		announced, err := strconv.ParseInt(c.w.Header().Get("Content-Length"), 10, 64)
+		if err == nil && c.r.Method != http.MethodHead && w.status != http.StatusNotModified && w.sent < announced {
+			return fmt.Errorf("send %q: it ended after %d of %d bytes", d.name, w.sent, announced)
+		}
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		e := agentsandbox.Invalid("Range", "names no byte of the %d that there are.", d.size)
@@ -87,6 +93,7 @@ func (c *call) downloadRange(d download) error {
 type successWriter struct {
 	*answerWriter
 	refused int
+	sent    int64
 }
 
 func (w *successWriter) WriteHeader(status int) {
@@ -101,7 +108,9 @@ func (w *successWriter) Write(p []byte) (int, error) {
 	if w.refused != 0 {
 		return len(p), nil
 	}
-	return w.answerWriter.Write(p)
+	n, err := w.answerWriter.Write(p)
+	w.sent += int64(n)
+	return n, err
 }
 
 // contentDisposition makes an attachment with a name that is safe in a header,

@@ -135,7 +135,9 @@ func answer[I, O any](a *api, rt route, serve func(c *call, in *I) (*O, error)) 
 			c.object = m.objectID()
 		}
 		if empty {
-			c.settle(rt.status, nil)
+			if err := c.settle(rt.status, nil); err != nil {
+				return err
+			}
 			c.w.WriteHeader(rt.status)
 			return nil
 		}
@@ -176,6 +178,11 @@ func endpoint[I any](a *api, rt route, answerType reflect.Type, serve func(c *ca
 		if err := func() error {
 			if err := c.admit(&rt); err != nil {
 				return err
+			}
+			if c.action != "" && a.auditReady != nil {
+				if err := a.auditReady(c.Context()); err != nil {
+					return err
+				}
 			}
 			v := reflect.ValueOf(&in).Elem()
 			if err := bind(params, c.r, v); err != nil {
@@ -301,7 +308,9 @@ func (c *call) writeJSON(status int, v any) error {
 	parts.small = bytes.Clone(bytes.TrimSuffix(buf.Bytes(), []byte("}\n")))
 	buf.Reset()
 	if parts.size() > maxWholeBytes {
-		c.settle(status, nil)
+		if err := c.settle(status, nil); err != nil {
+			return err
+		}
 		c.w.WriteHeader(status)
 		// As below, nobody is left to be told of a failed write.
 		_ = parts.send(func(b []byte) error { _, err := c.w.Write(b); return err })
@@ -320,7 +329,9 @@ const maxWholeBytes = 128 << 10
 // writeEncoded writes a whole answer whose header is set; an empty one has no
 // body.
 func (c *call) writeEncoded(status int, body []byte) error {
-	c.settle(status, body)
+	if err := c.settle(status, body); err != nil {
+		return err
+	}
 	if len(body) == 0 {
 		c.w.WriteHeader(status)
 		return nil

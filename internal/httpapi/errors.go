@@ -50,14 +50,14 @@ func (c *call) fail(err error) {
 	c.writeFailure(status, e)
 }
 
-// shownError is what the caller gets to see: an internal error, or one with a
-// code that the table lacks, says nothing of its cause.
+// shownError is what the caller gets to see: an internal error that was not made
+// for that, or one with a code that the table lacks, says nothing of its cause.
 func shownError(err error) *agentsandbox.Error {
 	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
 		return &agentsandbox.Error{Code: agentsandbox.CodeUnavailable, Message: "The server has no open files left for this request; try again shortly."}
 	}
 	var e *agentsandbox.Error
-	if !errors.As(err, &e) || e.Code.HTTPStatus() == http.StatusInternalServerError {
+	if !errors.As(err, &e) || e.Code.HTTPStatus() == http.StatusInternalServerError && !e.Told() {
 		return &agentsandbox.Error{Code: agentsandbox.CodeInternal, Message: hiddenMessage}
 	}
 	return e

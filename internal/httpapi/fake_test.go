@@ -29,6 +29,7 @@ type fake struct {
 	paths      map[string][]byte // by session id and path
 	counter    int
 	audited    []agentsandbox.AuditEntry
+	auditError error
 
 	fail      error // what every method answers with, if set
 	onExecute func(ctx context.Context, req agentsandbox.ExecuteRequest) (*agentsandbox.Execution, error)

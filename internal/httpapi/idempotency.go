@@ -147,10 +147,11 @@ func notFound(err error) bool {
 
 // settle does, before an answer leaves, what must not be lost when the server
 // dies after it: the answer is kept for a repeated request, and the audit log
-// gets its row.
-func (c *call) settle(status int, body []byte) {
+// gets its row. It fails for a success whose row cannot be written: what was done
+// stands, and whoever asked must hear that nobody wrote it down.
+func (c *call) settle(status int, body []byte) error {
 	if c.settled {
-		return
+		return nil
 	}
 	c.settled = true
 	if claim := c.claim; claim != nil {
@@ -165,7 +166,11 @@ func (c *call) settle(status int, body []byte) {
 				"request_id", c.requestID, "error", err)
 		}
 	}
-	c.audit(status)
+	err := c.audit(status)
+	if err == nil || status >= http.StatusBadRequest {
+		return nil
+	}
+	return agentsandbox.Internal(err, "The request was carried out, but its row in the audit log could not be written. Until that works again, nothing more is changed. Look at what it did before you repeat it.")
 }
 
 // worthKeeping tells an answer that a repeated request gets again from one after
@@ -197,9 +202,9 @@ func (c *call) keptAnswer(status int, body []byte) agentsandbox.KeptAnswer {
 
 // audit writes a row about a request that was to change something, whoever has a
 // key and sends it. One that was refused for its rate is not worth a row.
-func (c *call) audit(status int) {
+func (c *call) audit(status int) error {
 	if c.api.audit == nil || c.keyID == "" || c.action == "" || status == http.StatusTooManyRequests {
-		return
+		return nil
 	}
 	entry := agentsandbox.AuditEntry{
 		Tenant: c.tenant, KeyID: c.keyID, RequestID: c.requestID, Remote: c.r.RemoteAddr,
@@ -216,7 +221,7 @@ func (c *call) audit(status int) {
 	if c.replayed {
 		entry.Detail = "replayed"
 	}
-	c.api.audit(c.Context(), entry)
+	return c.api.audit(c.Context(), entry)
 }
 
 // changes tells whether a route's requests are written to the audit log.

@@ -75,12 +75,13 @@ func (m *memory) die(object string) {
 	}
 }
 
-func (f *fake) audit(_ context.Context, e agentsandbox.AuditEntry) {
+func (f *fake) audit(_ context.Context, e agentsandbox.AuditEntry) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e.Seq, e.At = int64(len(f.audited)+1), fakeTime
 	e.Hash = agentsandbox.AuditHash(e.Chain(agentsandbox.AuditGenesis))
 	f.audited = append(f.audited, e)
+	return f.auditError
 }
 
 func (s *server) memory() *memory { return s.idempotency.(*memory) }

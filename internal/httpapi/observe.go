@@ -113,7 +113,7 @@ func (c *call) finish() {
 		// A body that nobody wanted is read before the answer leaves: not for ever.
 		_ = c.w.control.SetReadDeadline(time.Now().Add(unwantedTime))
 	}
-	c.settle(statusGone, nil) // of a request that ended without an answer
+	_ = c.settle(statusGone, nil) // of a request that ended without an answer
 	status := c.w.status
 	if c.gone || c.w.broken {
 		status = statusGone

@@ -1,7 +1,10 @@
 """Work that must not be lost or done twice when a server fails, restarts or is copied."""
 
+import contextlib
+import os
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 from pathlib import Path
@@ -195,3 +198,100 @@ def test_a_restored_backup_leaves_the_sandboxes_of_what_it_replaces(keeper, tmp_
     keeper.data = original
     keeper.start()
     assert alive(keeper, session)
+
+
+def blob_of(server: Server, file_id: str) -> Path:
+    (path,) = (server.data / "blobs").rglob(file_id)
+    return path
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_damaged_contents_are_an_error_that_says_so(own_server, restarted):
+    content = b"0123456789" * 30_000
+    damages = {
+        "cut": lambda p: os.truncate(p, 1000),
+        "empty": lambda p: os.truncate(p, 0),
+        "longer": lambda p: os.truncate(p, len(content) + 1),
+        "flipped": lambda p: p.write_bytes(content[:150_000] + b"x" + content[150_001:]),
+        "missing": lambda p: p.unlink(),
+    }
+    with own_server.http() as http:
+        stored = {}
+        for name in damages:
+            f = http.post("/v1/files", files={"file": (f"{name}.bin", content)}).json()
+            stored[name] = (f["file_id"], http.get(f"/v1/files/{f['file_id']}").headers["ETag"])
+        session = http.post("/v1/sessions", json={}).json()["session_id"]
+    if restarted:
+        own_server.flags = (*own_server.flags, "--on-shutdown=keep")
+        own_server.stop()
+        own_server.start()
+    with own_server.http() as http:
+        session = http.post("/v1/sessions", json={}).json()["session_id"]
+        for name, damage in damages.items():
+            file_id, etag = stored[name]
+            damage(blob_of(own_server, file_id))
+            for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=-5"}, {"If-None-Match": etag}, {"If-None-Match": etag, "Range": "bytes=0-9"}):
+                r = http.get(f"/v1/files/{file_id}", headers=headers)
+                assert r.status_code == 500 and "ETag" not in r.headers, (name, headers, r.status_code, r.headers)
+                assert file_id in r.text and "damaged" in r.text, r.text
+            r = http.post(f"/v1/sessions/{session}/files", json={"file_ids": [file_id]})
+            assert r.status_code >= 400, (name, r.text)
+            assert http.get(f"/v1/files/{file_id}/metadata").status_code == 200
+            assert http.delete(f"/v1/files/{file_id}").status_code == 204
+
+
+def test_contents_that_are_cut_while_they_are_sent_break_the_connection(own_server):
+    size = 64 << 20
+    with own_server.http() as http:
+        file_id = http.post("/v1/files", files={"file": ("large.bin", b"x" * size)}).json()["file_id"]
+        for headers in ({}, {"Range": f"bytes=10-{size - 10}"}):
+            os.truncate(blob_of(own_server, file_id), size)
+            blob_of(own_server, file_id).write_bytes(b"x" * size)
+            with pytest.raises(httpx.TransportError):
+                with http.stream("GET", f"/v1/files/{file_id}", headers=headers) as r:
+                    assert r.status_code in (200, 206)
+                    for n, _ in enumerate(r.iter_raw(1 << 16)):
+                        if n == 3:
+                            os.truncate(blob_of(own_server, file_id), 1 << 20)
+
+
+def test_nothing_succeeds_without_its_row_in_the_audit_log(own_server):
+    def audit_log(statement: str) -> None:
+        db = sqlite3.connect(own_server.data / "agentsandbox.db", timeout=30)
+        with contextlib.closing(db), db:
+            db.execute(statement)
+
+    def rows() -> list[tuple]:
+        return [(e["action"], e["object_id"]) for e in http.get("/v1/audit", params={"limit": 100}).json()["entries"]]
+
+    with own_server.http() as http:
+        session = http.post("/v1/sessions", json={}).json()["session_id"]
+        file_id = http.post("/v1/files", files={"file": ("a", b"x")}).json()["file_id"]
+        changes = [
+            lambda: http.post("/v1/execute", json={"code": "print(1)"}),
+            lambda: http.post("/v1/execute", json={"code": "open('made', 'w')", "session_id": session}),
+            lambda: http.post("/v1/sessions", json={}),
+            lambda: http.post("/v1/files", files={"file": ("b", b"x")}),
+            lambda: http.post("/v1/api-keys", json={"name": "x"}),
+            lambda: http.put(f"/v1/sessions/{session}/network", json={"mode": "off"}),
+            lambda: http.put(f"/v1/sessions/{session}/fs", params={"path": "/workspace/x"}, content=b"x"),
+            lambda: http.delete(f"/v1/files/{file_id}"),
+            lambda: http.delete(f"/v1/sessions/{session}"),
+        ]
+        before = len(rows())
+        for n, first in enumerate(changes):
+            audit_log("CREATE TRIGGER no_row BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'made to fail'); END")
+            r = first()
+            assert r.status_code == 500 and "audit log" in r.text and "carried out" in r.text, (n, r.status_code, r.text)
+            for change in changes:  # and then nothing more is done
+                r = change()
+                assert r.status_code == 503 and "audit log" in r.text, (n, r.status_code, r.text)
+            assert http.get("/v1/sessions").status_code == 200
+            audit_log("DROP TRIGGER no_row")
+            if n + 1 < len(changes):
+                assert http.post("/v1/execute", json={"code": "print(2)"}).status_code == 200
+        assert http.post("/v1/execute", json={"code": "print(2)"}).status_code == 200
+        # No row is missing: those that were overdue were written.
+        actions = [a for a, _ in rows()]
+        assert len(actions) == before + 2 * len(changes), actions
+        assert {"deleteSession", "deleteFile", "createKey", "uploadFile"} <= set(actions)
