@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -40,7 +41,7 @@ func openGVisor(cfg config.Config, network runtime.Network, log *slog.Logger) (m
 	}
 	r, err := gvisor.New(gvisor.Options{
 		StateDir: filepath.Join(cfg.DataDir, sandboxesDir), CacheDir: cfg.CacheDir, Images: images.find,
-		DiskBytes: cfg.DiskMB << 20, MemoryWallBytes: memoryWall(cfg), Platform: cfg.Platform, Network: network, Logger: log,
+		DiskBytes: cfg.DiskMB << 20, MemoryWallBytes: memoryWall(cfg), Alone: time.Duration(cfg.OrphanTimeoutMS) * time.Millisecond, Platform: cfg.Platform, Network: network, Logger: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, images.close())

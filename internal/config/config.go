@@ -82,6 +82,7 @@ type Config struct {
 
 	// How long things are kept; 0 for ever where it is allowed.
 	SessionIdleMS, MaxSessionIdleMS         int64
+	OrphanTimeoutMS                         int64
 	SessionLifetimeMS, MaxSessionLifetimeMS int64
 	FileRetentionMS, RecordRetentionMS      int64
 

@@ -78,7 +78,7 @@ func sample(t *testing.T) map[string]string {
 		"default_inodes": "2025", "max_inodes": "2026", "default_processes": "27", "max_processes": "28",
 		"default_open_files": "129", "max_open_files": "130", "default_cpu_time_ms": "31", "max_collect_ms": "32", "max_stream_bytes": "3300",
 		"session_idle_ms": "300", "max_session_idle_ms": "310", "session_lifetime_ms": "320", "max_session_lifetime_ms": "330",
-		"file_retention_ms": "34", "record_retention_ms": "35", "max_output_bytes": "2200",
+		"orphan_timeout_ms": "335", "file_retention_ms": "34", "record_retention_ms": "35", "max_output_bytes": "2200",
 		"max_code_bytes": "23", "max_body_bytes": "2400", "max_upload_bytes": "25",
 		"max_collect_files": "26", "max_collect_bytes": "27", "max_collect_depth": "28", "collect_ignored": "true",
 		"host_memory_mb": "2900", "reserve_percent": "30", "reserve_min_mb": "31", "pool_memory_percent": "33",

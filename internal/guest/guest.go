@@ -216,6 +216,9 @@ type Identity struct {
 	// Resolver is the address of the DNS server, for /etc/resolv.conf; empty: there
 	// is none.
 	Resolver string `json:"resolver,omitempty"`
+	// AloneMS is how long the sandbox goes on without a conversation, in
+	// milliseconds; then it ends itself. 0: for ever.
+	AloneMS int64 `json:"alone_ms,omitempty"`
 	// Entropy is mixed into the sandbox's random number generator.
 	Entropy []byte `json:"entropy,omitempty"`
 }

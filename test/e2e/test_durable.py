@@ -295,3 +295,21 @@ def test_nothing_succeeds_without_its_row_in_the_audit_log(own_server):
         actions = [a for a, _ in rows()]
         assert len(actions) == before + 2 * len(changes), actions
         assert {"deleteSession", "deleteFile", "createKey", "uploadFile"} <= set(actions)
+
+
+def test_a_sandbox_whose_server_is_gone_for_good_ends_itself(tmp_path):
+    s = Server(tmp_path / "data", *QUICK, "--orphan-timeout-ms=3000", on_shutdown="keep").start()
+    session = new_session(s)
+    with s.http() as http:
+        run(http, "sleep 1000 >/dev/null 2>&1 &", language="bash", session_id=session)
+    # A restart in between is no end: another server talks to it.
+    s.stop()
+    s.start()
+    assert alive(s, session)
+    pids = s.sandbox_pids()
+    assert pids
+    s.stop(signal.SIGKILL)
+    assert eventually(lambda: not s.sandbox_pids(), 60), "the sandbox lives on"
+    s.flags = (*s.flags, "--on-shutdown=destroy")
+    s.start().stop()
+    assert eventually(lambda: not s.cgroups()), "something is left on the host"

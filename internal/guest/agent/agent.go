@@ -85,6 +85,7 @@ type Agent struct {
 	serial     atomic.Uint64
 	preparing  atomic.Bool  // prepare chooses which interpreter waits, not the runs
 	memory     atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
+	alone      atomic.Int64 // how long it goes on without a conversation, in ms; 0: for ever
 	inodes     inodes
 	relieving  sync.Mutex // held while every process of the user is ended
 

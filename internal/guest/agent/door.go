@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -144,7 +145,9 @@ func Knock(dir string, fd int) error {
 
 // Converse serves one conversation after the other until ctx ends: first, again
 // after each that the host ended in order, and whatever comes through the door,
-// which takes the place of the one before. Runs outlive them all.
+// which takes the place of the one before. Runs outlive them all. When there was
+// no conversation for as long as the identity says, it returns too: nobody will
+// come any more.
 func (a *Agent) Converse(ctx context.Context, first Conversation, door *Door) {
 	ctx, cancel := context.WithCancel(ctx)
 	go door.answer(ctx)
@@ -186,12 +189,24 @@ func (a *Agent) converse(ctx context.Context, rw Conversation, door *Door) Conve
 		select {
 		case next = <-door.knocks:
 		case <-ctx.Done():
+		case <-a.aloneForLong():
+			a.log.Warn("nobody came for too long: the sandbox ends")
 		}
 	case <-ctx.Done():
 		rw.Close()
 		<-ended
 	}
 	return next
+}
+
+// aloneForLong returns a channel that says when the sandbox was without a
+// conversation for as long as it may be. The timer is by the monotonic clock: it
+// does not jump when the host's time is set.
+func (a *Agent) aloneForLong() <-chan time.Time {
+	if ms := a.alone.Load(); ms > 0 {
+		return time.After(time.Duration(ms) * time.Millisecond)
+	}
+	return nil
 }
 
 // forgetNamed ends and forgets a run, if it is there.

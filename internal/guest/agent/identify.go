@@ -21,6 +21,7 @@ func (a *Agent) identify(id *guest.Identity) error {
 		return refuse(guest.FailInvalid, "%v", err)
 	}
 	a.memory.Store(id.MemoryBytes)
+	a.alone.Store(id.AloneMS)
 	hosts := "127.0.0.1\tlocalhost\n" +
 		"::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"127.0.1.1\t" + id.Hostname + "\n"

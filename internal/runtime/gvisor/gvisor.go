@@ -75,6 +75,9 @@ type Options struct {
 	// StartTimeout bounds one Start, the making of a snapshot excluded; 0:
 	// DefaultStartTimeout.
 	StartTimeout time.Duration
+	// Alone is how long a sandbox goes on that no server talks to; then it ends
+	// itself. 0: for ever.
+	Alone time.Duration
 	// DebugDir, if set, gets gVisor's own log of every sandbox, which is slow
 	// and large.
 	DebugDir string

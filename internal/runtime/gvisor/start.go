@@ -85,6 +85,7 @@ func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapsh
 	id := newIdentity(spec.ID)
 	id.MemoryBytes = spec.Limits.MemoryBytes
 	id.Resolver = m.resolver()
+	id.AloneMS = r.opts.Alone.Milliseconds()
 	if err := client.Identify(ctx, id); err != nil {
 		return nil, startError(ctx, fmt.Errorf("sandbox %s: its identity could not be set: %w", spec.ID, err))
 	}
