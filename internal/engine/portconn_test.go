@@ -266,6 +266,25 @@ func TestARevokedKeyLosesWhatItOpened(t *testing.T) {
 	}
 }
 
+// TestAKeyThatWasRevokedBeforeACrash: the server died before it got to the URLs.
+func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
+	f := newPortFixture(t, engine.PortLimits{})
+	manager := as(t, "a", agentsandbox.ScopeAdmin)
+	key, err := f.CreateKey(manager, agentsandbox.KeyRequest{Name: "k", Tenant: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := f.url(keyOf(t, key.ID))
+	if err := errors.Join(f.Store.RevokeKey(t.Context(), "a", key.ID, time.Now()), f.LoadRevoked(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.through(token)
+	wantCode(t, err, agentsandbox.CodePortNotFound)
+	if open, err := f.OpenPorts(f.ctx, f.id); err != nil || len(open) != 0 {
+		t.Errorf("%+v, %v", open, err)
+	}
+}
+
 func TestAURLTellsNothing(t *testing.T) {
 	f := newPortFixture(t, engine.PortLimits{})
 	token := f.url(f.ctx)
