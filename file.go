@@ -12,8 +12,10 @@ import (
 
 // FileUpload says what is uploaded.
 type FileUpload struct {
-	// Filename may be a whole path: its last part is kept.
+	// Filename may be a whole path: its last part is kept. It is of no use with Path.
 	Filename string
+	// Path says where below Workspace the file belongs; empty: at its name.
+	Path string
 	// MediaType as the client gave it; empty: guessed from the name.
 	MediaType string
 	// SessionID injects the file into a live session at once; may be empty.
@@ -24,8 +26,9 @@ type FileUpload struct {
 type File struct {
 	ID     string
 	Tenant string
-	// Filename is the last part of an upload's name, or the path of a produced
-	// file below Workspace or OutputDir, with forward slashes.
+	// Filename is the path of a produced file below Workspace or OutputDir, with
+	// forward slashes; that of an upload below Workspace, if it was given, or else
+	// the last part of its name.
 	Filename  string
 	MediaType string
 	SizeBytes int64
@@ -35,7 +38,8 @@ type File struct {
 	// into; empty for a plain upload.
 	SessionID   string
 	ExecutionID string // the run that produced it; empty for an upload
-	// Path is where a produced file stood in its sandbox; empty for an upload.
+	// Path is where a produced file stood in its sandbox, and where an upload
+	// belongs that was given a path; empty for any other.
 	Path      string
 	CreatedAt time.Time
 }
@@ -67,6 +71,60 @@ func CleanFilename(name string) (string, error) {
 		return "", Invalid("file", "the file name must not contain control characters.")
 	}
 	return base, nil
+}
+
+// MaxUploadPathBytes bounds the path of an upload, so that it fits below Workspace.
+const MaxUploadPathBytes = MaxPathBytes - len(Workspace) - 1
+
+// CheckUploadPath refuses what cannot be the path of a file below Workspace.
+func CheckUploadPath(p string) error {
+	switch {
+	case p == "":
+		return Invalid("path", "must not be empty. Leave it out to place the file at its name.")
+	case strings.HasPrefix(p, "/"):
+		return Invalid("path", "must be relative, such as pkg/__init__.py: it is below %s.", Workspace)
+	case len(p) > MaxUploadPathBytes:
+		return Invalid("path", "must be at most %d bytes, not %d.", MaxUploadPathBytes, len(p))
+	case !utf8.ValidString(p):
+		return Invalid("path", "must be UTF-8.")
+	case strings.ContainsFunc(p, unicode.IsControl):
+		return Invalid("path", "must not contain NUL or other control characters.")
+	case strings.Contains(p, `\`):
+		return Invalid("path", `must separate its parts by "/", and not contain "\".`)
+	}
+	for part := range strings.SplitSeq(p, "/") {
+		switch {
+		case part == "" || part == "." || part == "..":
+			return Invalid("path", "must not have the part %q.", part)
+		case len(part) > MaxFilenameBytes:
+			return Invalid("path", "a part must be at most %d bytes, not %d.", MaxFilenameBytes, len(part))
+		}
+	}
+	return nil
+}
+
+// Name returns the checked name that the upload is kept under.
+func (u FileUpload) Name() (string, error) {
+	if u.Path != "" {
+		return u.Path, CheckUploadPath(u.Path)
+	}
+	return CleanFilename(u.Filename)
+}
+
+// toolDirectories are names of directories that programs keep for themselves.
+var toolDirectories = []string{
+	"__pycache__", ".git", ".hg", ".svn", "node_modules", ".ipynb_checkpoints",
+	".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
+	".npm", ".yarn", ".pnpm-store", ".config/matplotlib",
+}
+
+// VirtualEnvironmentMark is the file that every virtual environment of Python has.
+const VirtualEnvironmentMark = "pyvenv.cfg"
+
+// ToolDirectory tells whether a directory is by its name one that programs keep for
+// themselves: nobody would call what is in it a result. docs/limits.md lists them.
+func ToolDirectory(p string) bool {
+	return slices.ContainsFunc(toolDirectories, func(name string) bool { return p == name || strings.HasSuffix(p, "/"+name) })
 }
 
 // MaxFileIDs bounds how many files one request may inject.

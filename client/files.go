@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -26,9 +27,18 @@ type fileAnswer struct {
 	Execution string    `json:"execution_id"`
 	Path      string    `json:"path"`
 	CreatedAt time.Time `json:"created_at"`
+	// The exact bytes of names that JSON cannot carry.
+	ExactName []byte `json:"filename_base64"`
+	ExactPath []byte `json:"path_base64"`
 }
 
 func (a fileAnswer) file() agentsandbox.File {
+	if len(a.ExactName) > 0 {
+		a.Filename = string(a.ExactName)
+	}
+	if len(a.ExactPath) > 0 {
+		a.Path = string(a.ExactPath)
+	}
 	return agentsandbox.File{
 		ID:          a.ID,
 		Filename:    a.Filename,
@@ -45,11 +55,11 @@ func (a fileAnswer) file() agentsandbox.File {
 // UploadFile stores body, which it reads once, as it is sent. An error of body
 // breaks the upload off, and nothing is stored.
 func (c *Client) UploadFile(ctx context.Context, upload agentsandbox.FileUpload, body io.Reader) (*agentsandbox.File, error) {
-	name, err := agentsandbox.CleanFilename(upload.Filename)
+	name, err := upload.Name()
 	if err != nil {
 		return nil, err
 	}
-	form, contentType, err := formOf(name, upload.MediaType, body)
+	form, contentType, err := formOf(path.Base(name), upload, body)
 	if err != nil {
 		return nil, err
 	}
@@ -68,9 +78,10 @@ func (c *Client) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 	return &file, nil
 }
 
-// formOf wraps a file in a form of one part, without holding it in memory: what
-// stands before and after the file is made first, around a gap.
-func formOf(name, mediaType string, body io.Reader) (io.Reader, string, error) {
+// formOf wraps a file in a form, without holding it in memory: what stands before
+// and after the file is made first, around a gap.
+func formOf(name string, upload agentsandbox.FileUpload, body io.Reader) (io.Reader, string, error) {
+	mediaType := upload.MediaType
 	if mediaType == "" {
 		mediaType = "application/octet-stream"
 		if guess := mime.TypeByExtension(extension(name)); guess != "" {
@@ -79,6 +90,11 @@ func formOf(name, mediaType string, body io.Reader) (io.Reader, string, error) {
 	}
 	var frame bytes.Buffer
 	w := multipart.NewWriter(&frame)
+	if upload.Path != "" {
+		if err := w.WriteField("path", upload.Path); err != nil {
+			return nil, "", fmt.Errorf("make the form: %w", err)
+		}
+	}
 	header := textproto.MIMEHeader{}
 	header.Set("Content-Disposition", `form-data; name="file"; filename="`+quoteName(name)+`"`)
 	header.Set("Content-Type", strings.Map(dropControl, mediaType))

@@ -23,13 +23,16 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 	if err != nil {
 		return nil, err
 	}
-	name, err := agentsandbox.CleanFilename(upload.Filename)
+	name, err := upload.Name()
 	if err != nil {
 		return nil, err
 	}
 	f := agentsandbox.File{
 		ID: agentsandbox.NewID(agentsandbox.FilePrefix), Tenant: p.Tenant, Filename: name,
 		MediaType: mediaType(upload.MediaType, name), SessionID: upload.SessionID, CreatedAt: e.now(),
+	}
+	if upload.Path != "" {
+		f.Path = path.Join(agentsandbox.Workspace, name)
 	}
 	if upload.SessionID != "" {
 		err = e.inSession(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, s *session) error {

@@ -100,6 +100,8 @@ type content struct {
 	mediaType, description string
 	// form names the part of a multipart body that holds the bytes.
 	form string
+	// fields are the other parts that may stand before it, with what they mean.
+	fields map[string]string
 	// ranges says that Range and If-None-Match are understood.
 	ranges bool
 }

@@ -55,11 +55,22 @@ type omittedFiles struct {
 
 type executionFile struct {
 	FileID    string `json:"file_id" doc:"Downloads the contents, also after the sandbox is gone."`
-	Filename  string `json:"filename" doc:"The path below /workspace or /output."`
-	Path      string `json:"path" doc:"The absolute path in the sandbox."`
+	Filename  string `json:"filename" doc:"The path below /workspace or /output. Bytes that are not UTF-8 are shown as %XX."`
+	Path      string `json:"path" doc:"The absolute path in the sandbox. Bytes that are not UTF-8 are shown as %XX."`
 	MIMEType  string `json:"mime_type" doc:"The media type, guessed from the name."`
 	SizeBytes int64  `json:"size_bytes" doc:"Size in bytes."`
 	SHA256    string `json:"sha256" doc:"SHA-256 of the contents, in hex."`
+	ExactName
+}
+
+// ExactName has the bytes of names that JSON cannot carry.
+type ExactName struct {
+	FilenameBase64 string `json:"filename_base64,omitempty" doc:"The exact bytes of a filename that is not UTF-8, in base64; left out otherwise."`
+	PathBase64     string `json:"path_base64,omitempty" doc:"The exact bytes of a path that is not UTF-8, in base64; left out otherwise."`
+}
+
+func exactName(f *agentsandbox.File) ExactName {
+	return ExactName{exact(f.Filename), exact(f.Path)}
 }
 
 // Outcome is how a run ended, in the answer to execute and in the record. Like
@@ -317,7 +328,7 @@ func (f DiskLimitFields) limits() agentsandbox.DiskLimits {
 func outcomeOf(e *agentsandbox.Execution) Outcome {
 	files := make([]executionFile, len(e.Files))
 	for i, f := range e.Files {
-		files[i] = executionFile{f.ID, text([]byte(f.Filename)), text([]byte(f.Path)), f.MediaType, f.SizeBytes, f.SHA256}
+		files[i] = executionFile{f.ID, shownName(f.Filename), shownName(f.Path), f.MediaType, f.SizeBytes, f.SHA256, exactName(&f)}
 	}
 	refused := e.NetworkRefused
 	if refused == nil {

@@ -18,15 +18,16 @@ import (
 )
 
 type fileInfo struct {
-	FileID      string    `json:"file_id" doc:"The file's id."`
-	Filename    string    `json:"filename" doc:"The last part of an upload's name, or the path of a produced file below /workspace or /output."`
-	MIMEType    string    `json:"mime_type" doc:"The media type."`
-	SizeBytes   int64     `json:"size_bytes" doc:"Size in bytes."`
-	SHA256      string    `json:"sha256" doc:"SHA-256 of the contents, in hex."`
-	SessionID   *string   `json:"session_id" doc:"The session that produced the file or that it was uploaded into; null for neither."`
-	ExecutionID *string   `json:"execution_id" doc:"The run that produced the file; null for an upload."`
-	Path        *string   `json:"path" doc:"Where a produced file stood in its sandbox; null for an upload."`
-	CreatedAt   time.Time `json:"created_at" doc:"When the file was stored (RFC 3339, UTC)."`
+	FileID      string  `json:"file_id" doc:"The file's id."`
+	Filename    string  `json:"filename" doc:"The path of a produced file below /workspace or /output; the path that an upload was given, or the last part of its name. Bytes that are not UTF-8 are shown as %XX."`
+	MIMEType    string  `json:"mime_type" doc:"The media type."`
+	SizeBytes   int64   `json:"size_bytes" doc:"Size in bytes."`
+	SHA256      string  `json:"sha256" doc:"SHA-256 of the contents, in hex."`
+	SessionID   *string `json:"session_id" doc:"The session that produced the file or that it was uploaded into; null for neither."`
+	ExecutionID *string `json:"execution_id" doc:"The run that produced the file; null for an upload."`
+	Path        *string `json:"path" doc:"Where a produced file stood in its sandbox, and where an upload with a path belongs; null for an upload without one."`
+	ExactName
+	CreatedAt time.Time `json:"created_at" doc:"When the file was stored (RFC 3339, UTC)."`
 }
 
 func (f fileInfo) objectID() string { return f.FileID }
@@ -42,7 +43,7 @@ type fileInput struct {
 
 func (a *api) fileRoutes() {
 	type uploadInput struct {
-		SessionID string `query:"session_id" doc:"Also copy the file to /workspace/{filename} of this live session."`
+		SessionID string `query:"session_id" doc:"Also copy the file to /workspace/{filename} of this live session, or to the path given."`
 	}
 	answer(a, route{
 		method: "POST", path: "/v1/files", id: "uploadFile", tag: "files", scope: agentsandbox.ScopeSandbox,
@@ -51,7 +52,8 @@ func (a *api) fileRoutes() {
 		codes: []agentsandbox.Code{agentsandbox.CodeSessionNotFound, agentsandbox.CodeTooLarge, agentsandbox.CodeStorageFull},
 		upload: &content{
 			mediaType: "multipart/form-data", form: "file",
-			description: "One part named file, with a file name (of a whole path the last part is kept) and a media type. There is no other part.",
+			description: "A part named file, with a file name (of a whole path the last part is kept) and a media type. Before it there may be a part named path: where below /workspace the file belongs when it is copied to a sandbox, such as pkg/__init__.py; it is then the filename, too. There is no other part.",
+			fields:      map[string]string{"path": "Where below /workspace the file belongs: relative, UTF-8, without empty parts, . and ..; left out: at the last part of its file name."},
 		},
 		resume: a.resumeUpload, digest: a.digestUpload,
 	}, func(c *call, in *uploadInput) (*fileInfo, error) { return a.upload(c, in.SessionID) })
@@ -116,12 +118,13 @@ func (a *api) fileRoutes() {
 
 func fileInfoOf(f *agentsandbox.File) fileInfo {
 	info := fileInfo{
-		FileID: f.ID, Filename: text([]byte(f.Filename)), MIMEType: f.MediaType, SizeBytes: f.SizeBytes, SHA256: f.SHA256,
+		FileID: f.ID, Filename: shownName(f.Filename), MIMEType: f.MediaType, SizeBytes: f.SizeBytes, SHA256: f.SHA256,
 		SessionID: orNull(f.SessionID), ExecutionID: orNull(f.ExecutionID), CreatedAt: wireTime(f.CreatedAt),
 	}
 	if f.Path != "" {
-		info.Path = orNull(text([]byte(f.Path)))
+		info.Path = orNull(shownName(f.Path))
 	}
+	info.ExactName = exactName(f)
 	return info
 }
 
@@ -140,7 +143,7 @@ func (a *api) upload(c *call, sessionID string) (*fileInfo, error) {
 		return nil, err
 	}
 	f, err := a.service.UploadFile(c.Context(), agentsandbox.FileUpload{
-		Filename: u.name, MediaType: u.mediaType, SessionID: sessionID,
+		Filename: u.name, Path: u.path, MediaType: u.mediaType, SessionID: sessionID,
 	}, u.contents)
 	if failed := u.failure(); failed != nil {
 		return nil, failed
@@ -156,6 +159,7 @@ func (a *api) upload(c *call, sessionID string) (*fileInfo, error) {
 // upload is a file on its way in.
 type upload struct {
 	name, mediaType string
+	path            string // where it belongs; empty: at its name
 	body, contents  *bodyReader
 }
 
@@ -167,17 +171,17 @@ func (a *api) openUpload(c *call) (*upload, error) {
 	if err := c.occupy(readAhead); err != nil {
 		return nil, err
 	}
-	part, err := filePart(c.r, body)
+	part, path, err := filePart(c.r, body)
 	if err != nil {
 		return nil, err
 	}
-	name, err := agentsandbox.CleanFilename(rawFilename(part.Part))
+	name, err := agentsandbox.FileUpload{Filename: rawFilename(part.Part), Path: path}.Name()
 	if err != nil {
 		return nil, err
 	}
 	// The deadlines are those of the body below.
 	contents := &bodyReader{src: part, limit: a.limits.UploadBytes, what: "The file", below: body}
-	return &upload{name, cleanMediaType(part.Header.Get("Content-Type")), body, contents}, nil
+	return &upload{name, cleanMediaType(part.Header.Get("Content-Type")), path, body, contents}, nil
 }
 
 // failure is why the file did not arrive whole; nil if it did.
@@ -213,34 +217,55 @@ func (a *api) resumeUpload(ctx context.Context, id, digest string) (any, error) 
 	return fileInfoOf(f), nil
 }
 
-// fileField is the name of the part that holds the bytes.
-const fileField = "file"
+// fileField is the name of the part that holds the bytes, pathField of the one that
+// says where they belong.
+const (
+	fileField = "file"
+	pathField = "path"
+)
 
 // formParts are the parts that an upload may have.
-var formParts = []string{fileField}
+var formParts = []string{fileField, pathField}
 
-// filePart finds the part named file. A part that nobody knows is refused.
-func filePart(r *http.Request, body *bodyReader) (*lastPart, error) {
+// filePart finds the part named file, and the path that stands before it. A part
+// that nobody knows is refused.
+func filePart(r *http.Request, body *bodyReader) (file *lastPart, path string, err error) {
 	mediaType, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || mediaType != "multipart/form-data" || params["boundary"] == "" {
-		return nil, agentsandbox.Invalid(fileField, "must be sent as a part of a multipart/form-data body.")
+		return nil, "", agentsandbox.Invalid(fileField, "must be sent as a part of a multipart/form-data body.")
 	}
 	// Package multipart reads 4 KiB at a time, which would be system calls.
 	reader := multipart.NewReader(bufio.NewReaderSize(body, readAhead), params["boundary"])
-	part, err := reader.NextRawPart()
-	if failed := body.failure(); failed != nil {
-		return nil, failed
+	for {
+		part, err := reader.NextRawPart()
+		if failed := body.failure(); failed != nil {
+			return nil, "", failed
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, "", agentsandbox.Invalid(fileField, "is needed: a part of that name, with a file name.")
+		case err != nil:
+			return nil, "", agentsandbox.Invalid(fileField, "cannot be found: the multipart body is malformed or ends early.")
+		case part.FormName() == fileField:
+			return &lastPart{part, reader}, path, nil
+		case part.FormName() != pathField:
+			return nil, "", unknown("form field", "", part.FormName(), formParts)
+		case path != "":
+			return nil, "", agentsandbox.Invalid(pathField, "is given twice.")
+		}
+		if path, err = readPath(part); err != nil {
+			return nil, "", err
+		}
 	}
-	if errors.Is(err, io.EOF) {
-		return nil, agentsandbox.Invalid(fileField, "is needed: a part of that name, with a file name.")
-	}
+}
+
+// readPath reads the part that says where a file belongs.
+func readPath(part *multipart.Part) (string, error) {
+	value, err := io.ReadAll(io.LimitReader(part, agentsandbox.MaxPathBytes+1))
 	if err != nil {
-		return nil, agentsandbox.Invalid(fileField, "cannot be found: the multipart body is malformed or ends early.")
+		return "", agentsandbox.Invalid(pathField, "cannot be read: the multipart body is malformed or ends early.")
 	}
-	if part.FormName() != fileField {
-		return nil, unknown("form field", "", part.FormName(), formParts)
-	}
-	return &lastPart{part, reader}, nil
+	return string(value), agentsandbox.CheckUploadPath(string(value))
 }
 
 // lastPart is a part that ends the form. Another one after it is an error in

@@ -115,9 +115,11 @@ func (a *api) describe(rt route, params []param, body, answer reflect.Type) {
 func (u *content) requestBody() *huma.RequestBody {
 	schema := &huma.Schema{Type: huma.TypeString, Format: "binary", Description: u.description}
 	if u.form != "" {
-		schema = &huma.Schema{
-			Type: huma.TypeObject, Properties: map[string]*huma.Schema{u.form: schema}, Required: []string{u.form}, AdditionalProperties: false,
+		parts := map[string]*huma.Schema{u.form: schema}
+		for name, meaning := range u.fields {
+			parts[name] = &huma.Schema{Type: huma.TypeString, Description: meaning}
 		}
+		schema = &huma.Schema{Type: huma.TypeObject, Properties: parts, Required: []string{u.form}, AdditionalProperties: false}
 	}
 	return &huma.RequestBody{
 		Required: true, Description: u.description, Content: map[string]*huma.MediaType{u.mediaType: {Schema: schema}},

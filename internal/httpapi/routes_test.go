@@ -57,7 +57,7 @@ func TestExecuteShowsHowRunsEnd(t *testing.T) {
 	if string(got.Stdout) != "ok \uFFFD\uFFFD end\uFFFD" || string(got.Stderr) != "\x00\uFFFD" || *got.Signal != "SIGKILL" || !got.Truncated || got.StdoutBytes != 1<<40 {
 		t.Errorf("%+v", got)
 	}
-	if got.FilesCount != 1 || got.FilesOmitted != 3 || got.Files[0].Filename != "a/b\uFFFD.png" || got.Files[0].Path != "/workspace/a/b\uFFFD.png" {
+	if got.FilesCount != 1 || got.FilesOmitted != 3 || got.Files[0].Filename != "a/b%FF.png" || got.Files[0].Path != "/workspace/a/b%FF.png" || got.Files[0].FilenameBase64 != "YS9i/y5wbmc=" {
 		t.Errorf("%+v", got.Files)
 	}
 	raw := decodeAnswer[map[string]any](t, s.do(t, "read", "GET", "/v1/executions/exe_2", nil), 200)

@@ -51,6 +51,7 @@ type uploadFileInput struct {
 	Filename  string  `json:"filename" jsonschema:"name of the file, such as data.csv"`
 	Text      *string `json:"text,omitempty" jsonschema:"the contents, as text"`
 	Base64    *string `json:"base64,omitempty" jsonschema:"the contents in base64, instead of text"`
+	Path      string  `json:"path,omitempty" jsonschema:"where below /workspace the file belongs in a sandbox, such as pkg/__init__.py; at its filename otherwise"`
 	MediaType string  `json:"media_type,omitempty" jsonschema:"such as text/csv; guessed from the name otherwise"`
 }
 
@@ -145,7 +146,7 @@ func (c *conversation) uploadFile(ctx context.Context, in uploadFileInput) (*sdk
 	if err != nil {
 		return nil, fileOutput{}, err
 	}
-	f, err := c.service.UploadFile(ctx, agentsandbox.FileUpload{Filename: in.Filename, MediaType: in.MediaType}, bytes.NewReader(data))
+	f, err := c.service.UploadFile(ctx, agentsandbox.FileUpload{Filename: in.Filename, Path: in.Path, MediaType: in.MediaType}, bytes.NewReader(data))
 	if err != nil {
 		return nil, fileOutput{}, err
 	}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 // executionFlags are what run and exec have in common.
 type executionFlags struct {
 	Env            []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for this execution; NAME alone passes on the value that it has here. Can be repeated."`
-	File           []string          `short:"f" sep:"none" placeholder:"PATH" help:"Copy a local file to /workspace first. Can be repeated."`
+	File           []string          `short:"f" sep:"none" placeholder:"PATH" help:"Copy a local file to /workspace first, or a directory under its name. Can be repeated."`
 	FileID         []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace first. Can be repeated."`
 	Timeout        time.Duration     `short:"t" placeholder:"DURATION" help:"End the execution after this long, such as 90s or 5m. The server's default otherwise."`
 	Metadata       map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the record of the execution. Can be repeated."`
@@ -68,8 +67,9 @@ func (a *app) execute(service agentsandbox.Service, req agentsandbox.ExecuteRequ
 		return err
 	}
 	if flags.OutputDir != "" {
+		// The status stays the code's own.
 		if err := a.saveAll(service, flags.OutputDir, result.Files, flags.Overwrite); err != nil {
-			return err
+			a.note("%v", err)
 		}
 	}
 	return statusOf(result)
@@ -193,22 +193,27 @@ func timeoutMS(d time.Duration) (int64, error) {
 	return int64(math.Ceil(float64(d) / float64(time.Millisecond))), nil
 }
 
-// uploadInputs uploads local files and returns their ids, those before an error
-// included.
+// uploadInputs uploads local files, and those of directories, and returns their
+// ids, those before an error included.
 func (a *app) uploadInputs(service agentsandbox.Service, paths []string) ([]string, error) {
 	var ids []string
 	seen := make(map[string]string)
 	for _, path := range paths {
-		name := filepath.Base(path)
-		if other, ok := seen[name]; ok {
-			return ids, fmt.Errorf("--file %s and --file %s would both be /workspace/%s; rename one", other, path, name)
-		}
-		seen[name] = path
-		file, err := a.upload(service, path, agentsandbox.FileUpload{Filename: name})
+		files, err := localFiles(path, "")
 		if err != nil {
 			return ids, err
 		}
-		ids = append(ids, file.ID)
+		for _, f := range files {
+			if other, ok := seen[f.place]; ok {
+				return ids, fmt.Errorf("--file %s and --file %s would both be /workspace/%s; rename one", other, f.local, f.place)
+			}
+			seen[f.place] = f.local
+			file, err := a.upload(service, f.local, f.as())
+			if err != nil {
+				return ids, err
+			}
+			ids = append(ids, file.ID)
+		}
 	}
 	return ids, nil
 }
@@ -237,7 +242,7 @@ func openLocal(path string) (*os.File, int64, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "upload", Path: path, Err: errors.New("is not a regular file; pack a directory into an archive first")}
+		err = &fs.PathError{Op: "upload", Path: path, Err: errors.New("is not a regular file")}
 	}
 	if err != nil {
 		f.Close()

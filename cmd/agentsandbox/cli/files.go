@@ -2,9 +2,6 @@ package cli
 
 import (
 	"errors"
-	"path/filepath"
-
-	"github.com/agentsandbox/agentsandbox"
 )
 
 type filesCommand struct {
@@ -74,7 +71,8 @@ func (c *filesList) Run(a *app) error {
 }
 
 type filesUpload struct {
-	Paths     []string `arg:"" name:"path" sep:"none" help:"Local files."`
+	Paths     []string `arg:"" name:"path" sep:"none" help:"Local files, and directories, of which each file is uploaded with its path."`
+	Path      string   `name:"path" placeholder:"PATH" help:"Where below /workspace a single file or directory belongs, such as pkg/__init__.py; a dot puts what is in a directory right there. At its name otherwise."`
 	Name      string   `placeholder:"NAME" help:"File name to keep, for a single file; its own otherwise."`
 	MediaType string   `placeholder:"TYPE" help:"Media type, such as text/csv; guessed from the name otherwise."`
 	Session   string   `short:"s" placeholder:"ID" help:"Also copy the file to /workspace of this session."`
@@ -84,11 +82,13 @@ type filesUpload struct {
 
 // Help is the text between the summary and the flags.
 func (c *filesUpload) Help() string {
-	return `Prints the id of each file on a line of its own, in the order of the arguments.
+	return `Prints the id of each file on a line of its own, in the order of the arguments. Of a directory, links and directories of tools (.git, __pycache__, node_modules, virtual environments) are left out.
 
 Examples:
 
     agentsandbox files upload sales.csv costs.csv
+    agentsandbox files upload core.py --path pkg/core.py
+    agentsandbox files upload pkg --session ses_…
     id=$(agentsandbox files upload sales.csv) && agentsandbox run report.py --file-id "$id"`
 }
 
@@ -97,22 +97,32 @@ func (c *filesUpload) Run(a *app) error {
 	if c.Name != "" && len(c.Paths) > 1 {
 		return errors.New("--name: is for a single file")
 	}
+	if c.Path != "" && (len(c.Paths) > 1 || c.Name != "") {
+		return errors.New("--path: is for a single file or directory, and takes the place of --name")
+	}
 	service, err := c.service(a)
 	if err != nil {
 		return err
 	}
 	views := []fileView{}
 	err = eachOf(c.Paths, func(path string) error {
-		name := c.Name
-		if name == "" {
-			name = filepath.Base(path)
-		}
-		file, err := a.upload(service, path, agentsandbox.FileUpload{Filename: name, MediaType: c.MediaType, SessionID: c.Session})
+		files, err := localFiles(path, c.Path)
 		if err != nil {
 			return err
 		}
-		views = append(views, viewOfFile(*file))
-		return nil
+		return eachOf(files, func(f localFile) error {
+			as := f.as()
+			as.MediaType, as.SessionID = c.MediaType, c.Session
+			if c.Name != "" {
+				as.Filename = c.Name
+			}
+			file, err := a.upload(service, f.local, as)
+			if err != nil {
+				return err
+			}
+			views = append(views, viewOfFile(*file))
+			return nil
+		})
 	})
 	return errors.Join(a.printUploads(views, c.JSON), err)
 }

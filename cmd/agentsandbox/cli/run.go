@@ -28,7 +28,7 @@ type runCommand struct {
 
 // Help is the text between the summary and the flags.
 func (c *runCommand) Help() string {
-	return `Prints what the code prints, byte for byte, and ends with the exit status of the code: 124 after a time-out, 128 + N after signal N. Status 125 means that there is none, because the request was refused or the service failed. Files given with --file are deleted from the server afterwards; what --output-dir downloads never leaves that directory, and replaces nothing unless --overwrite is given.
+	return `Prints what the code prints, byte for byte, and ends with the exit status of the code: 124 after a time-out, 128 + N after signal N. Status 125 means that there is none, because the request was refused or the service failed. Files given with --file are deleted from the server afterwards; what --output-dir downloads never leaves that directory, and replaces nothing unless --overwrite is given. A file that cannot be saved there is told of on standard error, and the status stays that of the code. Of a directory given with --file, each file stands below /workspace at its path, but for links and directories of tools (.git, __pycache__, node_modules, virtual environments).
 
 Examples:
 

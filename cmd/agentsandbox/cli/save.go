@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -45,20 +46,66 @@ func (a *app) saveAll(service fileOpener, dir string, files []agentsandbox.File,
 
 // localNames returns the name of each file below the output directory: its file
 // name, or its whole path in the sandbox where two have the same file name, one
-// in /workspace and one in /output.
+// in /workspace and one in /output. Names that would still be the same, or of which
+// one is a directory of another, get a number.
 func localNames(files []agentsandbox.File) []string {
 	count := make(map[string]int)
 	for _, f := range files {
 		count[path.Clean(f.Filename)]++
 	}
 	names := make([]string, len(files))
+	taken := make(map[string]bool) // names, and the directories above them
+	isFile := make(map[string]bool)
 	for i, f := range files {
-		names[i] = f.Filename
+		name := f.Filename
 		if count[path.Clean(f.Filename)] > 1 && f.Path != "" {
-			names[i] = strings.TrimPrefix(f.Path, "/")
+			name = strings.TrimPrefix(f.Path, "/")
+		}
+		names[i] = name
+		for n := 2; clashes(names[i], taken, isFile); n++ {
+			names[i] = numbered(name, n)
+		}
+		isFile[folded(names[i])] = true
+		for dir := folded(names[i]); dir != "." && dir != "/"; dir = path.Dir(dir) {
+			taken[dir] = true
 		}
 	}
 	return names
+}
+
+// folded is what two names have in common that are one on some file systems.
+func folded(name string) string {
+	if runtime.GOOS == "darwin" || runtime.GOOS == "windows" {
+		name = strings.ToLower(name)
+	}
+	return path.Clean(name)
+}
+
+// clashes tells whether a name is in use, or below a file.
+func clashes(name string, taken, isFile map[string]bool) bool {
+	name = folded(name)
+	if taken[name] {
+		return true
+	}
+	for dir := path.Dir(name); dir != "." && dir != "/"; dir = path.Dir(dir) {
+		if isFile[dir] {
+			return true
+		}
+	}
+	return false
+}
+
+// numbered puts a number before the extension of a name.
+func numbered(name string, n int) string {
+	dir, base := path.Split(name)
+	ext := path.Ext(base)
+	if ext == base {
+		ext = ""
+	}
+	if dir != "" { // which may be what is in the way
+		dir = fmt.Sprintf("%s-%d/", strings.TrimSuffix(dir, "/"), n)
+	}
+	return fmt.Sprintf("%s%s-%d%s", dir, strings.TrimSuffix(base, ext), n, ext)
 }
 
 // saveInto downloads one file. Its name comes out of a sandbox: os.Root keeps it

@@ -181,7 +181,7 @@ func (c *templatesRemove) Run(a *app) error {
 
 // eachOf does something with each of several things, and goes on after an
 // error: the others are not less wanted.
-func eachOf(names []string, do func(name string) error) error {
+func eachOf[T any](names []T, do func(name T) error) error {
 	var errs []error
 	for _, name := range names {
 		if err := do(name); err != nil {

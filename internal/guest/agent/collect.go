@@ -316,25 +316,15 @@ func (w *walk) names(fd int) (names []string, why agentsandbox.OmittedReason) {
 	return names, why
 }
 
-// toolDirectories are directories below the workspace that programs keep for
-// themselves: nobody would call what is in them a result. docs/limits.md lists
-// them.
-var toolDirectories = []string{
-	"__pycache__", ".git", ".hg", ".svn", "node_modules", ".ipynb_checkpoints",
-	".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox",
-	".npm", ".yarn", ".pnpm-store", ".config/matplotlib",
-}
-
-// toolDirectory tells whether a directory is one of those. What stands in the
-// output directory is a result, whatever its name.
+// toolDirectory tells whether a directory is one that programs keep for themselves.
+// What stands in the output directory is a result, whatever its name.
 func toolDirectory(p string) bool {
-	return below(p, []string{agentsandbox.Workspace}) &&
-		slices.ContainsFunc(toolDirectories, func(name string) bool { return strings.HasSuffix(p, "/"+name) })
+	return below(p, []string{agentsandbox.Workspace}) && agentsandbox.ToolDirectory(p)
 }
 
 // virtualEnvironment tells whether a directory with those names is an environment
 // of Python.
 func virtualEnvironment(p string, names []string) bool {
-	_, found := slices.BinarySearch(names, "pyvenv.cfg")
+	_, found := slices.BinarySearch(names, agentsandbox.VirtualEnvironmentMark)
 	return found && below(p, []string{agentsandbox.Workspace})
 }

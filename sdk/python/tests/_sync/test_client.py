@@ -257,6 +257,24 @@ def test_uploads_from_everywhere(local, client, tmp_path):
     assert len(local.asked) == 6
 
 
+def test_uploads_say_where_files_belong(local, client, tmp_path):
+    local.default = lambda asked: Answer(201, {**FILE, "filename": "pkg/a.py", "path": "/workspace/pkg/a.py"})
+    answer = client.files.upload(b"abc", path="pkg/größe.py")
+    head, _, rest = local.asked[0].body.partition(b'name="file"')
+    assert 'name="path"\r\n\r\npkg/größe.py\r\n'.encode() in head and "größe.py".encode() in rest
+    assert answer.path == "/workspace/pkg/a.py"
+    for name in ("pkg/a.py", "pkg/sub/b.py", "pkg/.git/x", "pkg/__pycache__/x", "pkg/env/pyvenv.cfg", "pkg/env/lib/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "pkg" / "link").symlink_to("/etc/passwd")
+    for place, want in ((None, ["pkg/a.py", "pkg/sub/b.py"]), (".", ["a.py", "sub/b.py"]), ("x/y", ["x/y/a.py", "x/y/sub/b.py"])):
+        local.asked.clear()
+        client.files.upload_directory(tmp_path / "pkg", place, session_id="ses_1")
+        assert [a.body.split(b"\r\n\r\n")[1].split(b"\r\n")[0].decode() for a in local.asked] == want
+    with pytest.raises(NotADirectoryError):
+        client.files.upload_directory(tmp_path / "pkg" / "a.py")
+
+
 def test_an_upload_is_the_same_when_repeated(local, client, tmp_path):
     big = os.urandom(600_000)
     path = tmp_path / "big"

@@ -81,9 +81,13 @@ class ExecutionFile(_Model):
     file_id: str
     """Downloads the contents, also after the sandbox is gone."""
     filename: str
-    """The path below /workspace or /output."""
+    """The path below /workspace or /output. Bytes that are not UTF-8 are shown as ``%XX``."""
     path: Optional[str] = None
     """The absolute path in the sandbox."""
+    filename_base64: Optional[str] = None
+    """The exact bytes of a filename that is not UTF-8, in base64; None otherwise."""
+    path_base64: Optional[str] = None
+    """The exact bytes of a path that is not UTF-8, in base64; None otherwise."""
     mime_type: str = "application/octet-stream"
     """The media type, guessed from the name."""
     size_bytes: Optional[int] = None
@@ -108,7 +112,12 @@ class FileInfo(_Model):
     file_id: str
     """The file's id."""
     filename: str
-    """The last part of an upload's name, or the path of a produced file below /workspace or /output."""
+    """The path of a produced file below /workspace or /output; the path that an upload was given, or the last
+    part of its name. Bytes that are not UTF-8 are shown as ``%XX``."""
+    filename_base64: Optional[str] = None
+    """The exact bytes of a filename that is not UTF-8, in base64; None otherwise."""
+    path_base64: Optional[str] = None
+    """The exact bytes of a path that is not UTF-8, in base64; None otherwise."""
     mime_type: str = "application/octet-stream"
     """The media type."""
     size_bytes: int
@@ -120,7 +129,7 @@ class FileInfo(_Model):
     execution_id: Optional[str] = None
     """The run that produced the file; None for an upload."""
     path: Optional[str] = None
-    """Where a produced file stood in its sandbox; None for an upload."""
+    """Where a produced file stood in its sandbox, and where an upload with a path belongs; None for one without."""
     sha256: Optional[str] = None
     """SHA-256 of the contents, in hex."""
 
@@ -131,7 +140,9 @@ class FileUploadResponse(_Model):
     file_id: str
     """The file's id."""
     filename: str
-    """The name that the service keeps: the last part of what was sent."""
+    """The name that the service keeps: the path that was given, or the last part of the name."""
+    path: Optional[str] = None
+    """Where in a sandbox the file belongs; None if no path was given."""
     mime_type: str = "application/octet-stream"
     """The media type."""
     size_bytes: int

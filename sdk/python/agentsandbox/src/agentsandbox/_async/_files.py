@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 from .. import _aio
 from .._disk import Destination
 from .._models import FileInfo, FileListResponse, FileUploadResponse
-from .._sources import AsyncUploadInput
+from .._sources import AsyncUploadInput, directory_files
 from .._wire import decode, next_page, query, route
 from ._transport import AsyncTransport, Progress
 from ._upload import AsyncSource
@@ -29,6 +29,7 @@ class AsyncFilesResource:
         filename: Optional[str] = None,
         content_type: Optional[str] = None,
         *,
+        path: Optional[str] = None,
         session_id: Optional[str] = None,
         progress: Optional[Progress] = None,
         timeout: Optional[float] = None,
@@ -42,6 +43,8 @@ class AsyncFilesResource:
                 again: an upload from one is not repeated when it breaks.
             filename: The name to keep; left out: that of the path or file, or ``"file"``.
             content_type: The media type; left out: by the name.
+            path: Where below /workspace the file belongs in a sandbox, such as
+                ``"pkg/__init__.py"``; left out: at its name.
             session_id: A live session to copy the file into at once.
             progress: Called with the bytes sent so far and their total (None
                 when it is not known), after each chunk.
@@ -55,7 +58,7 @@ class AsyncFilesResource:
         response = await self._transport.request(
             "POST",
             route("files") + query(session_id=session_id),
-            body=source.form_body(filename, content_type, progress),
+            body=source.form_body(filename, content_type, progress, path),
             timeout=timeout,
             idempotency_key=idempotency_key,
         )

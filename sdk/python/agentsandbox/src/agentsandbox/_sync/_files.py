@@ -11,7 +11,7 @@ from typing import Any, Optional, Union
 from .. import _sio
 from .._disk import Destination
 from .._models import FileInfo, FileListResponse, FileUploadResponse
-from .._sources import UploadInput
+from .._sources import UploadInput, directory_files
 from .._wire import decode, next_page, query, route
 from ._transport import Transport, Progress
 from ._upload import Source
@@ -30,6 +30,7 @@ class FilesResource:
         filename: Optional[str] = None,
         content_type: Optional[str] = None,
         *,
+        path: Optional[str] = None,
         session_id: Optional[str] = None,
         progress: Optional[Progress] = None,
         timeout: Optional[float] = None,
@@ -43,6 +44,8 @@ class FilesResource:
                 again: an upload from one is not repeated when it breaks.
             filename: The name to keep; left out: that of the path or file, or ``"file"``.
             content_type: The media type; left out: by the name.
+            path: Where below /workspace the file belongs in a sandbox, such as
+                ``"pkg/__init__.py"``; left out: at its name.
             session_id: A live session to copy the file into at once.
             progress: Called with the bytes sent so far and their total (None
                 when it is not known), after each chunk.
@@ -56,7 +59,7 @@ class FilesResource:
         response = self._transport.request(
             "POST",
             route("files") + query(session_id=session_id),
-            body=source.form_body(filename, content_type, progress),
+            body=source.form_body(filename, content_type, progress, path),
             timeout=timeout,
             idempotency_key=idempotency_key,
         )

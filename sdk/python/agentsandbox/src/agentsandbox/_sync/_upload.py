@@ -71,13 +71,18 @@ class Source:
             "application/octet-stream", opener=lambda: self.chunks(progress), size=self.size, replayable=self.replayable
         )
 
-    def form_body(self, filename: Optional[str], content_type: Optional[str], progress: Optional[Progress]) -> Body:
-        """Return a multipart body with the one part ``file``."""
-        filename = os.path.basename(filename or self.name or "") or "file"
+    def form_body(
+        self, filename: Optional[str], content_type: Optional[str], progress: Optional[Progress], path: Optional[str] = None
+    ) -> Body:
+        """Return a multipart body with the part ``file``, and before it where the file belongs."""
+        filename = os.path.basename(filename or path or self.name or "") or "file"
         content_type = content_type or mimetypes.guess_type(filename)[0] or "application/octet-stream"
         # The same for every attempt: a repeated request must be the same request.
         boundary = secrets.token_hex(16)
         head = _part_head(boundary, filename, content_type)
+        if path is not None:
+            field = f'--{boundary}\r\nContent-Disposition: form-data; name="path"\r\n\r\n'
+            head = field.encode("ascii") + path.encode("utf-8", "surrogateescape") + b"\r\n" + head
         tail = f"\r\n--{boundary}--\r\n".encode("ascii")
 
         def content() -> Iterator[bytes]:
