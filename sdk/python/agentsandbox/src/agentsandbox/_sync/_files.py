@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,34 @@ class FilesResource:
             idempotency_key=idempotency_key,
         )
         return decode(FileUploadResponse, response)
+
+    def upload_directory(
+        self,
+        directory: Union[str, os.PathLike[str]],
+        path: Optional[str] = None,
+        *,
+        session_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+    ) -> builtins.list[FileUploadResponse]:
+        """Upload the files of a directory, each with its path, so that the tree stands below /workspace.
+
+        Links are not followed. Directories of tools, such as ``.git``,
+        ``__pycache__``, ``node_modules`` and virtual environments, are left out.
+
+        Args:
+            directory: The local directory.
+            path: Where below /workspace its contents belong, ``"."`` for /workspace
+                itself; left out: in a directory of the same name.
+            session_id: A live session to copy the files into at once.
+            timeout: Seconds to wait whenever the server is silent.
+
+        Raises:
+            OSError: The directory cannot be read.
+        """
+        uploaded = []
+        for local, place in _sio.in_thread(directory_files, directory, path):
+            uploaded.append(self.upload(local, path=place, session_id=session_id, timeout=timeout))
+        return uploaded
 
     def list(
         self, limit: int = 50, offset: int = 0, *, cursor: Optional[str] = None, timeout: Optional[float] = None
