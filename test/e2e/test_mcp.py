@@ -114,7 +114,7 @@ async def test_every_tool(door, sessions):
 
         failed = await call(client, "execute_bash", code="ls; echo oops >&2; kill -9 $$")
         assert failed.structured_content["status"] == "failed" and failed.structured_content["signal"] == "SIGKILL"
-        assert texts(failed)[1:] == ["fake.png\nplot.png\n", "oops\n"] and failed.structured_content["session_id"] == own
+        assert texts(failed)[1:] == ["fake.png\nplot.png\n", "oops\nagentsandbox: ended by SIGKILL, sent by a process of the sandbox\n"] and failed.structured_content["session_id"] == own
 
         made = (await call(client, "create_session", memory_mb=256, metadata={"for": "test"})).structured_content
         listed = (await call(client, "list_sessions", limit=100)).structured_content["sessions"]
