@@ -9,6 +9,16 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/hostcheck"
 )
 
+// left lists what servers have on this machine.
+func left(ctx context.Context, end bool) ([]cli.Left, error) {
+	found, err := gvisor.FindLeft(ctx, end)
+	all := make([]cli.Left, len(found))
+	for i, l := range found {
+		all[i] = cli.Left{Name: l.Name, StateDir: l.StateDir, Owner: string(l.Owner), Sandboxes: l.Sandboxes, Ended: l.Ended}
+	}
+	return all, err
+}
+
 // check looks at this machine for doctor.
 func check(ctx context.Context, cfg config.Config) (cli.Report, error) {
 	var report cli.Report

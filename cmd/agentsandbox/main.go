@@ -48,5 +48,6 @@ func run() int {
 			return store.VerifyAudit(ctx, cfg.DataDir, head)
 		},
 		Probe: probe,
+		Left:  left,
 	})
 }

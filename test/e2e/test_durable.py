@@ -1,8 +1,10 @@
 """Work that must not be lost or done twice when a server fails, restarts or is copied."""
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server import Server, eventually, run
+from server import BIN, Server, eventually, run
 
 QUICK = ("--pool-size=1", "--pool-data-size=0", "--shutdown-grace-ms=500")
 
@@ -313,3 +315,41 @@ def test_a_sandbox_whose_server_is_gone_for_good_ends_itself(tmp_path):
     s.flags = (*s.flags, "--on-shutdown=destroy")
     s.start().stop()
     assert eventually(lambda: not s.cgroups()), "something is left on the host"
+
+
+def doctor(*flags: str) -> dict[str, dict]:
+    r = subprocess.run([BIN, "doctor", "--orphans", "--json", *flags], capture_output=True, text=True, check=True)
+    return {server["name"]: server for server in json.loads(r.stdout)["servers"]}
+
+
+def test_doctor_ends_the_sandboxes_of_servers_that_are_gone_and_no_others(keeper, tmp_path):
+    servers = {name: Server(tmp_path / name, *QUICK, on_shutdown="keep").start() for name in ("gone", "stopped", "moved")}
+    sessions = {name: new_session(s) for name, s in servers.items()}
+    running = new_session(keeper)
+    gone, stopped, moved = servers.values()
+    gone_group = gone.group
+    for s in servers.values():
+        s.stop()
+    try:
+        moved.data = moved.data.rename(tmp_path / "elsewhere")
+        shutil.rmtree(gone.data)
+        # Another directory at the same place owns nothing.
+        (gone.data / "sandboxes").mkdir(parents=True)
+        before = {s.group: s.sandboxes() for s in (keeper, stopped, moved)}
+        listed = doctor()
+        assert [listed[g]["owner"] for g in (keeper.group, stopped.group, moved.group, gone_group)] == ["running", "stopped", "stopped", "gone"]
+        assert listed[moved.group]["state_dir"] == str(moved.data / "sandboxes")
+        assert listed[gone_group]["sandboxes"] and not listed[gone_group]["ended"]
+        ended = doctor("--end")
+        assert [n for n, s in ended.items() if s["ended"]].count(gone_group) == 1
+        assert not any(ended[s.group]["ended"] for s in (keeper, stopped, moved))
+        assert gone_group not in doctor() and not Path("/run", gone_group).exists()
+        assert not [d for root, dirs, _ in os.walk("/sys/fs/cgroup") for d in dirs if d == gone_group]
+        assert {s.group: s.sandboxes() for s in (keeper, stopped, moved)} == before
+        assert alive(keeper, running)
+        for name in ("stopped", "moved"):
+            servers[name].start()
+            assert alive(servers[name], sessions[name])
+    finally:
+        for s in (stopped, moved):
+            wait_fully_stopped(s)

@@ -5,7 +5,9 @@ import "errors"
 type doctorCommand struct {
 	jsonFlag
 	settings
-	Probe bool `help:"Look from inside a real sandbox too, and compare with what must be seen."`
+	Probe   bool `help:"Look from inside a real sandbox too, and compare with what must be seen." xor:"what"`
+	Orphans bool `help:"List the sandboxes on this machine by server, and whether that server is there." xor:"what"`
+	End     bool `help:"With --orphans: end the sandboxes of servers whose data directory is gone."`
 }
 
 func (c *doctorCommand) prepare() {
@@ -14,15 +16,18 @@ func (c *doctorCommand) prepare() {
 
 // Help is the text between the summary and the flags.
 func (c *doctorCommand) Help() string {
-	return `Looks and changes nothing. The exit status is 1 if something is missing without which no sandbox can run.
+	return `Looks and changes nothing, unless --end is given. The exit status is 1 if something is missing without which no sandbox can run.
 
 With --probe it starts two sandboxes, one without a network and one with the network that servers give by default, beside those of any server, runs a program of its own in each with the rights of user code, asks the host about the sandbox's process, and compares every line with what is expected. The exit status is 1 if a line differs. The template is built first if it is missing.
+
+With --orphans it lists whose sandboxes are on this machine. A server is running, stopped (its data directory is there, under whatever name), gone (its data directory was removed), or unknown. --end ends everything of the servers that are gone, and removes their control groups and their files in /run; it touches nothing else.
 
 Examples:
 
     agentsandbox doctor
     agentsandbox doctor --json
-    agentsandbox doctor --probe`
+    agentsandbox doctor --probe
+    agentsandbox doctor --orphans --end`
 }
 
 // Run looks at this machine.
@@ -30,6 +35,12 @@ func (c *doctorCommand) Run(a *app) error {
 	cfg, err := c.load(a)
 	if err != nil {
 		return err
+	}
+	if c.End && !c.Orphans {
+		return errors.New("--end goes with --orphans")
+	}
+	if c.Orphans {
+		return c.orphans(a)
 	}
 	if c.Probe {
 		return c.probe(a, cfg.Config)

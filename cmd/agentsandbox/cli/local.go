@@ -35,6 +35,9 @@ type Local struct {
 	// Probe makes a sandbox, looks at it from inside and from the host, and
 	// destroys it.
 	Probe func(ctx context.Context, cfg config.Config, log *slog.Logger) ([]ProbeRow, error)
+	// Left lists what servers have on this machine; with end, what belongs to
+	// servers that are gone is ended.
+	Left func(ctx context.Context, end bool) ([]Left, error)
 }
 
 // Templates are the templates of this machine.
