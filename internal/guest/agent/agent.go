@@ -116,7 +116,7 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	if opts.Init && opts.User != nil {
-		if err := a.scripts.stages.prepare(a.workspace, a.log); err != nil {
+		if err := a.scripts.stages.prepare(a.workspace, a.scripts.dir, a.log); err != nil {
 			return nil, err
 		}
 		if err := shareDevices(); err != nil {

@@ -33,8 +33,8 @@ const handoverTime = 2 * time.Second
 // interpreter is a Python process that was started for one run, and may still
 // wait for it. See the launcher for how it is told. It has to be Python 3.11 or
 // later, the first that knows -P, and sys.flags.safe_path is the one difference
-// that code can see: without -P, sys.path would begin with the script's directory
-// and not with the workspace.
+// that code can see: without -P, sys.path would begin with the directory of the
+// script's path, which is not the workspace where there is no stage.
 type interpreter struct {
 	*child
 	script script

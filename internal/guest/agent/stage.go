@@ -18,7 +18,7 @@ import (
 // sees its own code: each interpreter has mounts of its own, in which its script
 // is mounted over the stage. A stage itself is an empty file of root's, which
 // gVisor's kernel leaves out of listings, and which cannot be removed or replaced
-// because it is mounted on itself.
+// because another empty file, the cover, is mounted over it.
 //
 // A process of the user that makes a user namespace can take its own mounts away,
 // and then the file. So a stage is looked at, and made anew, before each use; where
@@ -26,15 +26,19 @@ import (
 // that it is written to.
 type stages struct {
 	workspace string // empty: there are none
+	cover     string
 	log       *slog.Logger
 }
 
 // extensions are those of the scripts of all languages.
 var extensions = []string{".py", ".sh"}
 
-// prepare makes the stages.
-func (s *stages) prepare(workspace string, log *slog.Logger) error {
-	s.workspace, s.log = workspace, log
+// prepare makes the stages, and the cover in a directory that only root can write to.
+func (s *stages) prepare(workspace, dir string, log *slog.Logger) error {
+	s.workspace, s.cover, s.log = workspace, filepath.Join(dir, "cover"), log
+	if err := writeFile(s.cover, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
+		return err
+	}
 	// What an interpreter mounts is to stay with it.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("keep mounts private: %w", err)
@@ -76,7 +80,7 @@ func (s *stages) make(extension string) error {
 	if err := writeFile(path, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, nil); err != nil {
 		return err
 	}
-	return mountOver(path, path)
+	return mountOver(s.cover, path)
 }
 
 // openStage opens a stage that is as the agent made it.
@@ -122,6 +126,8 @@ func (s script) staged(start func() (int, error)) (pid int, err error) {
 			err = os.NewSyscallError("unshare", err)
 			return
 		}
+		// In place of the cover. If the user took that away, there is none.
+		_ = unix.Unmount(s.stage, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err = mountOver(s.path, s.stage); err == nil {
 			pid, err = start()
 		}
