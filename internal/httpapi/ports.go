@@ -72,7 +72,7 @@ func (a *api) publicAuthority(r *http.Request) string {
 // parsePublicURL reads Options.PublicURL; nil for none.
 func parsePublicURL(text string) (*url.URL, error) {
 	if text == "" {
-		return nil, nil //nolint:nilnil // none is no error
+		return nil, nil
 	}
 	return url.Parse(text)
 }

@@ -331,6 +331,7 @@ func TestHostileAnswersOfAPort(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer answer.Body.Close()
 			body, err := io.ReadAll(answer.Body)
 			switch {
 			case c.want == 0:
