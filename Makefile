@@ -105,7 +105,7 @@ flaky: setup ## the suites over and over beside a load: FLAKY="--minutes 60 --lo
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
 	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
-	./internal/httpapi:FuzzRequest ./internal/store:FuzzRows ./internal/egress:FuzzFrames \
+	./internal/httpapi:FuzzRequest ./internal/httpapi:FuzzDecoder ./internal/store:FuzzRows ./internal/egress:FuzzFrames \
 	./internal/egress/firewall:FuzzQuery ./internal/egress/firewall:FuzzFirstBytes
 
 fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each

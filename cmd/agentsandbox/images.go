@@ -25,9 +25,17 @@ type images struct {
 	// too.
 	snapshots string
 
+	// again makes what was lost with the cache directory; nil: nobody does.
+	again func(ctx context.Context) error
+	log   *slog.Logger
+
 	mu      sync.Mutex
 	current template.Image
 	release func() // ends the hold on current; nil before prepare
+	healing bool   // again is under way
+	step    string // of a build that is under way
+	stop    context.CancelFunc
+	healed  sync.WaitGroup
 }
 
 func openImages(cfg config.Config, log *slog.Logger) (*images, error) {
@@ -39,7 +47,7 @@ func openImages(cfg config.Config, log *slog.Logger) (*images, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &images{cache: cache, def: template.Default(), snapshots: cfg.CacheDir}
+	m := &images{cache: cache, def: template.Default(), snapshots: cfg.CacheDir, log: log}
 	m.def.CABundle = cfg.CABundle
 	for _, f := range files {
 		m.extra = append(m.extra, template.File{Path: f.Path, Mode: f.Mode, Data: f.Data})
@@ -59,6 +67,9 @@ func (m *images) prepare(ctx context.Context, progress func(line string)) error 
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.release != nil {
+		m.release() // of what was lost
+	}
 	m.current, m.release = image, release
 	return nil
 }
@@ -77,6 +88,9 @@ func (m *images) build(ctx context.Context, progress func(line string)) (templat
 			line += ": " + s.Detail
 		}
 		told = time.Now()
+		m.mu.Lock()
+		m.step = s.Name
+		m.mu.Unlock()
 		progress(line)
 	})
 }
@@ -106,17 +120,68 @@ func (m *images) prune(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// find is the runtime's view of a template.
+// find is the runtime's view of a template. The files of one may be lost while
+// the server runs: who deletes the cache directory may do so at any time. They
+// are made again in the background, and until then no sandbox can be started.
 func (m *images) find(_ context.Context, name string) (gvisor.Image, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	current, ready := m.current, m.release != nil
+	m.mu.Unlock()
 	switch {
 	case name != m.def.Name:
 		return gvisor.Image{}, agentsandbox.Invalid("template", "%q is not a template of this server.", name)
-	case m.release == nil:
+	case !ready:
 		return gvisor.Image{}, fmt.Errorf("the template %s is still being built", name)
 	}
-	return gvisor.Image{Path: m.current.Path, Digest: m.current.Digest}, nil
+	if err := current.Check(); err != nil {
+		return gvisor.Image{}, m.heal(err)
+	}
+	return gvisor.Image{Path: current.Path, Digest: current.Digest}, nil
+}
+
+// heal begins to make again what was lost, unless that is under way, and returns
+// what to tell who needs it. A failure is logged, and the next who needs it
+// begins anew.
+func (m *images) heal(lost error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if again := m.again; again != nil && !m.healing {
+		m.healing, m.step = true, "begin"
+		var ctx context.Context
+		ctx, m.stop = context.WithCancel(context.Background())
+		m.log.Warn("the template is gone from the cache directory, or damaged; making it again", "template", m.def.Name, "error", lost)
+		m.healed.Go(func() {
+			err := again(ctx)
+			m.mu.Lock()
+			m.healing = false
+			m.mu.Unlock()
+			switch {
+			case ctx.Err() != nil:
+			case err != nil:
+				m.log.Error("the template could not be made again", "template", m.def.Name, "error", err)
+			default:
+				m.log.Info("the template is there again", "template", m.def.Name)
+			}
+		})
+	}
+	return &agentsandbox.Error{
+		Code: agentsandbox.CodeUnavailable, RetryAfterSeconds: healRetry, Err: lost,
+		Message: fmt.Sprintf("The template %s is gone from the server's cache directory and is being made again (%s); try again shortly.", m.def.Name, m.step),
+	}
+}
+
+// healRetry is when to ask again, in seconds, while a template is made.
+const healRetry = 5
+
+// stopHealing ends what is being made again, and begins nothing more.
+func (m *images) stopHealing() {
+	m.mu.Lock()
+	m.again = nil
+	if m.stop != nil {
+		m.stop()
+	}
+	m.mu.Unlock()
+	m.healed.Wait()
 }
 
 func (m *images) close() error {

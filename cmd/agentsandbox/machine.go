@@ -46,7 +46,9 @@ func openGVisor(cfg config.Config, network runtime.Network, log *slog.Logger) (m
 	if err != nil {
 		return nil, errors.Join(err, images.close())
 	}
-	return &gvisorMachine{Runtime: r, cfg: cfg, images: images, log: log}, nil
+	m := &gvisorMachine{Runtime: r, cfg: cfg, images: images, log: log}
+	images.again = m.Prepare
+	return m, nil
 }
 
 // Prepare makes the default template and its snapshots.
@@ -70,5 +72,6 @@ func (m *gvisorMachine) Prepare(ctx context.Context) error {
 
 // Close lets go of the state directory, and of the images.
 func (m *gvisorMachine) Close() error {
+	m.images.stopHealing()
 	return errors.Join(m.Runtime.Close(), m.images.close())
 }

@@ -2,10 +2,12 @@ package pool
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -267,13 +269,23 @@ func (p *Pool) refuseLocked(q *queue, err error) {
 	w := q.granted[0]
 	q.granted = q.granted[1:]
 	if q.variant == runtime.Bare || p.closed {
-		w.result <- outcome{err: unavailable("a sandbox could not be made", fmt.Errorf("%s: %w", q.template, err))}
+		w.result <- outcome{err: refusal(q.template, err)}
 		return
 	}
 	k := q.kind
 	k.variant = runtime.Bare
 	w.queue = p.queueLocked(k)
 	p.line.putBack(w)
+}
+
+// refusal is what one is told whose sandbox could not be made. A state that the
+// runtime knows and that passes is told as it is.
+func refusal(template string, err error) error {
+	var known *agentsandbox.Error
+	if errors.As(err, &known) && known.Code == agentsandbox.CodeUnavailable {
+		return known
+	}
+	return unavailable("a sandbox could not be made", fmt.Errorf("%s: %w", template, err))
 }
 
 // dropLocked forgets a queue that nobody needs.

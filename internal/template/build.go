@@ -81,6 +81,9 @@ func (c *Cache) Build(ctx context.Context, def Definition, extra []File, progres
 	if err != nil {
 		return Image{}, err
 	}
+	if err := c.makeDirs(); err != nil {
+		return Image{}, err
+	}
 	image, err := c.ensure(ctx, "images", keyOf(p.image), progress, func(s *scratch) (Image, error) {
 		return c.makeImage(ctx, p, s, progress)
 	})

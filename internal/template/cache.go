@@ -49,17 +49,24 @@ func NewCache(dir string, log *slog.Logger) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
-	for _, sub := range []string{"bases", "images", "locks", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			return nil, fmt.Errorf("cache directory: %w: choose one that this user can write (cache_dir)", err)
-		}
-	}
-	return &Cache{
+	c := &Cache{
 		dir: dir, log: log, host: "/",
 		tree: func(ctx context.Context, b debian.Builder, spec debian.Spec) (string, []Package, error) {
 			return b.Build(ctx, spec)
 		},
-	}, nil
+	}
+	return c, c.makeDirs()
+}
+
+// makeDirs makes the directories of the cache, which whoever runs short of space
+// may have deleted.
+func (c *Cache) makeDirs() error {
+	for _, sub := range []string{"bases", "images", "locks", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(c.dir, sub), 0o755); err != nil {
+			return fmt.Errorf("cache directory: %w: choose one that this user can write (cache_dir)", err)
+		}
+	}
+	return nil
 }
 
 // List returns the images, the newest first. Damaged ones are logged and left

@@ -99,6 +99,13 @@ func damaged(kind, key string, cause error) error {
 // fs.ErrNotExist if the image was removed before.
 func (i Image) Hold() (release func(), err error) { return i.cache.hold("images", i.Key) }
 
+// Check tells whether the image is still there, and whole as far as its size
+// tells.
+func (i Image) Check() error {
+	_, err := i.cache.load("images", i.Key)
+	return err
+}
+
 func (c *Cache) hold(kind, key string) (func(), error) {
 	lock, err := c.lockFile(useLock(kind, key), syscall.LOCK_SH)
 	if errors.Is(err, errLocked) {

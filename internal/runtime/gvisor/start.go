@@ -32,7 +32,9 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	if !validID(spec.ID) {
 		return nil, fmt.Errorf("sandbox id: %q must be 1 to %d letters, digits, \"_\" and \"-\"", spec.ID, maxIDLength)
 	}
-	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), spec.Limits.DiskBytes, nil)
+	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), spec.Limits.DiskBytes, func(step string) {
+		r.log.Info("making a snapshot: "+step, "template", spec.Template, "variant", spec.Variant)
+	})
 	if err != nil {
 		return nil, err
 	}
