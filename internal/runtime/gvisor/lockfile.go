@@ -40,7 +40,9 @@ func lockFile(ctx context.Context, path string, waiting func()) (*os.File, error
 
 // tryLock returns nil and no error if the lock cannot be had now.
 func tryLock(path string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); errors.Is(err, os.ErrNotExist) {
+		return nil, nil // the directory above it was removed in between
+	} else if err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)

@@ -236,6 +236,9 @@ func (s *snapshots) build(ctx context.Context, snap *snapshot, in inputs, templa
 			return err
 		}
 	}
+	if err := os.MkdirAll(parent, 0o700); err != nil { // who took the lock made it; it may have been removed since
+		return err
+	}
 	tmp, err := os.MkdirTemp(parent, prefix)
 	if err != nil {
 		return err
