@@ -137,7 +137,7 @@ func (e *Engine) admitConn(v *visit, use portUse) (*portConn, error) {
 	e.conns[c] = struct{}{}
 	e.mu.Unlock()
 	if gone != nil {
-		gone.end(errPortCrowded)
+		_ = gone.end(errPortCrowded)
 	}
 	return c, nil
 }
@@ -191,7 +191,7 @@ func (e *Engine) endConns(cause error, pick func(c *portConn) bool) {
 	picked := slices.DeleteFunc(slices.Collect(maps.Keys(e.conns)), func(c *portConn) bool { return !pick(c) })
 	e.mu.Unlock()
 	for _, c := range picked {
-		c.end(cause)
+		_ = c.end(cause)
 	}
 }
 
@@ -271,7 +271,7 @@ func (c *portConn) passed(n int, err error) error {
 
 // Close implements net.Conn.
 func (c *portConn) Close() error {
-	c.end(net.ErrClosed)
+	_ = c.end(net.ErrClosed)
 	return nil
 }
 

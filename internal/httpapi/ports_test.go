@@ -461,7 +461,7 @@ func TestTheURLOfAPortIsAsClientsReachIt(t *testing.T) {
 			r.Header.Set(c.headers[i], c.headers[i+1])
 		}
 		w := httptest.NewRecorder()
-		s.api.ServeHTTP(w, r)
+		s.ServeHTTP(w, r)
 		if !strings.Contains(w.Body.String(), `"url":"`+c.want+`"`) {
 			t.Errorf("%+v: %s", c, w.Body)
 		}
