@@ -38,13 +38,6 @@ const (
 // omissions counts what was left out, by reason.
 type omissions map[agentsandbox.OmittedReason]int
 
-func (o omissions) total() (n int) {
-	for _, count := range o {
-		n += count
-	}
-	return n
-}
-
 // look finds the files that have changed since the last look, and notes their
 // state.
 type look struct {
