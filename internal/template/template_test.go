@@ -35,11 +35,12 @@ func TestDefault(t *testing.T) {
 	}
 }
 
-// Every requirement is pinned to one version per Python and has hashes: pip
-// checks them, this test says so before a build.
+// Every requirement is pinned to one version per Python, or is for another system
+// and never installed, and has hashes: pip checks them, this test says so before a
+// build.
 func TestLock(t *testing.T) {
 	lock := string(defaultLock)
-	entry := regexp.MustCompile(`(?m)^([a-z0-9-]+)==[^ ;]+( ; python_full_version [<>=]+ '[0-9.]+')? \\\n    --hash=sha256:[0-9a-f]{64}`)
+	entry := regexp.MustCompile(`(?m)^([a-z0-9-]+)==[^ ;]+( ; (python_full_version [<>=]+ '[0-9.]+'|sys_platform == 'win32'))? \\\n    --hash=sha256:[0-9a-f]{64}`)
 	names := map[string]bool{}
 	for _, match := range entry.FindAllStringSubmatch(lock, -1) {
 		names[match[1]] = true
