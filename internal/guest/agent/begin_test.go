@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,12 @@ func stumbling(t *testing.T, times, what string) *Agent {
 			path := filepath.Join(dir, filepath.Base(*program))
 			script := "#!/bin/sh\necho x >>" + path + ".starts\n" +
 				"if [ $(wc -l <" + path + ".starts) -le " + times + " ]; then " + what + "; fi\nexec " + *program + ` "$@"` + "\n"
-			if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+			// A process that is forked meanwhile would hold the file open for writing,
+			// and nobody could execute it.
+			syscall.ForkLock.RLock()
+			err := os.WriteFile(path, []byte(script), 0o755)
+			syscall.ForkLock.RUnlock()
+			if err != nil {
 				t.Fatal(err)
 			}
 			*program = path

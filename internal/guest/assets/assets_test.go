@@ -25,11 +25,11 @@ func TestFiles(t *testing.T) {
 	paths := make([]string, 0, len(files))
 	for _, f := range files {
 		paths = append(paths, f.Path)
-		if want := []byte(map[string]string{guest.AgentPath: "\x7fELF", guest.LauncherPath: "def _wait():", guest.PreloadPath: "def preload(", guest.ShellLauncherPath: "read -r -u 3"}[f.Path]); !bytes.Contains(f.Data, want) {
+		if want := []byte(map[string]string{guest.AgentPath: "\x7fELF", guest.LauncherPath: "def _wait():", guest.LinesPath: "line_buffering=True", guest.PreloadPath: "def preload(", guest.ShellLauncherPath: "read -r -u 3"}[f.Path]); !bytes.Contains(f.Data, want) {
 			t.Errorf("%s does not contain %q", f.Path, want)
 		}
 	}
-	if !slices.IsSorted(paths) || len(paths) != 4 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Mode != 0o644 {
+	if !slices.IsSorted(paths) || len(paths) != 5 || files[0].Path != guest.AgentPath || files[0].Mode != 0o755 || files[1].Mode != 0o644 {
 		t.Errorf("got %v", paths)
 	}
 }
