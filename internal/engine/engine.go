@@ -106,7 +106,9 @@ type Engine struct {
 	ports    PortLimits
 	conns    map[*portConn]struct{} // to ports of sessions
 	byPath   map[string]*session    // by the paths of their open ports
-	revoked  map[string]bool        // keys
+	// keyEnds are when keys stopped, or stop, being valid, as far as that is known:
+	// of those that were revoked, and of those in use that expire.
+	keyEnds map[string]time.Time
 	// work counts requests under way and their clean-up; no more is added once
 	// closing is set.
 	work tracker
@@ -136,7 +138,7 @@ func New(opts Options) *Engine {
 		requests: requests{serving: map[requestKey]*servedRequest{}},
 		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
-		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, revoked: map[string]bool{},
+		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, keyEnds: map[string]time.Time{},
 		ctx: ctx, cancel: cancel,
 	}
 	e.keepSessions.Store(opts.KeepSessions)

@@ -61,7 +61,7 @@ func (e *Engine) Start() {
 			case <-ticker.C:
 			}
 			e.expireSessions(e.keepingCtx)
-			e.endIdleConns()
+			e.endDueConns()
 			e.saveUses(e.keepingCtx, false)
 			e.hearWitnesses()
 			if now := time.Now(); now.Sub(swept) >= e.sweepPeriod() {

@@ -45,6 +45,7 @@ func (e *Engine) Authenticate(ctx context.Context, value string) (agentsandbox.P
 	case err != nil:
 		return agentsandbox.Principal{}, err
 	}
+	e.noteKeyEnd(key)
 	e.touch(ctx, key, now)
 	return agentsandbox.Principal{KeyID: key.ID, Tenant: key.Tenant, Scopes: key.Scopes}, nil
 }
@@ -204,12 +205,36 @@ func (e *Engine) RevokeKey(ctx context.Context, id string) error {
 	return e.cutKey(ctx, id)
 }
 
+// noteKeyEnd remembers when a key stops being valid, if that is known.
+func (e *Engine) noteKeyEnd(key agentsandbox.Key) {
+	end := key.ExpiresAt
+	if !key.RevokedAt.IsZero() {
+		end = key.RevokedAt
+	}
+	if end.IsZero() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	// Whoever read the key before it was revoked must not undo that.
+	if known, ok := e.keyEnds[key.ID]; !ok || end.Before(known) {
+		e.keyEnds[key.ID] = end
+	}
+}
+
+// keyEnded tells whether a key is known to be valid no more; the engine's lock is
+// held.
+func (e *Engine) keyEnded(id string) bool {
+	end, known := e.keyEnds[id]
+	return known && !e.now().Before(end)
+}
+
 // cutKey takes from a key that was revoked what it still has: connections to ports,
 // and URLs that it made.
 func (e *Engine) cutKey(ctx context.Context, id string) error {
 	var made []*session
+	e.noteKeyEnd(agentsandbox.Key{ID: id, RevokedAt: e.now()})
 	e.mu.Lock()
-	e.revoked[id] = true
 	for _, s := range e.sessions {
 		if slices.ContainsFunc(s.info.Ports, func(p agentsandbox.OpenPort) bool { return p.KeyID == id }) {
 			made = append(made, s)
@@ -228,21 +253,17 @@ func (e *Engine) cutKey(ctx context.Context, id string) error {
 	return errors.Join(errs...)
 }
 
-// loadRevoked learns which keys an earlier process revoked, whose URLs it may not
-// have got to.
-func (e *Engine) loadRevoked(ctx context.Context) error {
+// loadKeyEnds learns when keys end: an earlier process may not have got to the URLs
+// of one that it revoked.
+func (e *Engine) loadKeyEnds(ctx context.Context) error {
 	for page := (agentsandbox.Page{Limit: agentsandbox.MaxPageLimit}); ; page.Offset += page.Limit {
 		list, err := e.store.Keys(ctx, "", page)
 		if err != nil {
 			return err
 		}
-		e.mu.Lock()
 		for _, k := range list.Keys {
-			if !k.RevokedAt.IsZero() {
-				e.revoked[k.ID] = true
-			}
+			e.noteKeyEnd(k)
 		}
-		e.mu.Unlock()
 		if len(list.Keys) < page.Limit {
 			return nil
 		}

@@ -39,6 +39,11 @@ func (e *Engine) OpenPort(ctx context.Context, id string, port uint16, lifeMS in
 			return nil, agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s has %d open ports, which is the most. Close one first.", id, len(open))
 		}
 		expires := e.now().Add(time.Duration(lifeMS) * time.Millisecond)
+		e.mu.Lock()
+		if end, known := e.keyEnds[p.KeyID]; known && end.Before(expires) {
+			expires = end // the URL ends with its key
+		}
+		e.mu.Unlock()
 		opened = agentsandbox.OpenPort{Port: port, ID: agentsandbox.NewID(""), KeyID: p.KeyID, ExpiresAt: expires}
 		opened.Path = e.pathOf(id, opened)
 		return append(open, opened), nil
@@ -108,13 +113,13 @@ func (e *Engine) OpenPorts(ctx context.Context, id string) ([]agentsandbox.OpenP
 	return open, nil
 }
 
-// validPorts are those that have not expired and whose key was not revoked; the
+// validPorts are those that have not expired and whose key is still valid; the
 // engine's lock is held.
 func (e *Engine) validPorts(s *session) []agentsandbox.OpenPort {
 	now := e.now()
 	var open []agentsandbox.OpenPort
 	for _, p := range s.info.Ports {
-		if now.Before(p.ExpiresAt) && !e.revoked[p.KeyID] {
+		if now.Before(p.ExpiresAt) && !e.keyEnded(p.KeyID) {
 			open = append(open, p)
 		}
 	}

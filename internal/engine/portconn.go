@@ -33,6 +33,7 @@ var (
 	errPortCrowded = errors.New("it was idle, and another connection needed its place")
 	errNetworkOff  = errors.New("the network of the session was switched off")
 	errKeyRevoked  = errors.New("the key was revoked")
+	errKeyExpired  = errors.New("the key has expired")
 )
 
 // portUse is what a connection to a port counts for.
@@ -148,7 +149,7 @@ func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
 	if err := e.checkNetworkOn(s); err != nil {
 		return nil, err
 	}
-	if e.revoked[use.key] {
+	if e.keyEnded(use.key) {
 		return nil, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "The API key is not valid: it is unknown, revoked or expired.")
 	}
 	for _, bound := range []struct {
@@ -185,7 +186,8 @@ func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
 	return gone, nil
 }
 
-// endConns ends the connections that a test picks.
+// endConns ends the connections that pick chooses; it is called with the engine's
+// lock held.
 func (e *Engine) endConns(cause error, pick func(c *portConn) bool) {
 	e.mu.Lock()
 	picked := slices.DeleteFunc(slices.Collect(maps.Keys(e.conns)), func(c *portConn) bool { return !pick(c) })
@@ -195,8 +197,10 @@ func (e *Engine) endConns(cause error, pick func(c *portConn) bool) {
 	}
 }
 
-// endIdleConns ends the connections on which nothing has passed for too long.
-func (e *Engine) endIdleConns() {
+// endDueConns ends the connections on which nothing has passed for too long, and
+// those of keys that have expired.
+func (e *Engine) endDueConns() {
+	e.endConns(errKeyExpired, func(c *portConn) bool { return e.keyEnded(c.use.key) })
 	if e.ports.Idle == 0 {
 		return
 	}

@@ -161,9 +161,9 @@ func TestAnIdleConnectionEndsAndDoesNotKeepItsSession(t *testing.T) {
 	if !echoed(busy) {
 		t.Fatal("it is no echo")
 	}
-	f.EndIdleConns()
+	f.EndDueConns()
 	f.forward(2 * time.Second)
-	f.EndIdleConns()
+	f.EndDueConns()
 	ends(t, quiet, "no byte passed for too long")
 	if !echoed(busy) {
 		t.Error("one that is in use was ended")
@@ -173,7 +173,7 @@ func TestAnIdleConnectionEndsAndDoesNotKeepItsSession(t *testing.T) {
 	if _, err := f.Session(f.ctx, f.id); err != nil {
 		t.Errorf("it has a connection: %v", err)
 	}
-	f.EndIdleConns()
+	f.EndDueConns()
 	ends(t, busy, "no byte passed for too long")
 	f.forward(2 * time.Hour)
 	f.ExpireSessions(f.ctx)
@@ -275,7 +275,7 @@ func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := f.url(keyOf(t, key.ID))
-	if err := errors.Join(f.Store.RevokeKey(t.Context(), "a", key.ID, time.Now()), f.LoadRevoked(t.Context())); err != nil {
+	if err := errors.Join(f.Store.RevokeKey(t.Context(), "a", key.ID, time.Now()), f.LoadKeyEnds(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	_, err = f.through(token)
@@ -283,6 +283,46 @@ func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
 	if open, err := f.OpenPorts(f.ctx, f.id); err != nil || len(open) != 0 {
 		t.Errorf("%+v, %v", open, err)
 	}
+}
+
+// TestAKeyThatExpiresLosesWhatItOpened: what holds for a key that is revoked.
+func TestAKeyThatExpiresLosesWhatItOpened(t *testing.T) {
+	f := newPortFixture(t, engine.PortLimits{})
+	manager := as(t, "a", agentsandbox.ScopeAdmin)
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
+	key, err := f.CreateKey(manager, agentsandbox.KeyRequest{Name: "k", Tenant: "a", ExpiresAt: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Authenticate(t.Context(), key.Value); err != nil {
+		t.Fatal(err)
+	}
+	holder := keyOf(t, key.ID)
+	its, others := f.tunnel(holder), f.tunnel(f.ctx)
+	p, err := f.OpenPort(holder, f.id, 7, (2 * time.Hour).Milliseconds())
+	if err != nil || !p.ExpiresAt.Equal(end) {
+		t.Fatalf("a URL until %v, and not until %v, %v", p.ExpiresAt, end, err)
+	}
+	token := strings.Trim(strings.TrimPrefix(p.Path, "/p"), "/")
+	outer, err := f.through(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.EndDueConns()
+	if !echoed(its) {
+		t.Fatal("a connection was cut before its key expired")
+	}
+	f.forward(time.Hour + time.Second)
+	f.EndDueConns()
+	ends(t, its, "the key has expired")
+	ends(t, outer, "the key has expired")
+	if !echoed(others) {
+		t.Error("the tunnel of another key was cut")
+	}
+	_, err = f.through(token)
+	wantCode(t, err, agentsandbox.CodePortNotFound)
+	_, err = f.DialPort(holder, f.id, 7)
+	wantCode(t, err, agentsandbox.CodeUnauthorized)
 }
 
 func TestAURLTellsNothing(t *testing.T) {

@@ -65,10 +65,10 @@ type recovery struct {
 
 // Recover brings the store in line with what lives on of an earlier process:
 // adopted are the sandboxes that were taken over, foreign the ids of those that
-// belong to the data directory of which this one is a copy. What has no sandbox any more is
-// recorded as lost. Start goes on from there: until then nothing is watched,
-// followed or ended, so that a server that fails to start can let go of the
-// sandboxes and leave them, with all that runs in them, to the next one.
+// belong to the data directory of which this one is a copy. What has no sandbox
+// any more is recorded as lost. Start goes on from there: until then nothing is
+// watched, followed or ended, so that a server that fails to start can let go of
+// the sandboxes and leave them, with all that runs in them, to the next one.
 func (e *Engine) Recover(ctx context.Context, foreign []string, adopted ...runtime.Sandbox) error {
 	r := &recovery{e: e, foreign: foreign, adopted: map[string]runtime.Sandbox{}, sessions: map[string]*session{}}
 	for _, sb := range adopted {
@@ -94,7 +94,7 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	revoked := false // the revoked keys were looked up
+	known := false // when keys end was looked up
 	for _, row := range rows {
 		sb := r.adopted[row.Sandbox]
 		if row.Status == string(agentsandbox.SessionLive) && sb != nil {
@@ -102,11 +102,11 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if len(info.Ports) > 0 && !revoked {
-				if err := r.e.loadRevoked(ctx); err != nil {
+			if len(info.Ports) > 0 && !known {
+				if err := r.e.loadKeyEnds(ctx); err != nil {
 					return err
 				}
-				revoked = true
+				known = true
 			}
 			secrets := r.e.reconnect(&info, sb)
 			r.sessions[row.ID] = r.e.enlist(info, sb, secrets)
