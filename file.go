@@ -187,6 +187,25 @@ func CleanPath(p string) (string, error) {
 	return path.Clean(p), nil
 }
 
+// ShownName shows the name of a file as UTF-8. Each byte that is not becomes %XX, so
+// that names which differ stay different: clients save files under them.
+func ShownName(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	var s strings.Builder
+	for i := 0; i < len(name); {
+		r, n := utf8.DecodeRuneInString(name[i:])
+		if r == utf8.RuneError && n == 1 {
+			fmt.Fprintf(&s, "%%%02X", name[i])
+		} else {
+			s.WriteString(name[i : i+n])
+		}
+		i += n
+	}
+	return s.String()
+}
+
 // SystemPath tells whether a clean absolute path is that of a file of the sandbox's
 // kernel: what is in /proc, /sys and /dev describes processes and devices, and is
 // for programs inside. Shared memory, /dev/shm, is the user's.

@@ -328,7 +328,7 @@ func (f DiskLimitFields) limits() agentsandbox.DiskLimits {
 func outcomeOf(e *agentsandbox.Execution) Outcome {
 	files := make([]executionFile, len(e.Files))
 	for i, f := range e.Files {
-		files[i] = executionFile{f.ID, shownName(f.Filename), shownName(f.Path), f.MediaType, f.SizeBytes, f.SHA256, exactName(&f)}
+		files[i] = executionFile{f.ID, agentsandbox.ShownName(f.Filename), agentsandbox.ShownName(f.Path), f.MediaType, f.SizeBytes, f.SHA256, exactName(&f)}
 	}
 	refused := e.NetworkRefused
 	if refused == nil {

@@ -118,11 +118,11 @@ func (a *api) fileRoutes() {
 
 func fileInfoOf(f *agentsandbox.File) fileInfo {
 	info := fileInfo{
-		FileID: f.ID, Filename: shownName(f.Filename), MIMEType: f.MediaType, SizeBytes: f.SizeBytes, SHA256: f.SHA256,
+		FileID: f.ID, Filename: agentsandbox.ShownName(f.Filename), MIMEType: f.MediaType, SizeBytes: f.SizeBytes, SHA256: f.SHA256,
 		SessionID: orNull(f.SessionID), ExecutionID: orNull(f.ExecutionID), CreatedAt: wireTime(f.CreatedAt),
 	}
 	if f.Path != "" {
-		info.Path = orNull(shownName(f.Path))
+		info.Path = orNull(agentsandbox.ShownName(f.Path))
 	}
 	info.ExactName = exactName(f)
 	return info

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -30,25 +29,6 @@ func text(b []byte) string {
 		i += badPrefix(b[i:])
 		start = i
 	}
-}
-
-// shownName shows the name of a file as UTF-8. Each byte that is not becomes %XX, so
-// that names which differ stay different: clients save files under them.
-func shownName(name string) string {
-	if utf8.ValidString(name) {
-		return name
-	}
-	var s strings.Builder
-	for i := 0; i < len(name); {
-		r, n := utf8.DecodeRuneInString(name[i:])
-		if r == utf8.RuneError && n == 1 {
-			fmt.Fprintf(&s, "%%%02X", name[i])
-		} else {
-			s.WriteString(name[i : i+n])
-		}
-		i += n
-	}
-	return s.String()
 }
 
 // badPrefix is the length of the maximal subpart at the start of bytes that are

@@ -51,7 +51,7 @@ type fileOutput struct {
 
 func viewOfFile(f agentsandbox.File) fileOutput {
 	return fileOutput{
-		FileID: f.ID, Filename: strings.ToValidUTF8(f.Filename, "\uFFFD"), Path: strings.ToValidUTF8(f.Path, "\uFFFD"),
+		FileID: f.ID, Filename: agentsandbox.ShownName(f.Filename), Path: agentsandbox.ShownName(f.Path),
 		MediaType: f.MediaType, SizeBytes: f.SizeBytes,
 	}
 }

@@ -96,20 +96,21 @@ func (a *app) show(e *agentsandbox.Execution, asJSON bool) error {
 	if e.SessionStatus == agentsandbox.SessionLost {
 		a.note("The session %s was lost with its sandbox.", e.SessionID)
 	}
-	if e.Truncated {
-		a.note("The output was cut: the code wrote %d bytes to stdout and %d to stderr, %d and %d were kept.",
-			e.StdoutBytes, e.StderrBytes, len(e.Stdout), len(e.Stderr))
+	// What was lost, and what was refused to a run that failed, stands on the standard
+	// error of the run, which was printed unless it is in the JSON.
+	if e.Truncated && asJSON {
+		a.note("The output was cut: the code wrote %d bytes to stdout and %d to stderr.", e.StdoutBytes, e.StderrBytes)
 	}
-	if lost := e.LostText(); lost != "" {
+	if lost := e.LostText(); lost != "" && asJSON {
 		a.note("%s.", lost)
 	}
-	if len(e.NetworkRefused) > 0 && (asJSON || e.Status == agentsandbox.StatusSucceeded) { // else standard error has it
-		a.note("The network refused %s.", refusals(e))
+	if refused := refusals(e); refused != "" && (asJSON || e.Status == agentsandbox.StatusSucceeded) {
+		a.note("The network refused %s.", refused)
 	}
 	return nil
 }
 
-// refusals says in a line what the network refused to an execution.
+// refusals says in a line what the network refused to an execution; empty: nothing.
 func refusals(e *agentsandbox.Execution) string {
 	var b strings.Builder
 	for i, r := range e.NetworkRefused {

@@ -118,6 +118,20 @@ func (c *executionsGet) Run(a *app) error {
 	return a.printExecution(e)
 }
 
+// reasonsText says in parentheses why files were left out.
+func reasonsText(reasons map[agentsandbox.OmittedReason]int) string {
+	var why []string
+	for _, reason := range agentsandbox.OmittedReasons {
+		if n := reasons[reason]; n > 0 {
+			why = append(why, fmt.Sprintf("%s %d", reason, n))
+		}
+	}
+	if len(why) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(why, ", ") + ")"
+}
+
 func (a *app) printExecution(e *agentsandbox.Execution) error {
 	err := a.printFields([][2]string{
 		{"id", e.ID},
@@ -127,9 +141,11 @@ func (a *app) printExecution(e *agentsandbox.Execution) error {
 		{"error", e.Error},
 		{"language", string(e.Language)},
 		{"session", e.SessionID},
+		{"session status", string(e.SessionStatus)},
 		{"created", timeText(e.CreatedAt)},
 		{"duration", millis(e.DurationMS)},
 		{"CPU", millis(e.CPUMS)},
+		{"network refused", refusals(e)},
 		{"metadata", metadataText(e.Metadata)},
 	})
 	if err != nil {
@@ -140,7 +156,7 @@ func (a *app) printExecution(e *agentsandbox.Execution) error {
 		fmt.Fprintf(&b, "file: %s  %s  %s\n", neutral(f.ID), neutral(f.Filename), sizeText(f.SizeBytes))
 	}
 	if e.FilesOmitted > 0 {
-		fmt.Fprintf(&b, "files left out: %d\n", e.FilesOmitted)
+		fmt.Fprintf(&b, "files left out: %d%s\n", e.FilesOmitted, reasonsText(e.OmittedReasons))
 	}
 	for _, part := range []struct{ name, text string }{
 		{"code", e.Code}, {"stdout", string(e.Stdout)}, {"stderr", string(e.Stderr)},

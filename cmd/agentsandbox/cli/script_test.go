@@ -107,7 +107,10 @@ var programs = []clienttest.Program{
 	{Code: "raw\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Stdout: []byte("\x1b[31m\xff")}},
 	{Code: "slow\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusTimedOut, ReturnCode: 124}},
 	{Code: "lost\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSandboxLost, ReturnCode: 137}},
-	{Code: "yes\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Stdout: []byte("y"), StdoutBytes: 99, Truncated: true, FilesOmitted: 4}},
+	{Code: "yes\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Stdout: []byte("y"), StdoutBytes: 99, Truncated: true,
+		Stderr:       []byte("agentsandbox: the output was cut: the first 1 of 99 bytes of standard output are kept\n"),
+		FilesOmitted: 4, OmittedReasons: map[agentsandbox.OmittedReason]int{agentsandbox.OmittedSizeLimit: 3, agentsandbox.OmittedIgnored: 1},
+		NetworkRefused: []agentsandbox.NetworkRefusal{{Host: "example.org", Port: 443, Reason: "not_allowed", Rule: "in no allow-list", Count: 2}}, NetworkRefusedOmitted: 5}},
 	{Code: "impossible\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusFailed, ReturnCode: 256}},
 	{Code: "'ls' '-l' 'it'\\''s here'", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Stdout: []byte("quoted\n")}},
 	{Code: "ls | wc -l", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusFailed, ReturnCode: 2, Stdout: []byte("line\n")}},
@@ -119,6 +122,12 @@ var programs = []clienttest.Program{
 			{Filename: "\x1b[31mred", Path: "/workspace/\x1b[31mred"},
 		}},
 		Contents: map[string]string{"a.txt": "A\n", "deep/b.txt": "B\n", "c.txt": "C\n", "\x1b[31mred": "R\n"},
+	},
+	{
+		Code: "names\n",
+		Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Files: []agentsandbox.File{
+			{Filename: "a\xff", Path: "/workspace/a\xff"}, {Filename: "a\xfe", Path: "/workspace/a\xfe"},
+		}},
 	},
 	{
 		Code: "escape\n",

@@ -88,9 +88,12 @@ type omittedView struct {
 }
 
 type fileView struct {
-	ID          string     `json:"file_id"`
-	Filename    string     `json:"filename"`
-	Path        string     `json:"path,omitempty"`
+	ID       string `json:"file_id"`
+	Filename string `json:"filename"`
+	Path     string `json:"path,omitempty"`
+	// The exact bytes of names that JSON cannot carry.
+	ExactName   []byte     `json:"filename_base64,omitempty"`
+	ExactPath   []byte     `json:"path_base64,omitempty"`
 	MediaType   string     `json:"mime_type"`
 	SizeBytes   int64      `json:"size_bytes"`
 	SessionID   string     `json:"session_id,omitempty"`
@@ -99,16 +102,23 @@ type fileView struct {
 }
 
 func viewOfFile(f agentsandbox.File) fileView {
-	return fileView{
+	v := fileView{
 		ID:          f.ID,
-		Filename:    f.Filename,
-		Path:        f.Path,
+		Filename:    agentsandbox.ShownName(f.Filename),
+		Path:        agentsandbox.ShownName(f.Path),
 		MediaType:   f.MediaType,
 		SizeBytes:   f.SizeBytes,
 		SessionID:   f.SessionID,
 		ExecutionID: f.ExecutionID,
 		CreatedAt:   timeOrNil(f.CreatedAt),
 	}
+	if v.Filename != f.Filename {
+		v.ExactName = []byte(f.Filename)
+	}
+	if v.Path != f.Path {
+		v.ExactPath = []byte(f.Path)
+	}
+	return v
 }
 
 type sessionView struct {

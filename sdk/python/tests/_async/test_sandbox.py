@@ -119,6 +119,17 @@ async def test_a_sandbox_that_died_is_replaced(service, local):
         assert (await sandbox.run("1")).success and sandbox.session_id == "ses_2"
 
 
+@pytest.mark.parametrize("ended", ["lost", "deleted", "expired"])
+async def test_a_sandbox_that_ended_under_a_run_is_replaced(service, ended):
+    async with AsyncSandbox() as sandbox:
+        service.result = {"return_code": 137, "status": "cancelled", "session_status": ended}
+        with pytest.raises(SandboxError) as caught:
+            await sandbox.run("1")
+        assert caught.value.workspace_lost and sandbox.session_id is None
+        service.result = {}
+        assert (await sandbox.run("1")).success and sandbox.session_id
+
+
 async def test_files(service, local):
     async with AsyncSandbox() as sandbox:
         info = {"path": "/workspace/a", "kind": "file", "size_bytes": 3, "mode": "0644", "modified_at": "2026-01-02T03:04:05Z"}

@@ -120,6 +120,17 @@ def test_a_sandbox_that_died_is_replaced(service, local):
         assert (sandbox.run("1")).success and sandbox.session_id == "ses_2"
 
 
+@pytest.mark.parametrize("ended", ["lost", "deleted", "expired"])
+def test_a_sandbox_that_ended_under_a_run_is_replaced(service, ended):
+    with Sandbox() as sandbox:
+        service.result = {"return_code": 137, "status": "cancelled", "session_status": ended}
+        with pytest.raises(SandboxError) as caught:
+            sandbox.run("1")
+        assert caught.value.workspace_lost and sandbox.session_id is None
+        service.result = {}
+        assert (sandbox.run("1")).success and sandbox.session_id
+
+
 def test_files(service, local):
     with Sandbox() as sandbox:
         info = {"path": "/workspace/a", "kind": "file", "size_bytes": 3, "mode": "0644", "modified_at": "2026-01-02T03:04:05Z"}

@@ -30,6 +30,24 @@ def test_results_say_more(client):
     assert client.executions.stderr(result.execution_id) == b"\xfe"
 
 
+@pytest.mark.parametrize(
+    ("schema", "model"),
+    [
+        ("ExecuteRequest", "ExecuteRequest"), ("ExecuteAnswer", "ExecuteResponse"), ("ExecutionFile", "ExecutionFile"),
+        ("ExecutionRecord", "ExecutionLog"), ("ExecutionList", "ExecutionListResponse"), ("FileInfo", "FileInfo"), ("FileList", "FileListResponse"),
+        ("KeyInfo", "KeyInfo"), ("KeyList", "KeyListResponse"), ("NewKey", "NewKey"), ("NetworkEntry", "NetworkEntry"), ("NetworkRefusal", "NetworkRefusal"),
+        ("NetworkReport", "NetworkReport"), ("PathInfo", "PathInfo"), ("PathList", "PathListResponse"), ("PolicyInfo", "NetworkPolicy"),
+        ("PortInfo", "OpenPort"), ("PortList", "PortListResponse"), ("SecretInfo", "SecretInfo"), ("SessionInfo", "SessionInfo"),
+        ("SessionList", "SessionListResponse"), ("SessionRequest", "SessionCreateRequest"),
+    ],
+)  # fmt: skip
+def test_no_field_of_the_server_is_missing(server, schema, model):
+    """What the server describes, the models have; what they do not know they pass over without a word."""
+    document = httpx.get(server.url + "/openapi.json").json()
+    described = document["components"]["schemas"][schema]["properties"]
+    assert not set(described) - set(getattr(agentsandbox, model).model_fields)
+
+
 def test_limits_of_a_session(client):
     with client.sessions.context(memory_mb=256, cpus=1, timeout_ms=300, metadata={"k": "v"}) as session:
         assert (session.memory_mb, session.timeout_ms, session.metadata, session.status) == (256, 300, {"k": "v"}, "live")

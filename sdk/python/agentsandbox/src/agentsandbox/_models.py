@@ -235,6 +235,9 @@ class _Outcome(_Model):
     """What the policy of the network, or a limit of it, refused to the sandbox while this ran."""
     network_refused_omitted: int = 0
     """How many refusals there were of kinds beyond those that are listed."""
+    session_status: Optional[str] = None
+    """What became of the session that the run was in: ``live``, ``lost`` with its sandbox, or ``deleted`` or
+    ``expired`` meanwhile; None for a run without one."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """As given with the run."""
 
@@ -256,8 +259,6 @@ class ExecuteResponse(_Outcome):
     """Names the record of this run, for ``client.executions.get``."""
     duration_ms: Optional[float] = None
     """Wall-clock time of the run."""
-    session_status: Optional[str] = None
-    """After a run in a session: ``live``, or ``lost`` when the sandbox died with the run."""
     error: Optional[str] = None
     """Why the service could not finish the run; None when it could."""
 
@@ -292,6 +293,8 @@ class ExecutionLog(_Outcome):
     """Wall-clock time of the run."""
     session_id: Optional[str] = None
     """The session of the run."""
+    ephemeral: bool = False
+    """The session was made for this run alone."""
     language: Optional[Language] = None
     """What the code is written in."""
     code: Optional[str] = None
@@ -346,6 +349,17 @@ class ExecutionListResponse(_Model):
     """What to give as ``cursor`` to see the next page; empty at the end."""
 
 
+class SecretInfo(_Model):
+    """A secret of a session, without its value."""
+
+    name: str
+    """The environment variable that holds the placeholder."""
+    hosts: list[str] = Field(default_factory=list)
+    """The names of the hosts that get it."""
+    header: Optional[str] = None
+    """The header that is set; None: none."""
+
+
 class SessionInfo(_Model):
     """A session: a sandbox that is kept, with its /workspace."""
 
@@ -381,8 +395,14 @@ class SessionInfo(_Model):
     """How long the session lives without being used."""
     max_lifetime_ms: Optional[int] = None
     """How long the session lives at most."""
+    last_used_at: Optional[datetime] = None
+    """When something was last done in the session; None: never."""
+    collect_ignored: Optional[bool] = None
+    """Whether the files of tools are kept, too, of runs that do not say."""
     network: Optional[NetworkPolicy] = None
     """What code in the session may reach."""
+    secrets: list[SecretInfo] = Field(default_factory=list)
+    """The session's secrets, without their values."""
     env_var_names: list[str] = Field(default_factory=list)
     """Names of the session's environment variables; their values are not shown."""
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -429,12 +449,16 @@ class SessionCreateRequest(_Model):
     """How many files and directories may be made."""
     output_bytes: Optional[int] = None
     """How much of each output stream of a run is kept."""
+    collect_ignored: Optional[bool] = None
+    """Keep the files of tools, too, of runs that do not say."""
     idle_timeout_ms: Optional[int] = None
     """How long the session lives without being used."""
     max_lifetime_ms: Optional[int] = None
     """How long the session lives at most."""
     network: Optional[NetworkPolicy] = None
     """What code in the session may reach."""
+    secrets: Optional[list[dict[str, Any]]] = Field(default=None, repr=False)
+    """Secrets that are put into requests on their way out."""
     metadata: Optional[dict[str, str]] = None
     """Kept and shown with the session."""
     template: Optional[str] = None

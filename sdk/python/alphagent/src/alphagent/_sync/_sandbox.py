@@ -248,7 +248,7 @@ class Sandbox:
     def _died(self, lease: Lease, response: agentsandbox.ExecuteResponse) -> bool:
         """Return whether the sandbox ended with a run that went wrong."""
         if response.session_status is not None:
-            return response.session_status == "lost"
+            return response.session_status != "live"  # lost, or deleted or expired meanwhile
         try:
             session = self._client.sessions.get(lease.session_id)
         except agentsandbox.NotFoundError:
