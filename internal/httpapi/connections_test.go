@@ -61,6 +61,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 		if err != nil {
 			return 0
 		}
+		defer func() { _ = r.Body.Close() }()
 		_, _ = io.Copy(io.Discard, r.Body)
 		return r.StatusCode
 	}

@@ -9,7 +9,8 @@ import (
 // NewServer wraps a handler of New in a server that slow and idle clients
 // cannot exhaust. It speaks HTTP/1.1. It has no deadline for whole requests or
 // answers, because runs and transfers are long: the handler sets its own for
-// bodies and for answers that nobody takes. It is to serve Connections. The caller serves, and shuts down.
+// bodies and for answers that nobody takes. It is to serve Connections. The
+// caller serves, and shuts down.
 func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           whileServed(handler),

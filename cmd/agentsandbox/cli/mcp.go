@@ -118,7 +118,7 @@ func (c *mcpCommand) listen(a *app, opts mcp.Options) error {
 	mux := http.NewServeMux()
 	mux.Handle("/mcp", handler)
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
 	}
 	a.note("MCP over streamable HTTP at http://%s/mcp, for the server at %s. Clients send their API key as a bearer token.", listener.Addr(), c.Server)
