@@ -13,6 +13,7 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -143,7 +144,37 @@ func (c *conversation) server(opts Options, configure func(*sdk.ServerOptions)) 
 	c.addRunTools(s)
 	c.addSessionTools(s)
 	c.addFileTools(s)
+	s.AddReceivingMiddleware(nullsLeftOut)
 	return s
+}
+
+// nullsLeftOut takes a null among the arguments of a tool for one that was left
+// out, as the API does: many clients send null for what a model does not give.
+func nullsLeftOut(next sdk.MethodHandler) sdk.MethodHandler {
+	return func(ctx context.Context, method string, req sdk.Request) (sdk.Result, error) {
+		if call, ok := req.(*sdk.CallToolRequest); ok {
+			call.Params.Arguments = withoutNulls(call.Params.Arguments)
+		}
+		return next(ctx, method, req)
+	}
+}
+
+// withoutNulls leaves what is no object, or has no null, as it is.
+func withoutNulls(arguments json.RawMessage) json.RawMessage {
+	var given map[string]json.RawMessage
+	if json.Unmarshal(arguments, &given) != nil {
+		return arguments
+	}
+	before := len(given)
+	maps.DeleteFunc(given, func(_ string, value json.RawMessage) bool { return string(value) == "null" })
+	if len(given) == before {
+		return arguments
+	}
+	kept, err := json.Marshal(given)
+	if err != nil {
+		return arguments
+	}
+	return kept
 }
 
 // addTool adds a tool whose calls end with the conversation, and whose errors

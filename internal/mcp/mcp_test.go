@@ -2,6 +2,7 @@ package mcp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -97,6 +98,37 @@ func TestASandboxIsMadeLateAndEndsWithItsConversation(t *testing.T) {
 	end()
 	if ids := live(t, service); len(ids) != 0 {
 		t.Fatalf("the conversation left %v", ids)
+	}
+}
+
+func TestArgumentsAreTakenAsTheAPITakesThem(t *testing.T) {
+	service := &clienttest.Service{Programs: []clienttest.Program{program("1", agentsandbox.Execution{Status: agentsandbox.StatusSucceeded})}}
+	client, end := converse(t, service)
+	defer end()
+	for arguments, refused := range map[string]string{
+		`{"code": "1", "session_id": null, "env_vars": null, "timeout_ms": null, "file_ids": null, "collect_ignored": null}`: "",
+		`{"code": "1", "timeout_ms": 5000.0, "collect_ignored": true}`:                                                       "",
+		`{"code": null}`:                   "required",
+		`{"code": "1", "Timeout_ms": 1}`:   "Timeout_ms",
+		`{"code": "1", "timeout_ms": "5"}`: "timeout_ms",
+	} {
+		result, err := client.CallTool(t.Context(), &sdk.CallToolParams{Name: "execute_python", Arguments: json.RawMessage(arguments)})
+		if err != nil {
+			t.Fatal(arguments, err)
+		}
+		said, _ := json.Marshal(result.Content)
+		if result.IsError != (refused != "") || !strings.Contains(string(said), refused) {
+			t.Errorf("%s: failed is %v, %s", arguments, result.IsError, said)
+		}
+	}
+	kept := false
+	for _, r := range service.Requests() {
+		if x, ok := r.(agentsandbox.ExecuteRequest); ok && x.CollectIgnored != nil {
+			kept = kept || *x.CollectIgnored && x.TimeoutMS == 5000
+		}
+	}
+	if !kept {
+		t.Errorf("collect_ignored did not arrive: %+v", service.Requests())
 	}
 }
 

@@ -16,6 +16,7 @@ type runInput struct {
 	TimeoutMS      int64             `json:"timeout_ms,omitempty" jsonschema:"time limit in milliseconds; the session's otherwise"`
 	EnvVars        map[string]string `json:"env_vars,omitempty" jsonschema:"environment variables of this run alone"`
 	FileIDs        []string          `json:"file_ids,omitempty" jsonschema:"files to copy to /workspace before the run"`
+	CollectIgnored bool              `json:"collect_ignored,omitempty" jsonschema:"keep the files of tools, too, such as .git and virtual environments"`
 	MaxOutputBytes int               `json:"max_output_bytes,omitempty" jsonschema:"how much to show of each of stdout and stderr; 100000 otherwise"`
 }
 
@@ -85,10 +86,14 @@ func (c *conversation) run(ctx context.Context, language agentsandbox.Language, 
 	}
 	var e *agentsandbox.Execution
 	err = c.in(ctx, in.SessionID, func(sessionID string) (err error) {
-		e, err = c.service.Execute(ctx, agentsandbox.ExecuteRequest{
+		request := agentsandbox.ExecuteRequest{
 			Code: in.Code, Language: language, SessionID: sessionID,
 			Env: in.EnvVars, FileIDs: in.FileIDs, TimeoutMS: in.TimeoutMS,
-		})
+		}
+		if in.CollectIgnored {
+			request.CollectIgnored = &in.CollectIgnored
+		}
+		e, err = c.service.Execute(ctx, request)
 		return err
 	})
 	if err != nil {
