@@ -17,6 +17,7 @@ import alphagent
 import pydantic
 import pytest
 from agentsandbox import _retry
+from agentsandbox._sources import _TOOLS, directory_files
 from local import Answer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,3 +188,16 @@ def test_nobody_is_told_to_install_a_package_of_somebody_else():
     for document in [repository / "README.md", *repository.glob("docs/**/*.md"), *ROOT.glob("*/README.md")]:
         for line in document.read_text().splitlines():
             assert not re.search(r"pip install .*(agentsandbox|alphagent)(-sdk)?(\s|`|$)", line), f"{document}: {line}"
+
+
+def test_directories_of_tools_are_those_of_the_service(tmp_path):
+    """What is not uploaded is what the service would not keep."""
+    listed = re.search(r"toolDirectories = \[\]string\{(.*?)\n\}", (ROOT.parents[1] / "file.go").read_text(), re.S)[1]
+    names = re.findall(r'"([^"]+)"', listed)
+    for name in names:
+        (tmp_path / "pkg" / "sub" / name).mkdir(parents=True)
+        (tmp_path / "pkg" / "sub" / name / "x").touch()
+    (tmp_path / "pkg" / "sub" / "matplotlib").mkdir()
+    (tmp_path / "pkg" / "sub" / "matplotlib" / "kept").touch()
+    assert set(names) == _TOOLS
+    assert [place for _, place in directory_files(tmp_path / "pkg", None)] == ["pkg/sub/matplotlib/kept"]

@@ -17,8 +17,15 @@ _TOOLS = frozenset(
     {
         "__pycache__", ".git", ".hg", ".svn", "node_modules", ".ipynb_checkpoints", ".cache", ".mypy_cache",
         ".pytest_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".npm", ".yarn", ".pnpm-store",
+        ".config/matplotlib",
     }
 )  # fmt: skip
+"""Names of directories that programs keep for themselves, as the service has them."""
+
+
+def _of_tools(directory: str) -> bool:
+    parts = directory.replace(os.sep, "/").rsplit("/", 2)
+    return parts[-1] in _TOOLS or "/".join(parts[-2:]) in _TOOLS
 
 
 def directory_files(directory: Union[str, os.PathLike[str]], path: Optional[str]) -> list[tuple[str, str]]:
@@ -37,7 +44,7 @@ def directory_files(directory: Union[str, os.PathLike[str]], path: Optional[str]
         if here != root and "pyvenv.cfg" in files:
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders if name not in _TOOLS)
+        folders[:] = sorted(name for name in folders if not _of_tools(os.path.join(here, name)))
         for name in files:
             local = os.path.join(here, name)
             if os.path.isfile(local) and not os.path.islink(local):
