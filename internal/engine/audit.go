@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -52,6 +54,17 @@ func (e *Engine) AuditReady(ctx context.Context) error {
 			}
 		}
 		e.overdue.rows = e.overdue.rows[1:]
+	}
+	return nil
+}
+
+// flushAudit writes the rows that are overdue before the process ends, which alone
+// has them.
+func (e *Engine) flushAudit() error {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if err := e.AuditReady(ctx); err != nil {
+		return fmt.Errorf("rows of the audit log could not be written, and are in the server's log alone: %w", errors.Unwrap(err))
 	}
 	return nil
 }

@@ -238,5 +238,5 @@ func (e *Engine) Close(ctx context.Context) error {
 	} else {
 		e.closeSessions()
 	}
-	return e.flushTouches()
+	return errors.Join(e.flushTouches(), e.flushAudit())
 }

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
@@ -34,9 +35,10 @@ type fixture struct {
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
 	// runError, if set, is what starting a run fails with; noRoom fails the
-	// writing of outcomes that have output.
+	// writing of outcomes that have output; noAudit that of rows of the audit log.
 	runError error
 	noRoom   atomic.Bool
+	noAudit  atomic.Bool
 }
 
 // fullStore has no room for output when the fixture says so.
@@ -50,6 +52,13 @@ func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution
 		return false, agentsandbox.Errorf(agentsandbox.CodeStorageFull, "The disk is full.")
 	}
 	return s.Store.FinishExecution(ctx, e)
+}
+
+func (s fullStore) AppendAudit(ctx context.Context, e agentsandbox.AuditEntry) error {
+	if s.f.noAudit.Load() {
+		return errors.New("the audit log cannot be written")
+	}
+	return s.Store.AppendAudit(ctx, e)
 }
 
 var limits = engine.Limits{
