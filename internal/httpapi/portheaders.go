@@ -157,7 +157,7 @@ func (o portOrigin) passHeader(to, from http.Header) {
 
 func (o portOrigin) passValue(name, value string) (string, bool) {
 	switch name {
-	case "Location", "Content-Location", "Hx-Redirect", "Hx-Push-Url", "Hx-Replace-Url":
+	case "Location", "Content-Location", "Hx-Location", "Hx-Redirect", "Hx-Push-Url", "Hx-Replace-Url":
 		return o.rewrite(value), true
 	case "Refresh":
 		return o.rewriteRefresh(value), true

@@ -3,10 +3,30 @@ package httpapi
 import (
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 )
 
 var testOrigin = portOrigin{prefix: "/p/TOKEN", port: 8000, hosts: []string{"Box.example:8443", "box.example:8443"}}
+
+// TestEveryHeaderWithAnAddressIsRewritten: what a page or a library goes to next.
+func TestEveryHeaderWithAnAddressIsRewritten(t *testing.T) {
+	for name, value := range map[string]string{
+		"Location": "/x", "Content-Location": "/x", "Hx-Location": "/x", "Hx-Redirect": "/x", "Hx-Push-Url": "/x", "Hx-Replace-Url": "/x",
+		"Refresh": "0; url=/x", "Link": "</x>; rel=next",
+	} {
+		to := http.Header{}
+		testOrigin.passHeader(to, http.Header{name: {value}})
+		if want := strings.Replace(value, "/x", "/p/TOKEN/x", 1); to.Get(name) != want {
+			t.Errorf("%s: %q, want %q", name, to.Get(name), want)
+		}
+	}
+	for name, value := range map[string]string{"Hx-Location": `{"path": "x"}`, "Hx-Push-Url": "false"} {
+		if got, _ := testOrigin.passValue(name, value); got != value {
+			t.Errorf("%s: %q became %q", name, value, got)
+		}
+	}
+}
 
 func TestAddressesOfTheServerItselfLeadBelowThePort(t *testing.T) {
 	for address, want := range map[string]string{
