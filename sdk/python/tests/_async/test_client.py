@@ -57,8 +57,14 @@ async def test_run_sends_what_was_given_and_nothing_else(local, client):
 
 
 async def test_an_unknown_language_is_refused_before_anything_is_sent(local, client):
-    with pytest.raises(ValueError, match="ruby"):
+    with pytest.raises(ValueError, match="must be 'python' or 'bash', not 'ruby'"):
         await client.run("puts 1", language="ruby")
+    assert local.asked == []
+
+
+async def test_a_limit_that_is_no_number_is_named(local, client):
+    with pytest.raises(TypeError, match="timeout_ms must be a number of milliseconds, not '5'"):
+        await client.run("1", timeout_ms="5")
     assert local.asked == []
 
 

@@ -83,6 +83,8 @@ class Settings:
         """
         if timeout is not None:
             return timeout
+        if limit_ms is not None and not isinstance(limit_ms, (int, float)):
+            raise TypeError(f"timeout_ms must be a number of milliseconds, not {limit_ms!r}")
         return max(self.timeout, limit_ms / 1000 + VERDICT_MARGIN) if limit_ms else self.timeout
 
     def request_headers(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from ._models import (
     ExecutionListResponse,
     FileListResponse,
     KeyListResponse,
+    Language,
     NetworkInput,
     NetworkPolicy,
     SessionListResponse,
@@ -85,6 +86,15 @@ def sandbox_path(path: Union[str, bytes, os.PathLike[str]]) -> Union[str, bytes]
     if isinstance(text, bytes):
         return text if text.startswith(b"/") else b"/workspace/" + text
     return text if text.startswith("/") else "/workspace/" + text
+
+
+def language_value(language: str) -> str:
+    """Return the language of a run as the service takes it."""
+    try:
+        return Language(language).value
+    except ValueError:
+        known = " or ".join(repr(known.value) for known in Language)
+        raise ValueError(f"language must be {known}, not {language!r}") from None
 
 
 def network_value(network: Optional[NetworkInput]) -> Optional[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Optional, Union
 
 from .._models import ExecuteResponse, Language, NetworkInput
-from .._wire import decode, encode, network_value, refuse_timeout, route
+from .._wire import decode, encode, language_value, network_value, refuse_timeout, route
 from ._transport import AsyncBody, AsyncTransport
 
 
@@ -84,7 +84,7 @@ class AsyncExecuteResource:
         body = encode(
             {
                 "code": code,
-                "language": Language(language).value,
+                "language": language_value(language),
                 "session_id": session_id,
                 "env_vars": None if env_vars is None else dict(env_vars),
                 "file_ids": None if file_ids is None else list(file_ids),
