@@ -116,6 +116,9 @@ func ParseNetworkTarget(entry string) (NetworkTarget, error) {
 	fail := func(format string, args ...any) (NetworkTarget, error) {
 		return NetworkTarget{}, fmt.Errorf("%q %s", entry, fmt.Sprintf(format, args...))
 	}
+	if strings.Contains(entry, "://") {
+		return fail("is a URL: write the host, and a port if need be, such as example.org:443")
+	}
 	host, ports, bracketed := entry, "", false
 	if rest, found := strings.CutPrefix(entry, "["); found {
 		end := strings.IndexByte(rest, ']')

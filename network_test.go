@@ -57,6 +57,11 @@ func TestParseNetworkTarget(t *testing.T) {
 			t.Errorf("%q: the error does not name it: %v", entry, err)
 		}
 	}
+	for _, entry := range []string{"http://example.org", "https://example.org:443/path", "tcp://203.0.113.7"} {
+		if _, err := agentsandbox.ParseNetworkTarget(entry); err == nil || !strings.Contains(err.Error(), "is a URL: write the host") {
+			t.Errorf("%q: %v", entry, err)
+		}
+	}
 }
 
 func TestNetworkTargetMatches(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -84,7 +85,11 @@ func VerifyAudit(ctx context.Context, dir, head string) (report agentsandbox.Aud
 	if err != nil {
 		return report, fmt.Errorf("store: %w", err)
 	}
-	if _, err := inspectHeader(path); err != nil {
+	_, err = inspectHeader(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return report, fmt.Errorf("store: there is no %s: give the data directory of the server with --data-dir", path)
+	}
+	if err != nil {
 		return report, err
 	}
 	pool, err := sql.Open(driverName, readOnlySource(path))

@@ -79,6 +79,13 @@ func TestVerifyAudit(t *testing.T) {
 	}
 }
 
+func TestVerifyAuditSaysWhichDirectoryIsWanted(t *testing.T) {
+	_, err := store.VerifyAudit(t.Context(), t.TempDir(), "")
+	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestVerifyAuditFindsEveryChange(t *testing.T) {
 	for statement, broken := range map[string]int64{
 		"UPDATE audit SET at = at + 1 WHERE seq = 2":                                    2,
