@@ -121,10 +121,12 @@ type conversation struct {
 	// revoked ends the conversation when the API key is no longer valid; nil: no
 	// matter, its calls say so.
 	revoked func()
+	// arguments are the names of those of each tool that is offered.
+	arguments map[string][]string
 }
 
 func newConversation(ctx context.Context, service agentsandbox.Service, opts Options) *conversation {
-	c := &conversation{service: service, opts: opts, mark: agentsandbox.NewID("mcp_"), turn: make(chan struct{}, 1), made: make(map[string]bool)}
+	c := &conversation{service: service, opts: opts, mark: agentsandbox.NewID("mcp_"), turn: make(chan struct{}, 1), made: make(map[string]bool), arguments: make(map[string][]string)}
 	c.ctx, c.stop = context.WithCancel(ctx)
 	return c
 }
@@ -144,7 +146,7 @@ func (c *conversation) server(opts Options, configure func(*sdk.ServerOptions)) 
 	c.addRunTools(s)
 	c.addSessionTools(s)
 	c.addFileTools(s)
-	s.AddReceivingMiddleware(nullsLeftOut)
+	s.AddReceivingMiddleware(explainNames(c.arguments), nullsLeftOut) // in this order: an unknown null is unknown
 	return s
 }
 
@@ -183,6 +185,7 @@ func addTool[In, Out any](c *conversation, s *sdk.Server, tool *sdk.Tool, call f
 	if len(c.opts.Tools) > 0 && !slices.Contains(c.opts.Tools, tool.Name) {
 		return
 	}
+	c.arguments[tool.Name] = argumentNames[In]()
 	sdk.AddTool(s, tool, func(ctx context.Context, _ *sdk.CallToolRequest, in In) (*sdk.CallToolResult, Out, error) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
