@@ -19,6 +19,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -111,9 +112,7 @@ func Main(ctx context.Context, args []string, world World, local Local) int {
 		(&app{World: world}).note("%s", err)
 		return exitFailure
 	}
-	if len(args) == 0 {
-		args = []string{"--help"}
-	}
+	args = usual(args)
 	parsed, err := parser.Parse(args)
 	if errors.Is(err, errHelpShown) {
 		return exitOK
@@ -124,6 +123,20 @@ func Main(ctx context.Context, args []string, world World, local Local) int {
 	a := &app{World: world, ctx: ctx, local: local}
 	err = parsed.Run(a)
 	return a.exitStatus(verbOf(args), err)
+}
+
+// usual puts the grammar's words for those that many programs know: nothing or
+// help for --help, --version for version.
+func usual(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case len(args) == 1 && args[0] == "--version":
+		return []string{"version"}
+	}
+	return args
 }
 
 // prepare makes the flags that come from the table of settings.
@@ -204,6 +217,9 @@ func usageError(world World, args []string, err error) int {
 	}
 	a := &app{World: world}
 	a.note("%s", err)
+	if verb == "" && strings.HasPrefix(args[0], "-") {
+		a.note("Flags stand behind the verb, as in \"agentsandbox run hello.py --server URL\".")
+	}
 	a.note("Run \"agentsandbox%s --help\" for how to use it.", verb)
 	if runsCode(verbOf(args)) {
 		return exitNoRun

@@ -20,6 +20,7 @@ type executionFlags struct {
 	File           []string          `short:"f" sep:"none" placeholder:"PATH" help:"Copy a local file to /workspace first, or a directory under its name. Can be repeated."`
 	FileID         []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace first. Can be repeated."`
 	Timeout        time.Duration     `short:"t" placeholder:"DURATION" help:"End the execution after this long, such as 90s or 5m. The server's default otherwise."`
+	CPUTime        time.Duration     `placeholder:"DURATION" help:"End the execution when its processes together have used so much CPU time, such as 10s."`
 	Metadata       map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the record of the execution. Can be repeated."`
 	IdempotencyKey string            `placeholder:"KEY" help:"Have one effect however often this is run with the same key within 24 hours; needs the same code and flags each time."`
 	CollectIgnored *bool             `negatable:"" help:"Keep the files of tools, too, such as .git, node_modules and virtual environments. The session's setting otherwise."`
@@ -39,7 +40,10 @@ func (a *app) execute(service agentsandbox.Service, req agentsandbox.ExecuteRequ
 	if req.Env, err = environment(flags.Env, a.Getenv); err != nil {
 		return err
 	}
-	if req.TimeoutMS, err = timeoutMS(flags.Timeout); err != nil {
+	if req.TimeoutMS, err = milliseconds("--timeout", flags.Timeout); err != nil {
+		return err
+	}
+	if req.CPUTimeMS, err = milliseconds("--cpu-time", flags.CPUTime); err != nil {
 		return err
 	}
 	uploaded, err := a.uploadInputs(service, flags.File)
@@ -69,7 +73,9 @@ func (a *app) execute(service agentsandbox.Service, req agentsandbox.ExecuteRequ
 	if flags.OutputDir != "" {
 		// The status stays the code's own.
 		if err := a.saveAll(service, flags.OutputDir, result.Files, flags.Overwrite); err != nil {
-			a.note("%v", err)
+			for _, line := range explain(err) {
+				a.note("%s", line)
+			}
 		}
 	}
 	return statusOf(result)
@@ -131,10 +137,10 @@ func refusals(e *agentsandbox.Execution) string {
 
 // endings say how an execution ended where its output and status do not.
 var endings = map[agentsandbox.Status]string{
-	agentsandbox.StatusTimedOut:       "The execution was ended at its time limit; --timeout gives it longer.",
-	agentsandbox.StatusMemoryExceeded: "The execution was ended because it needed more memory than it has.",
-	agentsandbox.StatusProcessLimit:   "The execution reached the limit of processes.",
-	agentsandbox.StatusDiskFull:       "The execution filled the disk of its sandbox.",
+	agentsandbox.StatusTimedOut:       "The execution was ended at its time limit; --timeout, or --cpu-time, gives it longer.",
+	agentsandbox.StatusMemoryExceeded: "The execution was ended because it needed more memory than it has; --memory-mb of run, or of sessions create, gives it more.",
+	agentsandbox.StatusProcessLimit:   "The execution reached the limit of processes; --processes of run, or of sessions create, sets it.",
+	agentsandbox.StatusDiskFull:       "The execution filled the disk of its sandbox; --disk-mb and --inodes of run, or of sessions create, give it more.",
 	agentsandbox.StatusOutputLimit:    "The execution wrote more output than is allowed.",
 	agentsandbox.StatusCancelled:      "The execution was cancelled.",
 	agentsandbox.StatusSandboxLost:    "The sandbox died under the execution; it is safe to try again.",
@@ -185,11 +191,11 @@ func environment(pairs []string, getenv func(string) string) (map[string]string,
 	return env, agentsandbox.ValidateEnv(env)
 }
 
-// timeoutMS turns a flag into milliseconds; one below a millisecond is one, not
-// none.
-func timeoutMS(d time.Duration) (int64, error) {
+// milliseconds turns a flag into milliseconds; one below a millisecond is one,
+// not none.
+func milliseconds(flag string, d time.Duration) (int64, error) {
 	if d < 0 {
-		return 0, fmt.Errorf("--timeout %s: must not be negative", d)
+		return 0, fmt.Errorf("%s %s: must not be negative", flag, d)
 	}
 	return int64(math.Ceil(float64(d) / float64(time.Millisecond))), nil
 }

@@ -72,7 +72,7 @@ func (c *mcpCommand) Run(a *app) error {
 }
 
 func (c *mcpCommand) options() (mcp.Options, error) {
-	timeout, err := timeoutMS(c.Timeout)
+	timeout, err := milliseconds("--timeout", c.Timeout)
 	if err != nil {
 		return mcp.Options{}, err
 	}

@@ -13,7 +13,7 @@ import (
 // networkFlags are a policy. Without any of them there is none.
 type networkFlags struct {
 	Network string   `placeholder:"MODE" help:"What may be reached: off, public, or allowlist; what the server allows otherwise."`
-	Allow   []string `sep:"none" placeholder:"TARGET" help:"With --network allowlist: a name (example.org, *.example.org), address or CIDR, with an optional :port. Can be repeated."`
+	Allow   []string `sep:"none" placeholder:"TARGET" help:"What may be reached, and nothing else: a name (example.org, *.example.org), address or CIDR, with an optional :port. Means --network allowlist. Can be repeated."`
 	Deny    []string `sep:"none" placeholder:"TARGET" help:"What is refused whatever allows it. Can be repeated."`
 }
 

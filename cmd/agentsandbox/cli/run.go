@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,12 +18,12 @@ import (
 const maxSourceBytes = 64 << 20
 
 type runCommand struct {
-	Source   string  `arg:"" name:"file" help:"File with the code; - for standard input."`
-	Language string  `short:"l" placeholder:"LANGUAGE" help:"python or bash. Otherwise the file's name or its first line (#!) tells, and python it is if neither does."`
-	Session  string  `short:"s" placeholder:"ID" help:"Run in this session instead of in a sandbox of its own."`
-	MemoryMB int64   `placeholder:"MB" help:"Memory of the sandbox, in MiB."`
-	CPUs     float64 `name:"cpus" placeholder:"N" help:"CPUs of the sandbox; fractions are allowed."`
+	Source   string `arg:"" name:"file" help:"File with the code; - for standard input."`
+	Language string `short:"l" placeholder:"LANGUAGE" help:"python or bash. Otherwise the file's name or its first line (#!) tells, and python it is if neither does."`
+	Session  string `short:"s" placeholder:"ID" help:"Run in this session instead of in a sandbox of its own."`
 	executionFlags
+	limitFlags
+	networkFlags
 	connection
 }
 
@@ -30,12 +31,15 @@ type runCommand struct {
 func (c *runCommand) Help() string {
 	return `Prints what the code prints, byte for byte, and ends with the exit status of the code: 124 after a time-out, 128 + N after signal N. Status 125 means that there is none, because the request was refused or the service failed. Files given with --file are deleted from the server afterwards; what --output-dir downloads never leaves that directory, and replaces nothing unless --overwrite is given. A file that cannot be saved there is told of on standard error, and the status stays that of the code. Of a directory given with --file, each file stands below /workspace at its path, but for links and directories of tools (.git, __pycache__, node_modules, virtual environments).
 
+In a session, the memory, CPUs, disk and network are those of the session: they are given to sessions create.
+
 Examples:
 
     agentsandbox run hello.py
     echo 'print(6 * 7)' | agentsandbox run -
     agentsandbox run report.py --file sales.csv --output-dir out --timeout 5m
-    agentsandbox run build.sh --session ses_… -e TOKEN -e MODE=fast`
+    agentsandbox run build.sh --session ses_… -e TOKEN -e MODE=fast
+    agentsandbox run fetch.py --allow example.org:443 --memory-mb 512`
 }
 
 // Run runs a file.
@@ -53,11 +57,14 @@ func (c *runCommand) Run(a *app) error {
 		return err
 	}
 	return a.execute(service, agentsandbox.ExecuteRequest{
-		Code:      string(code),
-		Language:  language,
-		SessionID: c.Session,
-		MemoryMB:  c.MemoryMB,
-		CPUs:      c.CPUs,
+		Code:       string(code),
+		Language:   language,
+		SessionID:  c.Session,
+		MemoryMB:   c.MemoryMB,
+		CPUs:       c.CPUs,
+		RunLimits:  c.run(),
+		DiskLimits: c.disk(),
+		Network:    c.policy(),
 	}, c.executionFlags)
 }
 
@@ -65,6 +72,9 @@ func (c *runCommand) read(a *app) ([]byte, error) {
 	input := a.Stdin
 	if c.Source != "-" {
 		f, err := os.Open(c.Source)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, errors.New("Code that is in no file goes to standard input: echo 'print(1)' | agentsandbox run -"))
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -111,6 +111,7 @@ var programs = []clienttest.Program{
 		Stderr:       []byte("agentsandbox: the output was cut: the first 1 of 99 bytes of standard output are kept\n"),
 		FilesOmitted: 4, OmittedReasons: map[agentsandbox.OmittedReason]int{agentsandbox.OmittedSizeLimit: 3, agentsandbox.OmittedIgnored: 1},
 		NetworkRefused: []agentsandbox.NetworkRefusal{{Host: "example.org", Port: 443, Reason: "not_allowed", Rule: "in no allow-list", Count: 2}}, NetworkRefusedOmitted: 5}},
+	{Code: "memory\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusMemoryExceeded, ReturnCode: 137}},
 	{Code: "impossible\n", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusFailed, ReturnCode: 256}},
 	{Code: "'ls' '-l' 'it'\\''s here'", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusSucceeded, Stdout: []byte("quoted\n")}},
 	{Code: "ls | wc -l", Outcome: agentsandbox.Execution{Status: agentsandbox.StatusFailed, ReturnCode: 2, Stdout: []byte("line\n")}},

@@ -94,18 +94,13 @@ func metadataText(metadata map[string]string) string {
 }
 
 type sessionsCreate struct {
-	Env       []string          `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for every execution; NAME alone passes on the value that it has here. Can be repeated."`
-	FileID    []string          `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace. Can be repeated."`
-	Template  string            `placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
-	Timeout   time.Duration     `short:"t" placeholder:"DURATION" help:"Time limit of each execution, such as 90s or 5m."`
-	MemoryMB  int64             `placeholder:"MB" help:"Memory of the sandbox, in MiB."`
-	CPUs      float64           `name:"cpus" placeholder:"N" help:"CPUs of the sandbox; fractions are allowed."`
-	Processes int64             `placeholder:"N" help:"Processes and threads that the code may have at once."`
-	OpenFiles int64             `placeholder:"N" help:"Open files of each process."`
-	DiskMB    int64             `placeholder:"MB" help:"Room for files, in MiB: a power of two."`
-	Inodes    int64             `placeholder:"N" help:"Files, directories and links that the sandbox may hold."`
-	Metadata  map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
-	Idle      time.Duration     `placeholder:"DURATION" help:"End the session when nothing uses it for so long, such as 30m; the server's default otherwise."`
+	Env      []string      `short:"e" sep:"none" placeholder:"NAME=VALUE" help:"Set an environment variable for every execution; NAME alone passes on the value that it has here. Can be repeated."`
+	FileID   []string      `sep:"none" placeholder:"ID" help:"Copy an uploaded file to /workspace. Can be repeated."`
+	Template string        `placeholder:"NAME" help:"Template to start from; the server's default otherwise."`
+	Timeout  time.Duration `short:"t" placeholder:"DURATION" help:"Time limit of each execution, such as 90s or 5m."`
+	limitFlags
+	Metadata map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Note to keep with the session. Can be repeated."`
+	Idle     time.Duration     `placeholder:"DURATION" help:"End the session when nothing uses it for so long, such as 30m; the server's default otherwise."`
 	networkFlags
 	CollectIgnored *bool         `negatable:"" help:"Keep the files of tools, too, such as .git, node_modules and virtual environments. The server's setting otherwise."`
 	Lifetime       time.Duration `placeholder:"DURATION" help:"End the session at this age in any case, such as 48h; the server's default otherwise."`
@@ -129,7 +124,7 @@ func (c *sessionsCreate) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	timeout, err := timeoutMS(c.Timeout)
+	timeout, err := milliseconds("--timeout", c.Timeout)
 	if err != nil {
 		return err
 	}
@@ -144,8 +139,8 @@ func (c *sessionsCreate) Run(a *app) error {
 		TimeoutMS:  timeout,
 		MemoryMB:   c.MemoryMB,
 		CPUs:       c.CPUs,
-		RunLimits:  agentsandbox.RunLimits{Processes: c.Processes, OpenFiles: c.OpenFiles},
-		DiskLimits: agentsandbox.DiskLimits{DiskMB: c.DiskMB, Inodes: c.Inodes},
+		RunLimits:  c.run(),
+		DiskLimits: c.disk(),
 		Metadata:   c.Metadata,
 
 		IdleTimeoutMS: c.Idle.Milliseconds(),

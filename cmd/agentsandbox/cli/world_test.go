@@ -210,7 +210,7 @@ func TestStatusOf(t *testing.T) {
 
 func TestTimeoutMS(t *testing.T) {
 	for d, want := range map[time.Duration]int64{0: 0, time.Microsecond: 1, 1500 * time.Millisecond: 1500, time.Hour: 3_600_000} {
-		if got, err := timeoutMS(d); got != want || err != nil {
+		if got, err := milliseconds("--timeout", d); got != want || err != nil {
 			t.Errorf("%s: %d, %v", d, got, err)
 		}
 	}
