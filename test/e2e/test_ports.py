@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import threading
+from datetime import datetime, timedelta, timezone
 from urllib.parse import urlsplit
 
 import httpx
@@ -383,6 +384,23 @@ def test_what_ends_connections_to_ports(tmp_path):
             assert http.delete(f"/v1/sessions/{session}").status_code == 204
     finally:
         assert server.stop() == 0, server.log_text()
+
+
+def test_a_key_that_expires_loses_what_it_opened(own_server):
+    with own_server.http() as http:
+        session, _ = served(http, ECHO)
+        end = datetime.now(timezone.utc) + timedelta(seconds=15)
+        key = http.post("/v1/api-keys", json={"name": "short", "scopes": ["sandbox"], "expires_at": end.isoformat()}).json()["key_value"]
+        its, _ = tunnel(own_server, key, session)
+        others, _ = tunnel(own_server, own_server.key, session)
+        with own_server.http(key) as holder:
+            opened = holder.post(f"/v1/sessions/{session}/ports", json={"port": 8000, "expires_in_ms": 3_600_000}).json()
+        assert datetime.fromisoformat(opened["expires_at"].replace("Z", "+00:00")) <= end
+        assert works(its) and works(others)
+        assert over(its) and works(others)
+        refused(httpx.get(opened["url"], verify=PLAIN), 404, "port_not_found")
+        assert http.get(f"/v1/sessions/{session}/ports").json()["ports"] == []
+        assert tunnel(own_server, key, session)[1] == 401
 
 
 def test_a_websocket_is_logged_as_one(own_server):
