@@ -43,7 +43,8 @@ type NetworkService interface {
 	NetworkReport(ctx context.Context, sessionID string) (*NetworkReport, error)
 
 	// OpenPort makes a URL for a port of a live session, in place of an earlier
-	// one for the same port. lifeMS is how long it is valid; 0: DefaultPortLife.
+	// one for the same port. lifeMS is how long it is valid, no longer than the key
+	// of the caller; 0: DefaultPortLife.
 	// Codes: invalid_request, session_not_found, conflict (the session has no
 	// network device, or too many open ports), storage_full.
 	OpenPort(ctx context.Context, sessionID string, port uint16, lifeMS int64) (*OpenPort, error)

@@ -13,8 +13,9 @@
 // death of the process, by SIGKILL too. Their way to the disk is begun at once
 // but not waited for, which would cost every run that makes a file several
 // milliseconds: a power failure or a crash of the kernel can take, or cut short,
-// the contents of the last seconds, as it can the rows of the store. Who opens
-// contents therefore compares their size with the one that Put returned.
+// the contents of the last seconds, as it can the rows of the store. So Open
+// compares size and SHA-256 with those that Put returned, once in the life of the
+// process as long as nobody touches the file.
 //
 // Contents are never written again: a second Put under an id fails.
 //
@@ -22,7 +23,7 @@
 //
 // Put refuses with *agentsandbox.Error values, of code too_large and
 // storage_full, and passes on what reading the body returned; Open says
-// fs.ErrNotExist. Anything else is an internal error. Opening and removing work
+// fs.ErrNotExist or ErrDamaged. Anything else is an internal error. Opening and removing work
 // on a full disk.
 package blob
 

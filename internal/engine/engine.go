@@ -46,7 +46,7 @@ type Options struct {
 	Spool     Spool
 	// Network is what sandboxes may reach; nil: nothing.
 	Network Network
-	// Vault seals the secrets of sessions and signs the URLs of their ports; nil:
+	// Vault seals the secrets of sessions and makes the URLs of their ports; nil:
 	// there are neither.
 	Vault Vault
 	// SandboxEnv is the environment of every run that does not set it itself.

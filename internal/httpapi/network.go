@@ -164,7 +164,7 @@ func (a *api) portRoutes() {
 		sessionInput
 		Body struct {
 			Port        uint16 `json:"port" minimum:"1" maximum:"65535" doc:"The port on which a server in the sandbox listens, on any of its addresses or on 127.0.0.1 alone."`
-			ExpiresInMS int64  `json:"expires_in_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"How long the URL is valid, in milliseconds. 0 or left out: an hour."`
+			ExpiresInMS int64  `json:"expires_in_ms,omitempty" minimum:"0" maximum:"2592000000" doc:"How long the URL is valid, in milliseconds: no longer than the key that asks for it. 0 or left out: an hour."`
 		} `nameHint:"PortRequest"`
 	}
 	answer(a, route{
