@@ -46,7 +46,7 @@ const referenceIntro = `# Configuration
 Each setting can be given in three ways. The first that names it wins, and what nobody sets has its default:
 
 1. a flag of ` + "`agentsandbox serve`" + `: ` + "`--pool-size=8`" + `
-2. the environment: ` + "`AGENTSANDBOX_POOL_SIZE=8`" + ` (an empty variable counts as not set)
+2. the environment: ` + "`AGENTSANDBOX_POOL_SIZE=8`" + ` (an empty variable counts as not set; one with the name of no setting is told of in the log)
 3. a YAML file, named by ` + "`--config FILE`" + ` or ` + "`AGENTSANDBOX_CONFIG`" + `: ` + "`pool_size: 8`" + ` (an unknown name is an error)
 
 ` + "`agentsandbox serve --print-config`" + ` shows every value that would be used, and where it came from, in the form of such a file; secrets are not shown. Units stand last in a name: ` + "`_ms`" + ` milliseconds, ` + "`_mb`" + ` MiB, ` + "`_bytes`" + ` bytes.

@@ -46,6 +46,7 @@ type World struct {
 	// for whom bytes are made harmless and progress is shown, or a program.
 	StdoutTerminal, StderrTerminal bool
 	Getenv                         func(string) string
+	Environ                        func() []string // nil: nothing is set
 	UID                            int
 	Now                            func() time.Time
 }
@@ -59,6 +60,7 @@ func Process() World {
 		StdoutTerminal: isTerminal(os.Stdout),
 		StderrTerminal: isTerminal(os.Stderr),
 		Getenv:         os.Getenv,
+		Environ:        os.Environ,
 		UID:            os.Getuid(),
 		Now:            time.Now,
 	}

@@ -1,6 +1,10 @@
 package cli
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/agentsandbox/agentsandbox/internal/config"
+)
 
 type serveCommand struct {
 	PrintConfig bool `group:"Configuration:" help:"Print every setting with where its value comes from, and do not start."`
@@ -28,11 +32,22 @@ func (c *serveCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	var strange []string
+	if a.Environ != nil {
+		strange = config.StrangeVariables(a.Environ())
+	}
 	if c.PrintConfig {
+		for _, name := range strange {
+			a.note("%s is in the environment, and no setting has this name", name)
+		}
 		return cfg.Print(a.Stdout)
 	}
 	if a.local.Serve == nil {
 		return errors.New("this build of the program has no server")
 	}
-	return a.local.Serve(a.ctx, cfg.Config, a.logger(cfg.Config), a.Stdout)
+	log := a.logger(cfg.Config)
+	for _, name := range strange {
+		log.Warn("a variable of the environment has the name of no setting; serve --print-config lists them", "name", name)
+	}
+	return a.local.Serve(a.ctx, cfg.Config, log, a.Stdout)
 }
