@@ -88,7 +88,8 @@ def test_output_over_the_limit_is_cut_and_says_so(tmp_path):
         with s.http() as http:
             r = run(http, "import sys\nfor _ in range(2000): print('x' * 99)\nprint('e', file=sys.stderr)\nsys.exit(3)")
             assert len(r["stdout"]) == 10000 and r["truncated"] and r["stdout_bytes"] == 200_000
-            assert (r["stderr"], r["return_code"]) == ("e\n", 3)
+            cut = "agentsandbox: the output was cut: the first 10000 of 200000 bytes of standard output are kept\n"
+            assert (r["stderr"], r["return_code"]) == ("e\n" + cut, 3)
             r = run(http, "print('x' * 9999)")
             assert len(r["stdout"]) == 10000 and not r["truncated"]
     finally:
