@@ -120,6 +120,7 @@ func TestWrongValuesSayWhatIsRight(t *testing.T) {
 		{"/v1/sessions/ses_x/ports", `{"port":"8000"}`, "port", port + "a string."},
 		{"/v1/sessions/ses_x/ports", `{"port":[80]}`, "port", port + "a list."},
 		{"/v1/sessions/ses_x/ports", `{"port":true}`, "port", port + "true."},
+		{"/v1/execute", `{"code":"1","session_id":""}`, "session_id", "must not be empty. Leave it out to run without a session."},
 		{"/v1/execute", `{"code":{}}`, "code", "must be a string, not an object."},
 		{"/v1/execute", `{"code":5}`, "code", "must be a string, not a number."},
 		{"/v1/execute", `{"code":"1","language":"cobol"}`, "language", `must be python or bash, not "cobol".`},

@@ -16,7 +16,7 @@ import (
 type executeRequest struct {
 	Code      string                `json:"code" minLength:"1" maxBytes:"body" doc:"The program, run as a script in a fresh process." example:"print(1 + 1)"`
 	Language  agentsandbox.Language `json:"language,omitempty" enum:"python,bash" default:"python" doc:"What the code is written in."`
-	SessionID string                `json:"session_id,omitempty" doc:"The session to run in. Without it the sandbox is made for this run and destroyed after it."`
+	SessionID *string               `json:"session_id,omitempty" minLength:"1" doc:"The session to run in. Without it the sandbox is made for this run and destroyed after it."`
 	EnvVars   stringMap             `json:"env_vars,omitempty" doc:"Environment variables of this run alone. They are not stored."`
 	FileIDs   stringList            `json:"file_ids,omitempty" nullable:"false" maxItems:"1000" doc:"Files to copy to /workspace/{filename} before the run."`
 	TimeoutMS int64                 `json:"timeout_ms,omitempty" minimum:"0" doc:"Time limit of the run, in milliseconds. 0 or left out: the session's limit, or the server's default."`
@@ -205,8 +205,15 @@ func (a *api) executionRoutes() {
 }
 
 func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
+	session := ""
+	if in.SessionID != nil {
+		// An empty id is one that the client lacks, and not a wish for no session.
+		if session = *in.SessionID; session == "" {
+			return nil, agentsandbox.Invalid("session_id", "must not be empty. Leave it out to run without a session.")
+		}
+	}
 	req := agentsandbox.ExecuteRequest{
-		Code: in.Code, Language: in.Language, SessionID: in.SessionID, Env: in.EnvVars, FileIDs: in.FileIDs,
+		Code: in.Code, Language: in.Language, SessionID: session, Env: in.EnvVars, FileIDs: in.FileIDs,
 		TimeoutMS: in.TimeoutMS, MemoryMB: in.MemoryMB, CPUs: in.CPUs,
 		RunLimits: in.RunLimitFields.limits(), DiskLimits: in.DiskLimitFields.limits(), Metadata: in.Metadata, Network: in.Network.policy(),
 		CollectIgnored: in.CollectIgnored,

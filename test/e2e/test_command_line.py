@@ -4,7 +4,7 @@ import os
 import subprocess
 
 import pytest
-from server import BIN
+from server import BIN, refused, run
 
 
 def cli(server, *args: str, code: str = "") -> subprocess.CompletedProcess:
@@ -46,3 +46,11 @@ def test_a_session_keeps_as_much_output_as_it_was_made_with(server):
     assert len(done.stdout) == 2000 and "2000 of 3000 bytes" in done.stderr
     assert cli(server, "exec", session, "--cpu-time", "300ms", "--", "while :; do :; done").returncode == 124
     assert cli(server, "sessions", "delete", session).returncode == 0
+
+
+def test_an_empty_session_is_not_none(server, http):
+    for command in (["run", "-", "--session", ""], ["exec", "", "--", "true"]):
+        done = cli(server, *command, code="1")
+        assert done.returncode == 125 and "id of the session is empty" in done.stderr, done
+    assert refused(http.post("/v1/execute", json={"code": "1", "session_id": ""}), 422)["details"][0]["field"] == "session_id"
+    assert run(http, "print(1)", session_id=None)["stdout"] == "1\n"

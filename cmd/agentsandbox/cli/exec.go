@@ -31,6 +31,10 @@ func (c *execCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	session, err := sessionID(&c.Session)
+	if err != nil {
+		return err
+	}
 	service, err := c.service(a)
 	if err != nil {
 		return err
@@ -38,7 +42,7 @@ func (c *execCommand) Run(a *app) error {
 	return a.execute(service, agentsandbox.ExecuteRequest{
 		Code:      code,
 		Language:  agentsandbox.Bash,
-		SessionID: c.Session,
+		SessionID: session,
 	}, c.executionFlags)
 }
 

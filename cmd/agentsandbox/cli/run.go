@@ -18,9 +18,9 @@ import (
 const maxSourceBytes = 64 << 20
 
 type runCommand struct {
-	Source   string `arg:"" name:"file" help:"File with the code; - for standard input."`
-	Language string `short:"l" placeholder:"LANGUAGE" help:"python or bash. Otherwise the file's name or its first line (#!) tells, and python it is if neither does."`
-	Session  string `short:"s" placeholder:"ID" help:"Run in this session instead of in a sandbox of its own."`
+	Source   string  `arg:"" name:"file" help:"File with the code; - for standard input."`
+	Language string  `short:"l" placeholder:"LANGUAGE" help:"python or bash. Otherwise the file's name or its first line (#!) tells, and python it is if neither does."`
+	Session  *string `short:"s" placeholder:"ID" help:"Run in this session instead of in a sandbox of its own."`
 	executionFlags
 	limitFlags
 	networkFlags
@@ -52,6 +52,10 @@ func (c *runCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	session, err := sessionID(c.Session)
+	if err != nil {
+		return err
+	}
 	service, err := c.service(a)
 	if err != nil {
 		return err
@@ -59,13 +63,26 @@ func (c *runCommand) Run(a *app) error {
 	return a.execute(service, agentsandbox.ExecuteRequest{
 		Code:       string(code),
 		Language:   language,
-		SessionID:  c.Session,
+		SessionID:  session,
 		MemoryMB:   c.MemoryMB,
 		CPUs:       c.CPUs,
 		RunLimits:  c.run(),
 		DiskLimits: c.disk(),
 		Network:    c.policy(),
 	}, c.executionFlags)
+}
+
+// sessionID is the session that is asked for; "" if the flag is not given. An empty
+// one is no session: as a rule a shell variable that is not set, and the code would
+// run in another sandbox than its author thinks.
+func sessionID(flag *string) (string, error) {
+	switch {
+	case flag == nil:
+		return "", nil
+	case *flag == "":
+		return "", errors.New("the id of the session is empty; give one that \"agentsandbox sessions create\" printed")
+	}
+	return *flag, nil
 }
 
 func (c *runCommand) read(a *app) ([]byte, error) {
