@@ -96,7 +96,11 @@ type Execution struct {
 	StdoutBytes, StderrBytes int64
 	// Truncated says that the code wrote more than was kept.
 	Truncated bool
-	Files     []File
+	// OutputDropped says that the record keeps neither the code nor the output, for
+	// want of room: they were dropped to make room for newer ones, or had none from
+	// the start. The answer of the run itself has its output all the same.
+	OutputDropped bool
+	Files         []File
 	// FilesOmitted counts the files that were not kept; a directory that was left
 	// out as a whole counts once. OmittedReasons counts them by reason.
 	FilesOmitted   int

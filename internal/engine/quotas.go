@@ -13,19 +13,26 @@ import (
 type Quotas struct {
 	Sessions int64 // that have not ended
 	Files    int64 // that are stored
-	Bytes    int64 // of those, added up
+	Bytes    int64 // of those, added up; output takes what they leave of it
+	// Output bounds the bytes of code, output and kept answers. The oldest are
+	// dropped for new ones.
+	Output int64
 }
 
 // TenantUsage is what a tenant keeps, in the terms of Quotas. It is an alias, so
 // that a store need not import this package to return it.
 type TenantUsage = struct {
-	Sessions, Files, Bytes int64
+	Sessions, Files, Bytes, Output int64
 }
 
 // AdmissionStore keeps what the admission of work needs to know.
 type AdmissionStore interface {
 	// TenantUsage counts what a tenant keeps now.
 	TenantUsage(ctx context.Context, tenant string) (TenantUsage, error)
+	// DropOutput drops code, output and kept answers of a tenant, the oldest first,
+	// until at most keep bytes are left or nothing is left that can be dropped. It
+	// returns how many runs have lost theirs.
+	DropOutput(ctx context.Context, tenant string, keep int64) (int, error)
 	// NoteSessionEnd keeps why a session ended, in sentences for people. The first
 	// reason stays.
 	NoteSessionEnd(ctx context.Context, id, why string) error

@@ -6,7 +6,8 @@ import (
 
 const (
 	tenantUsage = `SELECT (SELECT count(*) FROM sessions WHERE tenant = ?1 AND ended_at IS NULL),
-			coalesce(sum(files), 0), coalesce(sum(bytes), 0)
+			coalesce(sum(files), 0), coalesce(sum(bytes), 0),
+			coalesce((SELECT bytes FROM tenant_output WHERE tenant = ?1), 0)
 		FROM tenant_files WHERE tenant = ?1`
 
 	noteSessionEnd = "INSERT INTO session_ends (session_id, why) VALUES (?, ?) ON CONFLICT (session_id) DO NOTHING"
@@ -15,14 +16,14 @@ const (
 
 // usage is what a tenant keeps.
 type usage = struct {
-	Sessions, Files, Bytes int64
+	Sessions, Files, Bytes, Output int64
 }
 
-// TenantUsage counts a tenant's sessions that have not ended and its files, and
-// adds up the files' sizes.
+// TenantUsage counts a tenant's sessions that have not ended and its files, adds up
+// the files' sizes, and those of code, output and kept answers.
 func (db *DB) TenantUsage(ctx context.Context, tenant string) (usage, error) {
 	return find(ctx, db, nil, func(row scanner) (u usage, err error) {
-		err = row.Scan(&u.Sessions, &u.Files, &u.Bytes)
+		err = row.Scan(&u.Sessions, &u.Files, &u.Bytes, &u.Output)
 		return u, err
 	}, tenantUsage, tenant)
 }

@@ -24,7 +24,7 @@ const (
 	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
 			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
 			duration_ms = ?, cpu_ms = ?, memory_peak_bytes = ?, session_status = ?, error = ?, http_status = ?, ended_at = ?,
-			stdout = ?, stderr = ?
+			stdout = ?, stderr = ?, code = iif(?, '', code)
 		WHERE id = ? AND ended_at IS NULL`
 
 	insertRefusals       = "INSERT INTO execution_refusals (execution_id, refusals, others) VALUES (?, ?, ?)"
@@ -90,7 +90,7 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) err
 // transaction, if the run is still running, and tells whether it was; an id that
 // is not there was not. The run is found by e.ID alone: its tenant, code and
 // request stay as they were inserted. What a file says of its tenant and run may
-// be empty, but not different.
+// be empty, but not different. With OutputDropped, neither code nor output is kept.
 //
 // Codes: conflict (a file's id is stored already), storage_full. On a full disk
 // an outcome without files and with at most 64 KiB of output is still written.
@@ -98,19 +98,27 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 	if err := checkOutcome(e); err != nil {
 		return false, err
 	}
+	if e.OutputDropped {
+		e.Stdout, e.Stderr = nil, nil
+	}
 	need := grows
 	if len(e.Files) == 0 && len(e.Stdout)+len(e.Stderr)+len(e.Error) <= smallOutcomeBytes {
 		need = relieves
 	}
 	var finished bool
 	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {
-		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 && len(e.OmittedReasons) == 0 {
+		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 && len(e.OmittedReasons) == 0 && !e.OutputDropped {
 			finished, err = writeOutcome(ctx, c, e)
 			return err
 		}
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			if finished, err = writeOutcome(ctx, c, e); err != nil || !finished {
 				return err
+			}
+			if e.OutputDropped {
+				if _, err := c.exec(ctx, noteDropByID, e.ID); err != nil {
+					return err
+				}
 			}
 			if err := writeRefusals(ctx, c, e); err != nil {
 				return err
@@ -151,7 +159,7 @@ func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution) (bool,
 		string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted,
 		e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error, e.HTTPStatus, micros(e.EndedAt),
-		bytesOf(e.Stdout), bytesOf(e.Stderr), e.ID,
+		bytesOf(e.Stdout), bytesOf(e.Stderr), e.OutputDropped, e.ID,
 	}
 	if e.Tenant != "" { // recovery knows ids only
 		query += " AND tenant = ?"
@@ -288,6 +296,9 @@ func addFiles(ctx context.Context, c *conn, executions []agentsandbox.Execution)
 			return fmt.Errorf("file %s is of %s, which was not asked for", f.ID, f.ExecutionID)
 		}
 		e.Files = append(e.Files, f)
+	}
+	if err := addDrops(ctx, c, at, text); err != nil {
+		return err
 	}
 	if err := addRefusals(ctx, c, at, text); err != nil {
 		return err

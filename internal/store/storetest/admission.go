@@ -10,8 +10,9 @@ import (
 func tenantUsage(t *testing.T, s engine.Store) {
 	want := func(tenant string, sessions, files, bytes int64) {
 		t.Helper()
-		wantEqual(t, "usage of "+tenant, must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant)),
-			engine.TenantUsage{Sessions: sessions, Files: files, Bytes: bytes})
+		got := must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant))
+		got.Output = 0 // another test
+		wantEqual(t, "usage of "+tenant, got, engine.TenantUsage{Sessions: sessions, Files: files, Bytes: bytes})
 	}
 	want(ours, 0, 0, 0)
 
