@@ -59,6 +59,7 @@ type executionAnswer struct {
 	StdoutBytes int64               `json:"stdout_bytes"`
 	StderrBytes int64               `json:"stderr_bytes"`
 	Truncated   bool                `json:"truncated"`
+	Dropped     bool                `json:"output_dropped"`
 	DurationMS  int64               `json:"duration_ms"`
 	CPUMS       int64               `json:"cpu_ms"`
 	MemoryPeak  int64               `json:"memory_peak_bytes"`
@@ -84,20 +85,21 @@ func (a executionAnswer) execution(id string) (*agentsandbox.Execution, error) {
 		return nil, errMissing("execution_id or return_code")
 	}
 	e := &agentsandbox.Execution{
-		ID:           id,
-		SessionID:    a.SessionID,
-		Ephemeral:    a.Ephemeral,
-		Status:       a.Status,
-		Signal:       a.Signal,
-		Stdout:       []byte(a.Stdout),
-		Stderr:       []byte(a.Stderr),
-		StdoutBytes:  a.StdoutBytes,
-		StderrBytes:  a.StderrBytes,
-		Truncated:    a.Truncated,
-		DurationMS:   a.DurationMS,
-		CPUMS:        a.CPUMS,
-		FilesOmitted: a.FilesOmitted,
-		Error:        a.Error,
+		ID:            id,
+		SessionID:     a.SessionID,
+		Ephemeral:     a.Ephemeral,
+		Status:        a.Status,
+		Signal:        a.Signal,
+		Stdout:        []byte(a.Stdout),
+		Stderr:        []byte(a.Stderr),
+		StdoutBytes:   a.StdoutBytes,
+		StderrBytes:   a.StderrBytes,
+		Truncated:     a.Truncated,
+		OutputDropped: a.Dropped,
+		DurationMS:    a.DurationMS,
+		CPUMS:         a.CPUMS,
+		FilesOmitted:  a.FilesOmitted,
+		Error:         a.Error,
 
 		MemoryPeakBytes: a.MemoryPeak,
 		SessionStatus:   a.SessionLeft,

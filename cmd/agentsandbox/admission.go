@@ -22,7 +22,7 @@ func stockMemory(cfg config.Config) int64 {
 }
 
 func quotas(cfg config.Config) engine.Quotas {
-	return engine.Quotas{Sessions: cfg.TenantMaxSessions, Files: cfg.TenantMaxFiles, Bytes: cfg.TenantMaxBytes}
+	return engine.Quotas{Sessions: cfg.TenantMaxSessions, Files: cfg.TenantMaxFiles, Bytes: cfg.TenantMaxBytes, Output: cfg.TenantMaxOutputBytes}
 }
 
 // rates are what one key may ask for. Its requests take no more than half of the

@@ -53,8 +53,11 @@ func admissionSettings() []Setting {
 			Help: "Stored files of one tenant; uploading one more gets 507, and files that a run makes are counted as omitted. 0: no limit.",
 			bind: func(c *Config) value { return number[int64]{&c.TenantMaxFiles, 0, tib} }},
 		{Name: "tenant_max_bytes", Group: GroupAdmission, Default: "0", Example: "BYTES",
-			Help: "Bytes of the stored files of one tenant, added up; as tenant_max_files. 0: no limit.",
+			Help: "Bytes of the stored files of one tenant, added up; as tenant_max_files. Code and output of its runs take what the files leave. 0: no limit.",
 			bind: func(c *Config) value { return number[int64]{&c.TenantMaxBytes, 0, 1 << 60} }},
+		{Name: "tenant_max_output_bytes", Group: GroupAdmission, Default: "4294967296", Example: "BYTES",
+			Help: "Bytes of code, output and kept answers of the runs of one tenant, added up. Beyond it the oldest are dropped, and their records say so. 0: no limit.",
+			bind: func(c *Config) value { return number[int64]{&c.TenantMaxOutputBytes, 0, 1 << 60} }},
 	}
 }
 

@@ -35,21 +35,22 @@ type Config struct {
 	MaxSandboxes int
 
 	// Admission.
-	HostMemoryMB        int64 // for all sandboxes together
-	ReservePercent      int
-	ReserveMinMB        int64
-	PoolMemoryPercent   int
-	MaxQueue            int
-	QueueTimeoutMS      int64
-	RatePerSecond       int // of requests of one key; 0: no limit
-	RateBurst           int
-	MaxRequestsPerKey   int   // 0: no limit
-	MaxConnections      int   // 0: a share of the open files
-	RequestMemoryMB     int64 // of bodies and answers
-	MaxExecutionsPerKey int
-	TenantMaxSessions   int64 // 0: no limit, as the next two
-	TenantMaxFiles      int64
-	TenantMaxBytes      int64
+	HostMemoryMB         int64 // for all sandboxes together
+	ReservePercent       int
+	ReserveMinMB         int64
+	PoolMemoryPercent    int
+	MaxQueue             int
+	QueueTimeoutMS       int64
+	RatePerSecond        int // of requests of one key; 0: no limit
+	RateBurst            int
+	MaxRequestsPerKey    int   // 0: no limit
+	MaxConnections       int   // 0: a share of the open files
+	RequestMemoryMB      int64 // of bodies and answers
+	MaxExecutionsPerKey  int
+	TenantMaxSessions    int64 // 0: no limit, as the next three
+	TenantMaxFiles       int64
+	TenantMaxBytes       int64
+	TenantMaxOutputBytes int64
 	// Network of sandboxes.
 	EgressMode                          string   // off, public, allowlist
 	EgressAllow, EgressOpen, EgressDeny []string // targets

@@ -83,7 +83,7 @@ func sample(t *testing.T) map[string]string {
 		"max_collect_files": "26", "max_collect_bytes": "27", "max_collect_depth": "28", "collect_ignored": "true",
 		"host_memory_mb": "2900", "reserve_percent": "30", "reserve_min_mb": "31", "pool_memory_percent": "33",
 		"max_queue": "34", "queue_timeout_ms": "35", "rate_per_second": "36", "rate_burst": "37",
-		"max_executions_per_key": "38", "max_requests_per_key": "42", "request_memory_mb": "43", "max_connections": "44", "tenant_max_sessions": "39", "tenant_max_files": "40", "tenant_max_bytes": "41",
+		"max_executions_per_key": "38", "max_requests_per_key": "42", "request_memory_mb": "43", "max_connections": "44", "tenant_max_sessions": "39", "tenant_max_files": "40", "tenant_max_bytes": "41", "tenant_max_output_bytes": "45",
 	}
 }
 

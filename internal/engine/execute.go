@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -64,7 +66,7 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 			return nil, agentsandbox.Invalid(limit.field, "is set when a session is created, not on a run in it.")
 		}
 	}
-	ctx, v, err := e.visit(ctx, p.Tenant, req.SessionID, "execute")
+	inside, v, err := e.visit(ctx, p.Tenant, req.SessionID, "execute")
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,9 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 		bounds:  e.boundsOf(req, s.info),
 		files:   files,
 	}
-	return e.perform(ctx, run)
+	rec, err := e.perform(inside, &run)
+	v.leave()
+	return e.answer(ctx, &run, rec, err)
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
@@ -90,7 +94,10 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if err != nil {
 		return nil, err
 	}
-	defer e.background(func() { _ = e.destroy(sb) }) // logged there
+	end := sync.OnceFunc(func() {
+		e.background(func() { _ = e.destroy(sb) }) // logged there
+	})
+	defer end()
 	run := execution{
 		record:  e.newRecord(p, req, agentsandbox.NewID(agentsandbox.SessionPrefix)),
 		sandbox: sb,
@@ -102,7 +109,9 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	}
 	run.record.Ephemeral = true
 	e.witness(sb.ID(), witness{tenant: p.Tenant, object: run.record.ID})
-	return e.perform(ctx, run)
+	rec, err := e.perform(ctx, &run)
+	end()
+	return e.answer(ctx, &run, rec, err)
 }
 
 // execution is one run on its way: its record and what it runs in.
@@ -114,6 +123,7 @@ type execution struct {
 	bounds  bounds
 	files   []agentsandbox.File
 	final   bool
+	spooled spooled
 
 	// network is what a run in a sandbox of its own may reach.
 	network *agentsandbox.NetworkPolicy
@@ -134,12 +144,14 @@ func (e *Engine) newRecord(p agentsandbox.Principal, req agentsandbox.ExecuteReq
 }
 
 // perform writes the record, runs the code, keeps what it made, and writes the
-// outcome. From the first write on, the record always gets an outcome.
-func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execution, error) {
+// outcome. From the first write on, the record always gets an outcome. What it
+// returns lacks the output that the spool has: answer adds that, or whoever needs
+// none removes it.
+func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execution, error) {
 	rec := &x.record
 	var err error
 	if x.resume == nil {
-		x.command = e.command(&x)
+		x.command = e.command(x)
 		if err := place(rec, x.sandbox, plan{x.command, x.network}); err != nil {
 			return nil, err
 		}
@@ -151,7 +163,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	var result *runtime.Result
 	if err == nil {
 		refusals := e.network.Refusals(x.sandbox.ID())
-		result, err = e.run(ctx, &x, rec)
+		result, err = e.run(ctx, x)
 		if refusals != nil {
 			rec.NetworkRefused, rec.NetworkRefusedOmitted = refusals()
 		}
@@ -163,7 +175,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	if x.goesOn(ctx) {
 		return nil, leftRunning(rec.ID)
 	}
-	defer e.letGo(&x)
+	defer e.letGo(x)
 	var note, cleared string
 	switch {
 	case result != nil:
@@ -183,7 +195,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 	case errors.Is(err, runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil
 	case x.resume != nil && errors.Is(err, runtime.ErrNotExist):
-		e.forget(&x)
+		e.forget(x)
 		note, err = lostTrack(rec), nil
 	case errors.Is(err, runtime.ErrNotStarted):
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, returnCodeNotStarted
@@ -194,7 +206,7 @@ func (e *Engine) perform(ctx context.Context, x execution) (*agentsandbox.Execut
 		rec.Error = publicMessage(err)
 	}
 	rec.SessionStatus = x.sessionStatus()
-	return e.finish(ctx, rec, func() []string { return remarks(rec, cleared, note) }, err)
+	return e.finish(ctx, x, func() []string { return remarks(rec, cleared, note) }, err)
 }
 
 // endCause is why the run has to end; nil: it need not. The context hears of the
@@ -238,24 +250,25 @@ func (x *execution) sessionStatus() agentsandbox.SessionStatus {
 
 // finish writes the outcome, also when the caller is gone. The last lines of
 // standard error are asked for when all of it is known.
-func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, last func() []string, err error) (*agentsandbox.Execution, error) {
+func (e *Engine) finish(ctx context.Context, x *execution, last func() []string, err error) (*agentsandbox.Execution, error) {
+	rec := &x.record
 	rec.EndedAt = e.now()
 	rec.HTTPStatus = 200
 	if err != nil {
 		rec.HTTPStatus = agentsandbox.CodeOf(err).HTTPStatus()
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	settle, ferr := e.keepWithinQuota(ctx, rec)
-	if ferr == nil {
-		rec.Stderr = appendNotes(rec.Stderr, last()...)
-		_, ferr = e.store.FinishExecution(ctx, *rec)
-		settle()
-	}
+	var ferr error
+	e.loaded(x, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
+		ferr = e.writeOutcome(ctx, rec, last)
+	})
 	if ferr != nil {
 		for _, f := range rec.Files {
 			e.removeBlob(f.ID) // no row names it
 		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
 		e.finishBare(ctx, *rec, ferr)
 		return nil, withExecution(fmt.Errorf("writing the outcome of %s: %w", rec.ID, ferr), rec.ID)
 	}
@@ -265,12 +278,33 @@ func (e *Engine) finish(ctx context.Context, rec *agentsandbox.Execution, last f
 	return rec, nil
 }
 
+// writeOutcome writes the outcome with as much of the files and the output as the
+// tenant has room for.
+func (e *Engine) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, last func() []string) error {
+	done, err := e.count(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	u, err := e.store.TenantUsage(ctx, rec.Tenant)
+	if err != nil {
+		return err
+	}
+	e.omitFiles(rec, &u)
+	rec.Stderr = appendNotes(rec.Stderr, last()...)
+	if err := e.makeOutputRoom(ctx, rec, u); err != nil {
+		return err
+	}
+	_, err = e.store.FinishExecution(ctx, *rec)
+	return err
+}
+
 // finishBare writes the outcome without its output and files, for which there is
 // no room, so that the record does not say for ever that the run goes on.
 func (e *Engine) finishBare(ctx context.Context, rec agentsandbox.Execution, cause error) {
 	rec.Omit(agentsandbox.OmittedStorageFull, len(rec.Files))
 	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
-	rec.Truncated = rec.StdoutBytes+rec.StderrBytes > 0
+	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
 	rec.Error = "The output and files of this run could not be kept: " + publicMessage(cause)
 	rec.HTTPStatus = agentsandbox.CodeOf(cause).HTTPStatus()
 	if _, err := e.store.FinishExecution(ctx, rec); err != nil {
@@ -283,20 +317,21 @@ var errNoVerdict = errors.New("no result in time")
 
 // run starts the code and reads its output and result. Exactly one of the
 // result and the error is nil.
-func (e *Engine) run(ctx context.Context, x *execution, rec *agentsandbox.Execution) (*runtime.Result, error) {
+func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error) {
+	rec := &x.record
 	started := time.Now()
 	if x.resume != nil {
 		started = rec.CreatedAt
 	}
 	defer func() { rec.DurationMS = max(1, int64((time.Since(started)+time.Millisecond/2)/time.Millisecond)) }()
-	r, err := e.startOrFollow(ctx, x, rec)
+	r, err := e.startOrFollow(ctx, x)
 	if err != nil {
 		return nil, err
 	}
 	x.handle = r
 	wait, cancel := context.WithTimeoutCause(ctx, max(x.bounds.timeout-time.Since(started), 0)+verdictGrace, errNoVerdict)
 	defer cancel()
-	result, err := readRun(wait, r, rec, x.bounds.output)
+	result, err := readRun(wait, r, x)
 	switch {
 	case err == nil:
 		return result, nil
@@ -308,7 +343,7 @@ func (e *Engine) run(ctx context.Context, x *execution, rec *agentsandbox.Execut
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 		defer cancel()
 		if r.Kill(last) == nil {
-			_, _ = readRun(last, r, rec, x.bounds.output)
+			_, _ = readRun(last, r, x)
 		}
 		return nil, ctx.Err()
 	case wait.Err() != nil:
@@ -318,8 +353,10 @@ func (e *Engine) run(ctx context.Context, x *execution, rec *agentsandbox.Execut
 	return nil, err
 }
 
-// readRun keeps the output in rec, within the limit whatever the agent sends.
-func readRun(ctx context.Context, r runtime.Run, rec *agentsandbox.Execution, limit int64) (*runtime.Result, error) {
+// readRun keeps the output in the record and the spool, within the limit whatever
+// the agent sends.
+func readRun(ctx context.Context, r runtime.Run, x *execution) (*runtime.Result, error) {
+	rec, s := &x.record, &x.spooled
 	for {
 		ev, err := r.Next(ctx)
 		if err != nil {
@@ -331,25 +368,36 @@ func readRun(ctx context.Context, r runtime.Run, rec *agentsandbox.Execution, li
 		switch {
 		case ev.Result != nil:
 			rec.StdoutBytes, rec.StderrBytes = ev.Result.StdoutBytes, ev.Result.StderrBytes
-			rec.Truncated = rec.StdoutBytes > int64(len(rec.Stdout)) || rec.StderrBytes > int64(len(rec.Stderr))
+			rec.Truncated = rec.StdoutBytes > int64(s.stdout+len(rec.Stdout)) || rec.StderrBytes > int64(s.stderr+len(rec.Stderr))
 			return ev.Result, nil
 		case ev.Stream == runtime.Stdout:
-			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, limit)
+			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, x.room(s.stdout, len(rec.Stdout)))
 		default:
-			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, limit)
+			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, x.room(s.stderr, len(rec.Stderr)))
 		}
 	}
 }
 
-func keep(to *[]byte, seen *int64, truncated *bool, data []byte, limit int64) {
+func keep(to *[]byte, seen *int64, truncated *bool, data []byte, room int64) {
 	*seen += int64(len(data))
-	if limit > 0 {
-		if room := limit - int64(len(*to)); int64(len(data)) > room {
-			data = data[:max(room, 0)]
-			*truncated = true
-		}
+	if int64(len(data)) > room {
+		data = data[:max(room, 0)]
+		*truncated = true
 	}
 	*to = append(*to, data...)
+}
+
+// room is how much more may be kept of a stream, of which only the spool has some
+// bytes and the record the others.
+func (x *execution) room(spooled, inMemory int) int64 {
+	room := int64(math.MaxInt64)
+	if limit := x.bounds.output; limit > 0 {
+		room = limit - int64(spooled+inMemory)
+	}
+	if x.spooled.broken {
+		room = min(room, spoollessOutput-int64(inMemory))
+	}
+	return room
 }
 
 // withExecution says in an error's message which record tells of the run.

@@ -48,34 +48,37 @@ func place(rec *agentsandbox.Execution, sb runtime.Sandbox, p plan) error {
 }
 
 // startOrFollow starts the code, or goes on where an earlier server was.
-func (e *Engine) startOrFollow(ctx context.Context, x *execution, rec *agentsandbox.Execution) (runtime.Run, error) {
+func (e *Engine) startOrFollow(ctx context.Context, x *execution) (runtime.Run, error) {
 	if x.resume == nil {
-		x.command.Keep = e.keeper(rec, 0)
+		x.command.Keep = e.keeper(x, 0)
 		return x.sandbox.Run(ctx, x.command)
 	}
-	x.command.Keep = e.keeper(rec, len(x.resume.Changed))
+	x.command.Keep = e.keeper(x, len(x.resume.Changed))
 	return x.sandbox.Attach(ctx, x.command, *x.resume)
 }
 
-// keeper returns what puts output into the spool before the sandbox forgets it.
-// It adds to what rec has now and changed files that were reported.
+// keeper returns what puts output into the spool before the sandbox forgets it, and
+// leaves it to the spool when it is much. It adds to what the record has now and
+// changed files that were reported.
 //
 // Where it cannot, on a full disk perhaps, the run goes on: its output is in
-// memory, and lost only if the server dies before the run ends. Then the sandbox
-// has not got what the spool lacks, and the record says so.
-func (e *Engine) keeper(rec *agentsandbox.Execution, changed int) func(runtime.Progress) error {
-	stdout, stderr, broken := len(rec.Stdout), len(rec.Stderr), false
+// memory, within spoollessOutput, and lost only if the server dies before the run
+// ends. Then the sandbox has not got what the spool lacks, and the record says so.
+func (e *Engine) keeper(x *execution, changed int) func(runtime.Progress) error {
+	rec := &x.record
+	stdout, stderr := len(rec.Stdout), len(rec.Stderr)
 	return func(p runtime.Progress) error {
-		if broken {
+		if x.spooled.broken {
 			return nil
 		}
 		entry := SpoolEntry{Stdout: rec.Stdout[stdout:], Stderr: rec.Stderr[stderr:], Progress: p}
 		entry.Progress.Changed = p.Changed[changed:]
 		if err := e.spool.Append(rec.ID, entry); err != nil {
-			broken = true
-			e.log.Error("the output of a run cannot be put aside: if the server dies before the run ends, it is lost", "execution", rec.ID, "error", err)
+			x.spooled.broken = true
+			e.log.Error("the output of a run cannot be put aside: it is cut beyond what memory has room for, and lost if the server dies before the run ends", "execution", rec.ID, "error", err)
 			return nil
 		}
+		x.spooled.forget(rec)
 		stdout, stderr, changed = len(rec.Stdout), len(rec.Stderr), len(p.Changed)
 		return nil
 	}
@@ -87,8 +90,8 @@ func (e *Engine) letGo(x *execution) {
 	if x.handle != nil {
 		_ = x.handle.Close() // tells the sandbox, which may be gone
 	}
-	if err := e.spool.Remove(x.record.ID); err != nil {
-		e.log.Error("output that was put aside could not be removed; the next start does so", "execution", x.record.ID, "error", err)
+	if x.spooled.bytes() == 0 {
+		e.removeSpool(x.record.ID) // else the answer needs it
 	}
 }
 

@@ -105,11 +105,32 @@ func otherRequest() error {
 }
 
 // KeepAnswer keeps the answer to a claimed request, whose body has that digest,
-// and lets those go on that wait for it.
+// and lets those go on that wait for it. It makes room for it as for output.
 func (e *Engine) KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, digest string, a agentsandbox.KeptAnswer) error {
 	defer e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
+	done, err := e.count(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	u, err := e.store.TenantUsage(ctx, c.Tenant)
+	if err != nil {
+		return err
+	}
+	room, size := e.outputRoom(u), int64(len(a.Body))
+	if size > room {
+		// Without an object it is forgotten, and the request is served anew.
+		if err := e.store.DropRequest(ctx, c.Seq); err != nil {
+			return err
+		}
+		if a.Status < 300 {
+			a.Body = nil // made again from the object
+		}
+	} else if err := e.dropOutput(ctx, c.Tenant, u, room-size); err != nil {
+		return err
+	}
 	return e.store.KeepAnswer(ctx, c.Seq, digest, a)
 }
 

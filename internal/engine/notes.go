@@ -53,6 +53,11 @@ func cutNote(rec *agentsandbox.Execution) string {
 	return "the output was cut: " + strings.Join(cut, ", ")
 }
 
+// droppedNote stands in for all that a record has lost. Nothing of it is stored.
+func droppedNote(rec *agentsandbox.Execution) string {
+	return fmt.Sprintf("the code and the output of this run (%d and %d bytes) are not kept, for want of room in the tenant's quota or on the disk", rec.StdoutBytes, rec.StderrBytes)
+}
+
 func refusedNote(rec *agentsandbox.Execution) string {
 	if len(rec.NetworkRefused) == 0 {
 		return ""

@@ -166,29 +166,20 @@ func (e *Engine) insertFile(ctx context.Context, f agentsandbox.File) error {
 	if err := e.fileQuota(u, f.SizeBytes); err != nil {
 		return err
 	}
+	u.Bytes += f.SizeBytes
+	if err := e.dropOutput(ctx, f.Tenant, u, e.outputRoom(u)); err != nil {
+		return err
+	}
 	return e.store.InsertFile(ctx, f)
 }
 
-// keepWithinQuota drops, from the files that a run made, those that its tenant has
-// no room for, and says so in the record. The caller writes the record and then
-// calls settle: until then nobody else takes the room.
-func (e *Engine) keepWithinQuota(ctx context.Context, rec *agentsandbox.Execution) (settle func(), err error) {
-	if len(rec.Files) == 0 || !e.limitsFiles() {
-		return func() {}, nil
-	}
-	done, err := e.count(ctx)
-	if err != nil {
-		return nil, err
-	}
-	u, err := e.store.TenantUsage(ctx, rec.Tenant)
-	if err != nil {
-		done()
-		return nil, err
-	}
+// omitFiles drops, from the files that a run made, those that its tenant has no
+// room for, says so in the record, and adds the others to what the tenant keeps.
+func (e *Engine) omitFiles(rec *agentsandbox.Execution, u *TenantUsage) {
 	var kept []agentsandbox.File
 	var full error
 	for _, f := range rec.Files {
-		if err := e.fileQuota(u, f.SizeBytes); err != nil {
+		if err := e.fileQuota(*u, f.SizeBytes); err != nil {
 			e.removeBlob(f.ID)
 			rec.Omit(agentsandbox.OmittedStorageFull, 1)
 			full = err
@@ -202,5 +193,42 @@ func (e *Engine) keepWithinQuota(ctx context.Context, rec *agentsandbox.Executio
 	if full != nil && rec.Error == "" {
 		rec.Error = "Not all files that the run made were kept. " + publicMessage(full)
 	}
-	return done, nil
+}
+
+// outputRoom is how much output a tenant may have: what its files leave of the
+// quota, and no more than there may be of output.
+func (e *Engine) outputRoom(u TenantUsage) int64 {
+	room := int64(math.MaxInt64)
+	if e.quotas.Output > 0 {
+		room = e.quotas.Output
+	}
+	if e.quotas.Bytes > 0 {
+		room = min(room, max(0, e.quotas.Bytes-u.Bytes))
+	}
+	return room
+}
+
+// makeOutputRoom drops the oldest output of the tenant for that of a run, whose code is
+// counted in u already. If the run's own would not fit even alone, it is the one
+// that is not kept.
+func (e *Engine) makeOutputRoom(ctx context.Context, rec *agentsandbox.Execution, u TenantUsage) error {
+	room, adds := e.outputRoom(u), int64(len(rec.Stdout)+len(rec.Stderr))
+	if int64(len(rec.Code))+adds > room {
+		rec.OutputDropped = true
+		room += int64(len(rec.Code)) // which goes with the outcome
+		adds = 0
+	}
+	return e.dropOutput(ctx, rec.Tenant, u, room-adds)
+}
+
+// dropOutput drops output of a tenant until only keep bytes are left.
+func (e *Engine) dropOutput(ctx context.Context, tenant string, u TenantUsage, keep int64) error {
+	if u.Output <= keep {
+		return nil
+	}
+	dropped, err := e.store.DropOutput(ctx, tenant, keep)
+	if dropped > 0 {
+		e.log.Info("dropped the output of old runs for want of room", "tenant", tenant, "executions", dropped)
+	}
+	return err
 }

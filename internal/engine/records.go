@@ -16,6 +16,9 @@ func (e *Engine) Execution(ctx context.Context, id string) (*agentsandbox.Execut
 	if err != nil {
 		return nil, err
 	}
+	if rec.OutputDropped {
+		rec.Stderr = appendNotes(rec.Stderr, droppedNote(&rec))
+	}
 	return &rec, nil
 }
 

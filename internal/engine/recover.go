@@ -146,20 +146,22 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		rec.Stdout, rec.Stderr = kept.Stdout, kept.Stderr
+		// Read to be counted: it stays in the spool until the outcome is written.
+		inSpool := spooled{stdout: len(kept.Stdout), stderr: len(kept.Stderr)}
 		rec.StdoutBytes, rec.StderrBytes = kept.Progress.Stdout, kept.Progress.Stderr
 		p, ok := readPlan(row)
 		cmd := p.Command
 		sb := r.adopted[row.Sandbox]
 		if ok && sb != nil && (cmd.Final || r.sessions[rec.SessionID] != nil) {
 			r.follow = append(r.follow, execution{
-				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, network: p.Network, resume: &kept.Progress,
+				record: rec, session: r.sessions[rec.SessionID], sandbox: sb, final: cmd.Final, command: cmd, network: p.Network, resume: &kept.Progress, spooled: inSpool,
 				bounds: bounds{timeout: cmd.Timeout, output: cmd.OutputLimit, run: cmd.Limits},
 			})
 			r.audit(ctx, &rec, agentsandbox.AuditOK, "The server stopped while this ran; it is followed to its end.")
 			continue
 		}
 		r.lost++
+		rec.Stdout, rec.Stderr = kept.Stdout, kept.Stderr
 		note := lostTrack(&rec)
 		if slices.Contains(r.foreign, row.Sandbox) {
 			rec.Error = "The data directory with this record is a copy: the run belongs to the server of the original, and is not followed here."
@@ -277,10 +279,14 @@ func (e *Engine) resume() {
 // followUp takes a run of an earlier server to its end, and tells whether it has
 // ended: if not, the next server follows it.
 func (e *Engine) followUp(ctx context.Context, x execution) (ended bool) {
-	rec, err := e.perform(ctx, x)
+	rec, err := e.perform(ctx, &x)
 	switch {
 	case errors.Is(err, errLeftRunning):
 		return false
+	case x.spooled.bytes() > 0:
+		defer e.removeSpool(x.record.ID) // no request waits for it
+	}
+	switch {
 	case err != nil:
 		e.log.Error("a run of an earlier process ended with an error", "execution", x.record.ID, "error", err)
 	default:

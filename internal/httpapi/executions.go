@@ -85,6 +85,7 @@ type Outcome struct {
 	SessionLeft *string             `json:"session_status" enum:"live,lost,deleted,expired" doc:"What became of the session that the run was in: live, lost with its sandbox, deleted or expired meanwhile; null for a run without one, and while running."`
 	Metadata    map[string]string   `json:"metadata" doc:"As given with the request."`
 	Truncated   bool                `json:"truncated" doc:"The code wrote more than was kept."`
+	Dropped     bool                `json:"output_dropped" doc:"The record keeps neither the code nor the output, for want of room: it was dropped for newer ones, or never kept. The answer of the run itself has its output all the same."`
 	StdoutBytes int64               `json:"stdout_bytes" doc:"How many bytes the code wrote to standard output, kept or not."`
 	StderrBytes int64               `json:"stderr_bytes" doc:"How many bytes the code wrote to standard error, kept or not."`
 	Files       []executionFile     `json:"files" nullable:"false" doc:"Files that were created or changed below /workspace or /output since a run of the session last reported them: by this run, by what an earlier one left running, or by one that runs beside it. Each change is in the files of one run."`
@@ -187,12 +188,15 @@ func (a *api) executionRoutes() {
 			tag: "executions", scope: agentsandbox.ScopeRead,
 			summary:     "Download the " + name + " of a run",
 			description: "The exact bytes that were kept, invalid UTF-8 included.",
-			codes:       []agentsandbox.Code{agentsandbox.CodeExecutionNotFound},
+			codes:       []agentsandbox.Code{agentsandbox.CodeExecutionNotFound, agentsandbox.CodeConflict},
 			download:    &content{mediaType: "application/octet-stream", description: "The bytes.", ranges: true},
 		}, func(c *call, in *executionInput) error {
 			e, err := c.record(in.ID)
 			if err != nil {
 				return err
+			}
+			if e.OutputDropped {
+				return agentsandbox.Errorf(agentsandbox.CodeConflict, "The output of the run %s is not kept any more, for want of room (output_dropped). Its record has all else.", e.ID)
 			}
 			kept := e.Stdout
 			if name == "stderr" {
@@ -228,11 +232,16 @@ func (a *api) execute(c *call, in *executeRequest) (*executeAnswer, error) {
 		return nil, err
 	}
 	defer done()
-	e, err := a.service.Execute(c.Context(), req)
+	waited := 0
+	ctx := agentsandbox.WithOutputRoom(c.Context(), func(ctx context.Context, bytes int) error {
+		waited = bytes
+		return c.awaitRoom(ctx, bytes)
+	})
+	e, err := a.service.Execute(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	c.occupyMade(len(e.Stdout) + len(e.Stderr))
+	c.occupyMade(len(e.Stdout) + len(e.Stderr) - waited)
 	return executeAnswerOf(e), nil
 }
 
@@ -249,14 +258,11 @@ func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
 	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
 	for {
-		e, err := a.service.Execution(ctx, id)
+		e, err := a.outcome(ctx, id)
 		if err != nil {
 			return nil, err
 		}
 		if e.Status.Terminal() {
-			if c, ok := ctx.Value(callKey{}).(*call); ok {
-				c.occupyMade(len(e.Stdout) + len(e.Stderr))
-			}
 			return executeAnswerOf(e), nil
 		}
 		select {
@@ -265,6 +271,16 @@ func (a *api) resumeExecution(ctx context.Context, id, _ string) (any, error) {
 		case <-ticker.C:
 		}
 	}
+}
+
+// outcome reads a record that may not have its outcome yet. What it holds is counted
+// once it has: until then it is read over and over.
+func (a *api) outcome(ctx context.Context, id string) (*agentsandbox.Execution, error) {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return a.service.Execution(ctx, id)
+	}
+	return c.read(ctx, id, func(e *agentsandbox.Execution) bool { return e.Status.Terminal() })
 }
 
 func omittedFilesOf(reasons map[agentsandbox.OmittedReason]int) []omittedFiles {
@@ -344,7 +360,7 @@ func outcomeOf(e *agentsandbox.Execution) Outcome {
 	return Outcome{
 		Refused: refused, RefusedOmitted: e.NetworkRefusedOmitted,
 		MemoryPeak: e.MemoryPeakBytes, SessionLeft: orNull(string(e.SessionStatus)), Metadata: orEmpty(e.Metadata),
-		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated,
+		Status: e.Status, Signal: orNull(e.Signal), DurationMS: e.DurationMS, CPUMS: e.CPUMS, Truncated: e.Truncated, Dropped: e.OutputDropped,
 		StdoutBytes: e.StdoutBytes, StderrBytes: e.StderrBytes, Files: files, FilesOmitted: e.FilesOmitted, FilesOmittedReasons: omittedFilesOf(e.OmittedReasons),
 	}
 }

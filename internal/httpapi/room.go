@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox"
 )
@@ -18,6 +20,7 @@ type room struct {
 	mu            sync.Mutex
 	used          int64
 	tenants, keys map[string]int64
+	given         chan struct{} // closed when bytes are given back; nil while nobody waits
 }
 
 func newRoom(most int64) *room {
@@ -57,6 +60,10 @@ func (r *room) give(tenant, key string, n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.used -= n
+	if r.given != nil && n > 0 {
+		close(r.given)
+		r.given = nil
+	}
 	for _, m := range []struct {
 		held map[string]int64
 		name string
@@ -65,6 +72,16 @@ func (r *room) give(tenant, key string, n int64) {
 			delete(m.held, m.name)
 		}
 	}
+}
+
+// change returns a channel that is closed when bytes are given back.
+func (r *room) change() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.given == nil {
+		r.given = make(chan struct{})
+	}
+	return r.given
 }
 
 func (r *room) inUse() int64 {
@@ -82,6 +99,30 @@ func (c *call) occupy(n int) error {
 	return err
 }
 
+// roomWait is how long the outcome of a run waits for room. Other answers leave
+// meanwhile, or are given up because nobody takes them.
+const roomWait = 30 * time.Second
+
+// awaitRoom is occupy, and waits for room.
+func (c *call) awaitRoom(ctx context.Context, n int) error {
+	timeout := time.NewTimer(roomWait)
+	defer timeout.Stop()
+	for {
+		given := c.api.room.change()
+		err := c.occupy(n)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-given:
+		case <-timeout.C:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // occupyMade counts what exists already and must not be lost: the outcome of a run.
 func (c *call) occupyMade(n int) {
 	_ = c.api.room.take(c.tenant, c.keyID, int64(n), true) // forced: no error
@@ -97,18 +138,24 @@ func (c *call) release() {
 	}
 }
 
-// record reads a record with its output. As many at a time are read before they
-// are counted as there are places, so that what is not counted is bounded too.
+// record reads a record with its output, and counts it.
 func (c *call) record(id string) (*agentsandbox.Execution, error) {
+	return c.read(c.Context(), id, func(*agentsandbox.Execution) bool { return true })
+}
+
+// read reads a record with its output, and counts what is to stay. As many at a time
+// are read before they are counted as there are places, so that what is not counted
+// is bounded too.
+func (c *call) read(ctx context.Context, id string, stays func(*agentsandbox.Execution) bool) (*agentsandbox.Execution, error) {
 	select {
 	case c.api.readers <- struct{}{}:
-	case <-c.Context().Done():
-		return nil, c.Context().Err()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	defer func() { <-c.api.readers }()
-	e, err := c.api.service.Execution(c.Context(), id)
-	if err != nil {
-		return nil, err
+	e, err := c.api.service.Execution(ctx, id)
+	if err != nil || !stays(e) {
+		return e, err
 	}
 	return e, c.occupy(len(e.Stdout) + len(e.Stderr) + len(e.Code))
 }

@@ -120,6 +120,7 @@ func (d *Dir) Read(id string) (Entry, error) {
 	if err != nil {
 		return all, fmt.Errorf("spool: %w", err)
 	}
+	all.Stdout, all.Stderr = reserve(rest)
 	for {
 		e, after, ok := parse(rest)
 		if !ok {
@@ -132,6 +133,25 @@ func (d *Dir) Read(id string) (Entry, error) {
 		all.Progress = e.Progress
 		all.Progress.Changed = changed
 	}
+}
+
+// reserve makes room for the output of all frames, and no more: it may be large.
+func reserve(frames []byte) (stdout, stderr []byte) {
+	var n, m int
+	for {
+		e, rest, ok := parse(frames)
+		if !ok {
+			break
+		}
+		n, m, frames = n+len(e.Stdout), m+len(e.Stderr), rest
+	}
+	if n > 0 {
+		stdout = make([]byte, 0, n)
+	}
+	if m > 0 {
+		stderr = make([]byte, 0, m)
+	}
+	return stdout, stderr
 }
 
 // parse takes a frame off the front of b, if there is a whole one.

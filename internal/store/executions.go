@@ -99,7 +99,7 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 		return false, err
 	}
 	if e.OutputDropped {
-		e.Stdout, e.Stderr = nil, nil
+		e.Stdout, e.Stderr, e.Truncated = nil, nil, e.Truncated || e.StdoutBytes+e.StderrBytes > 0
 	}
 	need := grows
 	if len(e.Files) == 0 && len(e.Stdout)+len(e.Stderr)+len(e.Error) <= smallOutcomeBytes {

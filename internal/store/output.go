@@ -23,8 +23,9 @@ const (
 
 	noteDrop     = "INSERT INTO dropped_outputs (execution_id) SELECT id FROM executions WHERE seq = ? ON CONFLICT DO NOTHING"
 	noteDropByID = "INSERT INTO dropped_outputs (execution_id) VALUES (?)"
-	dropOutput   = "UPDATE executions SET code = '', stdout = x'', stderr = x'' WHERE seq = ?"
-	dropBody     = "UPDATE idempotent_requests SET body = NULL WHERE seq = ? AND object_id <> ''"
+	dropOutput   = `UPDATE executions SET code = '', stdout = x'', stderr = x'', truncated = truncated OR stdout_bytes + stderr_bytes > 0
+		WHERE seq = ?`
+	dropBody = "UPDATE idempotent_requests SET body = NULL WHERE seq = ? AND object_id <> ''"
 
 	droppedOfExecutions = "SELECT execution_id FROM dropped_outputs WHERE execution_id IN (SELECT value FROM json_each(?))"
 )

@@ -106,6 +106,8 @@ func (c *executionsGet) Run(a *app) error {
 		return err
 	}
 	switch {
+	case e.OutputDropped && (c.Stdout || c.Stderr || c.Code):
+		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The code and the output of the run %s are not kept any more, for want of room.", e.ID)
 	case c.Stdout:
 		return a.copyOut(bytes.NewReader(e.Stdout))
 	case c.Stderr:
@@ -167,6 +169,9 @@ func (a *app) printExecution(e *agentsandbox.Execution) error {
 	}
 	if err := a.print(b.String()); err != nil {
 		return err
+	}
+	if e.OutputDropped {
+		return nil // its standard error says so
 	}
 	if e.Truncated {
 		a.note("The output was cut at the server's limit.")

@@ -26,6 +26,7 @@ type executionView struct {
 	StdoutBytes  int64                 `json:"stdout_bytes"`
 	StderrBytes  int64                 `json:"stderr_bytes"`
 	Truncated    bool                  `json:"truncated"`
+	Dropped      bool                  `json:"output_dropped"`
 	DurationMS   int64                 `json:"duration_ms"`
 	CPUMS        int64                 `json:"cpu_ms"`
 	MemoryPeak   int64                 `json:"memory_peak_bytes"`
@@ -56,6 +57,7 @@ func viewOfExecution(e agentsandbox.Execution, withOutput bool) executionView {
 		StdoutBytes:  e.StdoutBytes,
 		StderrBytes:  e.StderrBytes,
 		Truncated:    e.Truncated,
+		Dropped:      e.OutputDropped,
 		DurationMS:   e.DurationMS,
 		CPUMS:        e.CPUMS,
 		MemoryPeak:   e.MemoryPeakBytes,

@@ -84,7 +84,7 @@ func outputDropped(t *testing.T, s engine.Store) {
 	wantEqual(t, "dropped", must[int](t)(s.DropOutput(t.Context(), ours, all-2*204)), 1)
 	for n, want := range runs {
 		if n < 2 {
-			want.Code, want.Stdout, want.Stderr, want.OutputDropped = "", nil, nil, true
+			want.Code, want.Stdout, want.Stderr, want.Truncated, want.OutputDropped = "", nil, nil, true, true
 		}
 		wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, want.ID)), want)
 	}
@@ -124,7 +124,7 @@ func outputNotKept(t *testing.T, s engine.Store) {
 	e = outcome(e)
 	e.OutputDropped = true
 	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), e)), true)
-	e.Code, e.Stdout = "", nil
+	e.Code, e.Stdout, e.Truncated = "", nil, true
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
 	wantOutput(t, s, ours, 0)
 	wantEqual(t, "dropped again", must[int](t)(s.DropOutput(t.Context(), ours, -1)), 0)

@@ -227,6 +227,8 @@ class _Outcome(_Model):
     """How many bytes the code wrote to standard error, kept or not."""
     truncated: bool = False
     """The code wrote more than was kept."""
+    output_dropped: bool = False
+    """The record keeps neither the code nor the output, for want of room; the result of the run itself has its output."""
     files_omitted: int = 0
     """How many files were not kept; a directory that was left out as a whole counts once."""
     files_omitted_reasons: list[OmittedFiles] = Field(default_factory=list)
