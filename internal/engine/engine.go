@@ -85,6 +85,7 @@ type Engine struct {
 	quotas       Quotas
 	counting     chan struct{} // holds a token while somebody counts and adds
 	loads        chan struct{} // holds a token for each run whose output is read back
+	spoolless    atomic.Int64  // output that only memory has because the spool cannot take it
 	lifetimes    Lifetimes
 	log          *slog.Logger
 	clock        func() time.Time

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 	"time"
 
@@ -331,7 +330,7 @@ func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error)
 	x.handle = r
 	wait, cancel := context.WithTimeoutCause(ctx, max(x.bounds.timeout-time.Since(started), 0)+verdictGrace, errNoVerdict)
 	defer cancel()
-	result, err := readRun(wait, r, x)
+	result, err := e.readRun(wait, r, x)
 	switch {
 	case err == nil:
 		return result, nil
@@ -343,7 +342,7 @@ func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error)
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 		defer cancel()
 		if r.Kill(last) == nil {
-			_, _ = readRun(last, r, x)
+			_, _ = e.readRun(last, r, x)
 		}
 		return nil, ctx.Err()
 	case wait.Err() != nil:
@@ -355,7 +354,7 @@ func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error)
 
 // readRun keeps the output in the record and the spool, within the limit whatever
 // the agent sends.
-func readRun(ctx context.Context, r runtime.Run, x *execution) (*runtime.Result, error) {
+func (e *Engine) readRun(ctx context.Context, r runtime.Run, x *execution) (*runtime.Result, error) {
 	rec, s := &x.record, &x.spooled
 	for {
 		ev, err := r.Next(ctx)
@@ -371,33 +370,20 @@ func readRun(ctx context.Context, r runtime.Run, x *execution) (*runtime.Result,
 			rec.Truncated = rec.StdoutBytes > int64(s.stdout+len(rec.Stdout)) || rec.StderrBytes > int64(s.stderr+len(rec.Stderr))
 			return ev.Result, nil
 		case ev.Stream == runtime.Stdout:
-			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, x.room(s.stdout, len(rec.Stdout)))
+			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, e.room(x, len(ev.Data), s.stdout, len(rec.Stdout)))
 		default:
-			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, x.room(s.stderr, len(rec.Stderr)))
+			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, e.room(x, len(ev.Data), s.stderr, len(rec.Stderr)))
 		}
 	}
 }
 
-func keep(to *[]byte, seen *int64, truncated *bool, data []byte, room int64) {
+func keep(to *[]byte, seen *int64, truncated *bool, data []byte, room int) {
 	*seen += int64(len(data))
-	if int64(len(data)) > room {
-		data = data[:max(room, 0)]
+	if len(data) > room {
+		data = data[:room]
 		*truncated = true
 	}
 	*to = append(*to, data...)
-}
-
-// room is how much more may be kept of a stream, of which only the spool has some
-// bytes and the record the others.
-func (x *execution) room(spooled, inMemory int) int64 {
-	room := int64(math.MaxInt64)
-	if limit := x.bounds.output; limit > 0 {
-		room = limit - int64(spooled+inMemory)
-	}
-	if x.spooled.broken {
-		room = min(room, spoollessOutput-int64(inMemory))
-	}
-	return room
 }
 
 // withExecution says in an error's message which record tells of the run.

@@ -90,6 +90,7 @@ func (e *Engine) letGo(x *execution) {
 	if x.handle != nil {
 		_ = x.handle.Close() // tells the sandbox, which may be gone
 	}
+	e.spoolless.Add(-x.spooled.inMemory)
 	if x.spooled.bytes() == 0 {
 		e.removeSpool(x.record.ID) // else the answer needs it
 	}

@@ -15,9 +15,9 @@ const (
 	// memoryOutput is how much output of a run under way stays in memory when the
 	// spool has it too, so that what prints little is never read back.
 	memoryOutput = 256 << 10
-	// spoollessOutput is how much is kept of each stream when the spool cannot take
-	// it, on a full disk perhaps. The rest is counted as cut.
-	spoollessOutput = 1 << 20
+	// spoollessOutput is how much output of all runs stays in memory that the spool
+	// cannot take, on a full disk perhaps. The rest is counted as cut.
+	spoollessOutput = 128 << 20
 	// outputLoads is how many runs have all of their output in memory at once while
 	// their outcome is written. Writes have one turn at a time anyway.
 	outputLoads = 2
@@ -27,8 +27,9 @@ const (
 // is in the record.
 type spooled struct {
 	stdout, stderr int
-	// broken says that the spool takes no more.
-	broken bool
+	// broken says that the spool takes no more, and inMemory how much was kept since.
+	broken   bool
+	inMemory int64
 }
 
 func (s *spooled) bytes() int { return s.stdout + s.stderr }
@@ -57,7 +58,7 @@ func (e *Engine) load(x *execution) error {
 	if err != nil {
 		e.log.Error("output that was put aside cannot be read back", "execution", rec.ID, "error", err)
 		rec.Stdout, rec.Stderr, rec.Truncated = kept.Stdout, kept.Stderr, true
-		*s = spooled{}
+		s.stdout, s.stderr = 0, 0
 		return err
 	}
 	rec.Stdout = append(kept.Stdout[:s.stdout], rec.Stdout...)
@@ -103,6 +104,22 @@ func (e *Engine) answer(ctx context.Context, x *execution, rec *agentsandbox.Exe
 		return nil, withExecution(fmt.Errorf("the output of %s: %w", rec.ID, err), rec.ID)
 	}
 	return &x.record, nil
+}
+
+// room is how much of n more bytes may be kept of a stream, of which only the spool
+// has some bytes and the record the others.
+func (e *Engine) room(x *execution, n, spooled, inRecord int) int {
+	if limit := x.bounds.output; limit > 0 {
+		n = int(max(0, min(int64(n), limit-int64(spooled+inRecord))))
+	}
+	if x.spooled.broken {
+		if e.spoolless.Add(int64(n)) > spoollessOutput {
+			e.spoolless.Add(int64(-n))
+			return 0
+		}
+		x.spooled.inMemory += int64(n)
+	}
+	return n
 }
 
 func (e *Engine) removeSpool(id string) {

@@ -1,0 +1,307 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
+)
+
+func (f *fixture) record(ctx context.Context, id string) *agentsandbox.Execution {
+	f.t.Helper()
+	rec, err := f.Execution(ctx, id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return rec
+}
+
+func (f *fixture) output(tenant string) int64 {
+	f.t.Helper()
+	u, err := f.Store.TenantUsage(context.Background(), tenant)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return u.Output
+}
+
+// print900 has 900 bytes of output; limits.OutputBytes is 1000.
+const print900 = "printf '%0900d' 7"
+
+func wantWhole(t *testing.T, x *agentsandbox.Execution) {
+	t.Helper()
+	if len(x.Stdout) != 900 || x.StdoutBytes != 900 || x.Truncated || x.Status != agentsandbox.StatusSucceeded {
+		t.Errorf("%d of %d bytes, truncated %v, %s: %q", len(x.Stdout), x.StdoutBytes, x.Truncated, x.Status, x.Stderr)
+	}
+}
+
+func wantDropped(t *testing.T, x *agentsandbox.Execution) {
+	t.Helper()
+	if !x.OutputDropped || !x.Truncated || len(x.Stdout) != 0 || x.StdoutBytes != 900 || x.Code != "" ||
+		!strings.Contains(string(x.Stderr), "agentsandbox: the code and the output of this run (900 and 0 bytes) are not kept") {
+		t.Errorf("dropped %v, truncated %v, %d of %d bytes, code %q, stderr %q", x.OutputDropped, x.Truncated, len(x.Stdout), x.StdoutBytes, x.Code, x.Stderr)
+	}
+	if x.Status != agentsandbox.StatusSucceeded || x.EndedAt.IsZero() || x.HTTPStatus != 200 {
+		t.Errorf("%s, %v, %d", x.Status, x.EndedAt, x.HTTPStatus)
+	}
+}
+
+func TestTheOldestOutputGoesFirst(t *testing.T) {
+	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 3000})
+	ctx, other := as(t, "a"), as(t, "b")
+	neighbour := f.bash(other, "", print900)
+	var runs []*agentsandbox.Execution
+	for range 5 {
+		x := f.bash(ctx, "", print900)
+		wantWhole(t, x)
+		if x.OutputDropped {
+			t.Error("a run that fits says that it does not")
+		}
+		runs = append(runs, x)
+		if used := f.output("a"); used > 3000 {
+			t.Errorf("%d bytes are in use", used)
+		}
+	}
+	for n, x := range runs {
+		if rec := f.record(ctx, x.ID); n < 2 {
+			wantDropped(t, rec)
+		} else {
+			wantWhole(t, rec)
+		}
+	}
+	wantWhole(t, f.record(other, neighbour.ID))
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}})
+	if err != nil || list.Total != 5 || !list.Executions[4].OutputDropped || list.Executions[0].OutputDropped {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+func TestOutputThatCannotFitDropsNoOther(t *testing.T) {
+	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 500})
+	ctx := as(t, "a")
+	small := f.bash(ctx, "", "echo small")
+	x := f.bash(ctx, "", print900)
+	wantWhole(t, x)
+	if !x.OutputDropped {
+		t.Error("the answer does not say that the record has no output")
+	}
+	wantDropped(t, f.record(ctx, x.ID))
+	if rec := f.record(ctx, small.ID); string(rec.Stdout) != "small\n" || rec.OutputDropped {
+		t.Errorf("%+v", rec)
+	}
+	if used := f.output("a"); used != int64(len("echo small")+len("small\n")) {
+		t.Errorf("%d bytes are in use", used)
+	}
+}
+
+func TestOutputGivesWayToFiles(t *testing.T) {
+	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Bytes: 2000})
+	ctx := as(t, "a")
+	first, second := f.bash(ctx, "", print900), f.bash(ctx, "", print900)
+	file, err := f.upload(ctx, strings.Repeat("x", 1050))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantDropped(t, f.record(ctx, first.ID))
+	wantWhole(t, f.record(ctx, second.ID))
+	made := f.bash(ctx, "", "cd /workspace 2>/dev/null || cd \"$PWD\"; printf '%0700d' 7 > made")
+	if len(made.Files) != 1 || made.OutputDropped {
+		t.Errorf("%+v", made)
+	}
+	wantDropped(t, f.record(ctx, second.ID))
+	_, err = f.upload(ctx, strings.Repeat("x", 300))
+	wantRefusal(t, err, agentsandbox.CodeStorageFull, "tenant_max_bytes")
+	if x := f.bash(ctx, "", print900); !x.OutputDropped {
+		t.Error("more output is kept than the files leave room for")
+	}
+	if err := f.DeleteFile(ctx, file.ID); err != nil {
+		t.Fatal(err)
+	}
+	x := f.bash(ctx, "", print900)
+	wantWhole(t, f.record(ctx, x.ID))
+}
+
+func TestManyRunsAtOnceStayWithinTheQuota(t *testing.T) {
+	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 2500})
+	ctx := as(t, "a")
+	var running sync.WaitGroup
+	for range 12 {
+		running.Go(func() { wantWhole(t, f.bash(ctx, "", print900)) })
+	}
+	running.Wait()
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 20}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	for _, x := range list.Executions {
+		if !x.OutputDropped {
+			kept++
+		}
+	}
+	if used := f.output("a"); kept != 2 || used > 2500 {
+		t.Errorf("%d of %d runs have their output, %d bytes", kept, list.Total, used)
+	}
+}
+
+func TestKeptAnswersCountAsOutput(t *testing.T) {
+	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 2000})
+	ctx := as(t, "a")
+	x := f.bash(ctx, "", print900)
+	ask := func(key string, size int) (again *agentsandbox.RequestClaim) {
+		t.Helper()
+		req := agentsandbox.IdempotentRequest{Key: key, Method: "POST", Path: "/v1/x", Digest: "d"}
+		claim, err := f.BeginRequest(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if claim.Answer == nil {
+			if err := f.KeepAnswer(ctx, claim, "d", agentsandbox.KeptAnswer{Status: 200, Body: make([]byte, size)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return claim
+	}
+	ask("one", 500)
+	wantWhole(t, f.record(ctx, x.ID))
+	ask("two", 1200)
+	wantDropped(t, f.record(ctx, x.ID))
+	if a := ask("one", 1).Answer; a == nil || len(a.Body) != 500 {
+		t.Errorf("%+v", a)
+	}
+	ask("three", 2001)
+	if a := ask("three", 3).Answer; a != nil {
+		t.Error("an answer is kept for which there is no room")
+	}
+	if used := f.output("a"); used > 2000 {
+		t.Errorf("%d bytes are in use", used)
+	}
+}
+
+// spooledHost is a server whose runs print more than stays in memory.
+func spooledHost(t *testing.T) (*host, *server, context.Context) {
+	h := newHost(t)
+	return h, h.start(), as(t, "a")
+}
+
+func wantEmptySpool(t *testing.T, dir string) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(dir, "spool", "*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the spool: %v, %v", left, err)
+	}
+}
+
+const prints = "seq 200000; seq 300000 >&2; false"
+
+func wantPrinted(t *testing.T, x *agentsandbox.Execution) {
+	t.Helper()
+	seq := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintln(&b, i+1)
+		}
+		return b.String()
+	}
+	if string(x.Stdout) != seq(200000) || string(x.Stderr) != seq(300000) || x.Truncated || x.ReturnCode != 1 {
+		t.Errorf("%d and %d bytes, truncated %v, %d", len(x.Stdout), len(x.Stderr), x.Truncated, x.ReturnCode)
+	}
+}
+
+func TestMuchOutputComesBackFromTheSpool(t *testing.T) {
+	h, s, ctx := spooledHost(t)
+	id := s.session(ctx)
+	for _, session := range []string{id, ""} {
+		x, err := s.Execute(ctx, bash(session, prints))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPrinted(t, x)
+		rec, err := s.Execution(ctx, x.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantPrinted(t, rec)
+	}
+	wantEmptySpool(t, h.dir)
+}
+
+func TestAnAnswerWaitsForRoom(t *testing.T) {
+	h, s, ctx := spooledHost(t)
+	asked := 0
+	roomy := agentsandbox.WithOutputRoom(ctx, func(_ context.Context, bytes int) error {
+		asked = bytes
+		return nil
+	})
+	x, err := s.Execute(roomy, bash("", prints))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPrinted(t, x)
+	if asked < 3<<20 || asked > len(x.Stdout)+len(x.Stderr) {
+		t.Errorf("room was asked for %d bytes", asked)
+	}
+	full := agentsandbox.Errorf(agentsandbox.CodeUnavailable, "No room.")
+	_, err = s.Execute(agentsandbox.WithOutputRoom(ctx, func(context.Context, int) error { return full }), bash("", prints))
+	var refusal *agentsandbox.Error
+	if !errors.As(err, &refusal) || refusal.Code != agentsandbox.CodeUnavailable || !strings.Contains(refusal.Message, "The run's record is exe_") {
+		t.Fatal(err)
+	}
+	list, err := s.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := s.Execution(ctx, list.Executions[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPrinted(t, rec)
+	wantEmptySpool(t, h.dir)
+}
+
+// What was put aside and is damaged is never replaced by what came after it.
+func TestOutputThatCannotBeReadBackIsCut(t *testing.T) {
+	h, s, ctx := spooledHost(t)
+	gate := filepath.Join(t.TempDir(), "gate")
+	answer := make(chan *agentsandbox.Execution, 1)
+	var failed atomic.Value
+	go func() {
+		x, err := s.Execute(ctx, bash("", "seq 200000; touch "+gate+".begun; until test -e "+gate+"; do sleep 0.01; done; echo over"))
+		if err != nil {
+			failed.Store(err)
+		}
+		answer <- x
+	}()
+	until(t, "it has printed", func() bool { _, err := os.Stat(gate + ".begun"); return err == nil })
+	var spool []string
+	until(t, "it is in the spool", func() bool {
+		spool, _ = filepath.Glob(filepath.Join(h.dir, "spool", "exe_*"))
+		if len(spool) != 1 {
+			return false
+		}
+		info, err := os.Stat(spool[0])
+		return err == nil && info.Size() > 1_200_000
+	})
+	if err := os.Truncate(spool[0], 700_000); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x := <-answer
+	if err := failed.Load(); err != nil {
+		t.Fatal(err)
+	}
+	if len(x.Stdout) == 0 || len(x.Stdout) > 700_000 || !strings.HasPrefix(string(x.Stdout), "1\n2\n3\n") || strings.Contains(string(x.Stdout), "over") ||
+		!x.Truncated || x.StdoutBytes != 1288895+5 || !strings.Contains(string(x.Stderr), "the output was cut: the first") {
+		t.Errorf("%d of %d bytes, truncated %v, stderr %q", len(x.Stdout), x.StdoutBytes, x.Truncated, x.Stderr)
+	}
+}
