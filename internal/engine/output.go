@@ -8,7 +8,7 @@ import (
 )
 
 // This file bounds the memory that the output of runs takes. Output that the
-// spool has is forgotten, read back when the outcome is written, a few runs at a
+// spool has is forgotten, read back when the outcome is written, one run at a
 // time, and once more for the answer, when whoever takes that has room.
 
 const (
@@ -20,7 +20,7 @@ const (
 	spoollessOutput = 128 << 20
 	// outputLoads is how many runs have all of their output in memory at once while
 	// their outcome is written. Writes have one turn at a time anyway.
-	outputLoads = 2
+	outputLoads = 1
 )
 
 // spooled is how much of each stream only the spool of a run has; what follows it

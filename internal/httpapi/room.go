@@ -101,7 +101,7 @@ func (c *call) occupy(n int) error {
 
 // roomWait is how long the outcome of a run waits for room. Other answers leave
 // meanwhile, or are given up because nobody takes them.
-const roomWait = 30 * time.Second
+const roomWait = time.Minute
 
 // awaitRoom is occupy, and waits for room.
 func (c *call) awaitRoom(ctx context.Context, n int) error {

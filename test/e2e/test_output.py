@@ -1,145 +1,212 @@
-"""What Python prints arrives, whatever ends it, and in order; and what a run
-installs it can import."""
+"""What output costs: it counts against quotas, the oldest goes first, and little of it is in the server's memory."""
 
+import concurrent.futures
+import json
+import secrets
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
 import pytest
-from server import run
+from agentsandbox import AgentSandbox
+from server import BIN, Server, eventually, refused, run
 
-# How a Python ends itself, with the return code that this gives.
-ENDS = {
-    "os._exit(3)": 3,
-    "os.abort()": 134,
-    "__import__('ctypes').string_at(0)": 139,
-    "os.kill(os.getpid(), 9)": 137,
-    "os.killpg(0, 9)": 137,
-    "os.kill(os.getpid(), 15)": 143,
-}
-LINES = "import os, sys\nfor i in range(3): print('line', i)\n"
-PRINTED = "line 0\nline 1\nline 2\n"
-
-# How Python code is run, below a run of Python or Bash: it is in code.py.
-BELOW = {
-    "bash": ("bash", "python3 code.py || true"),
-    "a script": ("bash", "printf '#!/usr/bin/env python3\\n' | cat - code.py >tool; chmod +x tool; ./tool || true"),
-    "isolated": ("bash", "python3 -I code.py || true"),
-    "a virtual environment": ("bash", "python3 -m venv --without-pip /tmp/v && /tmp/v/bin/python code.py || true"),
-    "os.system": ("python", "import os\nos.system('python3 code.py')"),
-    "subprocess": ("python", "import subprocess, sys\nsubprocess.run([sys.executable, 'code.py'])"),
-    "posix_spawn": ("python", "import os, sys\nos.waitpid(os.posix_spawn(sys.executable, ['python3', 'code.py'], os.environ), 0)"),
-    "fork": ("python", "import os\nif os.fork() == 0: exec(open('code.py').read())\nos.wait()"),
-    "exec": ("python", "import os, sys\nos.execv(sys.executable, ['python3', 'code.py'])"),
-    "multiprocessing by fork": (
-        "python",
-        "import multiprocessing\np = multiprocessing.get_context('fork').Process(target=lambda: exec(open('code.py').read()))\np.start()\np.join()",
-    ),
-    "multiprocessing by spawn": (
-        "python",
-        "import multiprocessing, runpy\n"
-        "if __name__ == '__main__':\n"
-        "    p = multiprocessing.get_context('spawn').Process(target=runpy.run_path, args=('code.py',))\n    p.start()\n    p.join()",
-    ),
-}
+MIB = 1 << 20
+PRINT_MIB = "import sys; sys.stdout.write('x' * (1 << 20))"
+# Of each stream, as much as is kept: 20 MiB in all.
+PRINT_ALL = "import os, sys, time; [s.write('0123456789abcde\\n' * (10 << 16)) and s.flush() for s in (sys.stdout, sys.stderr)]"
 
 
-def given(http, code: str) -> dict:
-    file = http.post("/v1/files", files={"file": ("code.py", code.encode())}).json()
-    return {"file_ids": [file["file_id"]]}
+@pytest.fixture
+def serve(tmp_path):
+    """Starts a server with flags; it must end well."""
+    started = []
+
+    def start(*flags: str) -> Server:
+        s = Server(tmp_path / f"data{len(started)}", "--pool-size", "2", "--pool-data-size", "0", "--preload", "none", *flags).start()
+        started.append(s)
+        return s
+
+    yield start
+    for s in started:
+        assert s.stop() == 0, s.log_text()
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_lines_arrive_before_every_end(http, end):
-    r = run(http, LINES + end)
-    assert (r["stdout"], r["return_code"]) == (PRINTED, ENDS[end]), r
+def record(http: httpx.Client, execution: str) -> dict:
+    r = http.get(f"/v1/executions/{execution}")
+    assert r.status_code == 200, r.text
+    return r.json()
 
 
-@pytest.mark.parametrize("below", BELOW)
-def test_lines_of_a_python_below_a_run_arrive(http, below):
-    language, code = BELOW[below]
-    r = run(http, code, language=language, **given(http, LINES + "os._exit(1)"))
-    assert r["stdout"] == PRINTED, r
+def database_bytes(s: Server) -> int:
+    return (s.data / "agentsandbox.db").stat().st_size
 
 
-def test_lines_arrive_before_the_end_by_a_limit(http):
-    memory = run(http, LINES + "x = []\nwhile True: x.append(bytearray(1 << 24))", memory_mb=128)
-    assert (memory["stdout"], memory["status"]) == (PRINTED, "memory_exceeded"), memory
-    cpu = run(http, LINES + "while True: pass", cpu_time_ms=300)
-    assert (cpu["stdout"], cpu["status"]) == (PRINTED, "timed_out"), cpu
-    for language, code in [("python", LINES + "import time\ntime.sleep(60)"), ("bash", "python3 code.py")]:
-        late = run(http, code, language=language, timeout_ms=1500, **given(http, LINES + "import time\ntime.sleep(60)"))
-        assert (late["stdout"], late["status"], late["return_code"], late["signal"]) == (PRINTED, "timed_out", 124, "SIGKILL"), late
-        assert late["stderr"].endswith("agentsandbox: ended after 1.5 s: the time limit\n")
+def whole(http: httpx.Client, execution: str, size: int = MIB) -> bool:
+    r = record(http, execution)
+    assert not r["output_dropped"] and not r["truncated"] and len(r["stdout"]) == r["stdout_bytes"] == size, r["stderr"]
+    assert r["code"]
+    return True
 
 
-def test_lines_arrive_in_order(http):
-    r = run(http, "import os, subprocess\nprint(1)\nos.system('echo 2')\nprint(3)\nsubprocess.run(['echo', '4'])\nprint(5)\nos.write(1, b'6\\n')\nprint(7)")
-    assert r["stdout"] == "1\n2\n3\n4\n5\n6\n7\n", r
-    many = run(http, "for i in range(50_000): print('line', i)\nimport os\nos.abort()")
-    assert many["stdout"] == "".join(f"line {i}\n" for i in range(50_000))
+def dropped(http: httpx.Client, execution: str, size: int = MIB) -> bool:
+    """Whatever is looked at says that the output is gone, and nothing says that there was none."""
+    r = record(http, execution)
+    assert r["output_dropped"] and r["truncated"] and (r["code"], r["stdout"], r["stdout_bytes"]) == ("", "", size), r
+    assert f"agentsandbox: the code and the output of this run ({size} and 0 bytes) are not kept" in r["stderr"]
+    assert (r["status"], r["return_code"], r["status_code"]) == ("succeeded", 0, 200)
+    for stream in ("stdout", "stderr"):
+        assert "output_dropped" in refused(http.get(f"/v1/executions/{execution}/{stream}"), 409, "conflict")["message"]
+    assert [e["output_dropped"] for e in http.get("/v1/executions", params={"limit": 100}).json()["executions"] if e["id"] == execution] == [True]
+    return True
 
 
-def test_a_pipe_or_file_of_the_code_itself_is_buffered_as_everywhere(http):
-    show = "import sys; print(sys.stdout.line_buffering)"
-    r = run(http, f'python3 -c "{show}" | cat; python3 -c "{show}" >out; cat out; python3 -c "{show}"', language="bash")
-    assert r["stdout"] == "False\nFalse\nTrue\n", r
+def test_the_oldest_output_goes_first(serve):
+    s = serve("--tenant-max-output-bytes", str(5 * MIB))
+    theirs = s.http(s.new_key("theirs"))
+    with s.http(s.new_key("ours")) as http, theirs:
+        neighbour = run(theirs, PRINT_MIB)["execution_id"]
+        runs = []
+        for _ in range(12):
+            answer = run(http, PRINT_MIB)
+            assert len(answer["stdout"]) == MIB and not answer["output_dropped"]
+            runs.append(answer["execution_id"])
+        assert all(dropped(http, e) for e in runs[:8]) and all(whole(http, e) for e in runs[8:])
+        assert whole(theirs, neighbour)
+        # The database uses again what was dropped: 24 MiB were printed, 6 are kept.
+        for _ in range(12):
+            run(http, PRINT_MIB)
+        assert whole(theirs, neighbour)
+
+        # Many at once, of both.
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: run((http, theirs)[n % 2], PRINT_MIB), range(16)))
+        assert all(len(a["stdout"]) == MIB for a in answers)
+        for client in (http, theirs):
+            kept = [e for e in client.get("/v1/executions", params={"limit": 100}).json()["executions"] if not e["output_dropped"]]
+            assert 3 <= len(kept) <= 4, len(kept)
+
+        # More than there can ever be room for: the answer is whole, the record says the truth, and no other pays for it.
+        large = run(http, "import sys; sys.stdout.write('y' * (6 << 20))")
+        assert len(large["stdout"]) == 6 * MIB and large["output_dropped"] and not large["truncated"]
+        assert dropped(http, large["execution_id"], 6 * MIB)
+        assert sum(not e["output_dropped"] for e in http.get("/v1/executions", params={"limit": 100}).json()["executions"]) == len(kept)
+    assert s.stop() == 0  # all of it is in the database now
+    assert database_bytes(s) <= 15 * MIB
+    s.start()
 
 
-def test_the_time_limit_has_python_say_where_it_was(http):
-    session = http.post("/v1/sessions", json={}).json()["session_id"]
-    for kw in ({}, {"session_id": session}, {"session_id": session}):
-        r = run(http, "import time\ndef hang():\n    time.sleep(60)\nprint('x', end='')\nhang()", timeout_ms=1000, **kw)
-        assert (r["status"], r["return_code"], r["stdout"]) == ("timed_out", 124, "x"), r
-        lines = r["stderr"].splitlines()
-        assert "    time.sleep(60)" in lines and lines[-2:] == ["KeyboardInterrupt", "agentsandbox: ended after 1 s: the time limit"], r
-    # Code that minds nothing gains a moment, and no more.
-    r = run(http, "import time\nfor i in range(10**6):\n    try: time.sleep(60)\n    except KeyboardInterrupt: print('caught', i)", timeout_ms=1000)
-    assert (r["status"], r["return_code"], r["stdout"]) == ("timed_out", 124, "caught 0\n"), r
+def test_after_a_restart_and_in_every_client(serve):
+    s = serve("--tenant-max-output-bytes", str(3 * MIB))
+    with s.http() as http:
+        first = run(http, PRINT_MIB)["execution_id"]
+        run(http, PRINT_MIB)
+        assert s.stop() == 0
+        s.start()
+    with s.http() as http:
+        run(http, PRINT_MIB)
+        assert dropped(http, first)
+    with AgentSandbox(base_url=s.url, api_key=s.key) as client:
+        assert client.executions.get(first).output_dropped
+        answer = client.execute.run(code=PRINT_MIB)
+        assert not answer.output_dropped and len(answer.stdout) == MIB
+    env = {**s.env, "AGENTSANDBOX_BASE_URL": s.url, "AGENTSANDBOX_API_KEY": s.key}
+    get = lambda *flags: subprocess.run([BIN, "executions", "get", first, *flags], env=env, capture_output=True, text=True, check=False)
+    shown = get()
+    assert shown.returncode == 0 and "are not kept, for want of room" in shown.stdout, shown
+    assert json.loads(get("--json").stdout)["output_dropped"] is True
+    for part in ("--stdout", "--stderr", "--code"):
+        assert get(part).returncode != 0 and "not kept" in get(part).stderr, get(part)
 
 
-# A wheel that the code makes itself: nothing is fetched.
-WHEEL = """
-import os, subprocess, sys, zipfile
-def wheel(version):
-    name = f'/tmp/tiny_thing-{version}-py3-none-any.whl'
-    with zipfile.ZipFile(name, 'w') as z:
-        info = f'tiny_thing-{version}.dist-info/'
-        z.writestr('tiny_thing/__init__.py', f'X = {version}')
-        z.writestr(info + 'METADATA', f'Metadata-Version: 2.1\\nName: tiny-thing\\nVersion: {version}\\n')
-        z.writestr(info + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')
-        z.writestr(info + 'RECORD', '')
-    return name
-"""
-INSTALL = {
-    "python -m pip": "subprocess.check_call([sys.executable, '-m', 'pip', 'install', '-q', '--no-index', wheel('1.0')])",
-    "pip": "subprocess.check_call(['pip', 'install', '-q', '--no-index', wheel('1.0')])",
-    "pip --user": "subprocess.check_call(['pip', 'install', '-q', '--user', '--no-index', wheel('1.0')])",
-    "os.system": "assert os.system('pip install -q --no-index ' + wheel('1.0')) == 0",
-    "runpy": "import runpy\nsys.argv = ['pip', 'install', '-q', '--no-index', wheel('1.0')]\n"
-    "try: runpy.run_module('pip', run_name='__main__')\nexcept SystemExit as e: assert e.code == 0",
-    "pip --target": "subprocess.check_call(['pip', 'install', '-q', '--no-index', '--target', '/workspace', wheel('1.0')])",
-}
+def test_output_gives_way_to_files(serve):
+    s = serve("--tenant-max-bytes", str(4 * MIB))
+    upload = lambda http, size: http.post("/v1/files", files={"file": ("f.bin", b"x" * size)})
+    with s.http(s.new_key("ours")) as http, s.http(s.new_key("theirs")) as theirs:
+        runs = [run(http, PRINT_MIB)["execution_id"] for _ in range(3)]
+        neighbour = run(theirs, PRINT_MIB)["execution_id"]
+        assert all(whole(http, e) for e in runs)
+        assert upload(http, 2 * MIB).status_code in (200, 201)
+        assert dropped(http, runs[0]) and dropped(http, runs[1]) and whole(http, runs[2])
+        # A file of a run, too; and files never go for output.
+        made = run(http, "open('/workspace/f', 'wb').write(bytes(3 << 19))")
+        assert len(made["files"]) == 1 and dropped(http, runs[2])
+        assert "tenant_max_bytes" in refused(upload(http, MIB), 507, "storage_full")["message"]
+        answer = run(http, PRINT_MIB)
+        assert len(answer["stdout"]) == MIB and answer["output_dropped"]
+        assert http.get("/v1/files").json()["total"] == 2
+        assert upload(http, 1000).status_code in (200, 201)
+        assert whole(theirs, neighbour)
 
 
-@pytest.mark.parametrize("how", INSTALL)
-@pytest.mark.parametrize("before", ["", "import numpy\n"], ids=["bare", "with a library"])
-def test_a_run_imports_what_it_has_installed(http, how, before):
-    code = before + WHEEL + f"try: import tiny_thing\nexcept ImportError:\n{_indent(INSTALL[how])}\n    import tiny_thing\nprint(tiny_thing.X)"
-    r = run(http, code)
-    assert r["stdout"].endswith("1.0\n") and r["return_code"] == 0, r
+def test_kept_answers_count(serve):
+    """Of the same key, repeating a request never runs the code again, whether its answer is still kept or not."""
+    s = serve("--tenant-max-output-bytes", "300000")
+    body = {"code": "import uuid; print(uuid.uuid4(), 'z' * 40000)"}
+    with s.http() as http:
+        ask = lambda key: http.post("/v1/execute", json=body, headers={"Idempotency-Key": key})
+        first = ask("first").json()
+        for _ in range(12):
+            assert ask(secrets.token_hex(8)).status_code == 200
+        assert record(http, first["execution_id"])["output_dropped"]
+        again = ask("first")
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert again.json()["execution_id"] == first["execution_id"] and again.json()["output_dropped"]
+        total = http.get("/v1/executions").json()["total"]
+        assert total == 13
 
 
-def test_a_package_is_there_for_cold_interpreters_and_later_runs(http):
-    session = http.post("/v1/sessions", json={}).json()["session_id"]
-    code = WHEEL + f"{INSTALL['pip']}\nimport tiny_thing\nprint(tiny_thing.X)"
-    # An interpreter of the run's own, one in Bash, one that waits.
-    assert run(http, code, session_id=session, env_vars={"TZ": "UTC"})["stdout"] == "1.0\n"
-    assert run(http, "python3 -c 'import tiny_thing; print(tiny_thing.X)'", language="bash", session_id=session)["stdout"] == "1.0\n"
-    for library in ("", "import numpy\n"):
-        assert run(http, library + "import tiny_thing; print(tiny_thing.X)", session_id=session)["stdout"] == "1.0\n"
-    # Another version, in place of the one that the same interpreter could have seen.
-    again = WHEEL + "subprocess.check_call(['pip', 'install', '-q', '--no-index', wheel('2.0')])\nimport tiny_thing\nprint(tiny_thing.X)"
-    assert run(http, again, session_id=session)["stdout"] == "2.0\n"
-    bash = "pip uninstall -q -y tiny-thing && pip install -q --no-index /tmp/tiny_thing-1.0-py3-none-any.whl && python3 -c 'import tiny_thing; print(tiny_thing.X)'"
-    assert run(http, bash, language="bash", session_id=session)["stdout"] == "1.0\n"
+@pytest.mark.parametrize("where", ["session", "alone"])
+def test_much_output_at_once_is_not_in_memory(serve, where):
+    """16 runs that have printed 20 MiB each: 320 MiB, of which the server holds a few."""
+    runs = 16
+    s = serve("--request-memory-mb", "256", "--max-sandboxes", "20")
+    spool = s.data / "spool"
+    port_file = "/workspace/go"
+    with s.http() as http, concurrent.futures.ThreadPoolExecutor(runs) as pool:
+        run(http, "print(1)")
+        before = s.resident_mb()
+        extra = {}
+        if where == "session":
+            session = http.post("/v1/sessions", json={}).json()["session_id"]
+            extra = {"session_id": session}
+            code = PRINT_ALL + f"\nwhile not os.path.exists('{port_file}'): time.sleep(0.05)"
+        else:
+            code = PRINT_ALL
+        asked = [pool.submit(run, http, code, **extra) for _ in range(runs)]
+        if where == "session":
+            full = lambda: [f for f in spool.glob("exe_*") if f.stat().st_size >= 19.9 * MIB]
+            assert eventually(lambda: len(full()) == runs, 120), [f.stat().st_size for f in spool.glob("*")]
+            assert s.resident_mb() < before + 100, (before, s.resident_mb())
+            assert http.put(f"/v1/sessions/{session}/fs", params={"path": port_file}, content=b"").status_code < 300
+        answers = [f.result() for f in asked]
+        for a in answers:
+            assert (len(a["stdout"]), len(a["stderr"]), a["truncated"]) == (10 * MIB, 10 * MIB, False)
+        peak = int(next(l.split()[1] for l in Path(f"/proc/{s.process.pid}/status").read_text().splitlines() if l.startswith("VmHWM"))) / 1024
+        print("resident before, at the peak:", before, peak)
+        assert peak < before + 450, (before, peak)
+        assert list(spool.glob("*")) == []
+        assert len(record(http, answers[3]["execution_id"])["stderr"]) == 10 * MIB
 
 
-def _indent(code: str) -> str:
-    return "".join("    " + line + "\n" for line in code.splitlines())
+def test_a_reader_who_does_not_read_holds_up_no_other(serve):
+    """One key's answers that nobody takes fill its share; another tenant's large answers arrive."""
+    s = serve("--request-memory-mb", "128")
+    body = json.dumps({"code": PRINT_ALL}).encode()
+    host, port = s.url.removeprefix("http://").split(":")
+    stalled = []
+    for _ in range(3):
+        sock = socket.create_connection((host, int(port)))
+        sock.sendall(
+            f"POST /v1/execute HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {s.key}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        stalled.append(sock)
+    with s.http() as http, s.http(s.new_key("theirs")) as theirs:
+        ended = lambda: http.get("/v1/executions", params={"status": "succeeded"}).json()["total"] == 3
+        assert eventually(ended, 60)
+        answer = run(theirs, PRINT_ALL)
+        assert (len(answer["stdout"]), len(answer["stderr"])) == (10 * MIB, 10 * MIB)
+        assert run(http, "print(1)")["stdout"] == "1\n"
+    for sock in stalled:
+        sock.close()
