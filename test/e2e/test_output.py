@@ -109,7 +109,7 @@ def test_after_a_restart_and_in_every_client(serve):
         assert dropped(http, first)
     with AgentSandbox(base_url=s.url, api_key=s.key) as client:
         assert client.executions.get(first).output_dropped
-        answer = client.execute.run(code=PRINT_MIB)
+        answer = client.run(PRINT_MIB)
         assert not answer.output_dropped and len(answer.stdout) == MIB
     env = {**s.env, "AGENTSANDBOX_BASE_URL": s.url, "AGENTSANDBOX_API_KEY": s.key}
     get = lambda *flags: subprocess.run([BIN, "executions", "get", first, *flags], env=env, capture_output=True, text=True, check=False)
