@@ -246,7 +246,7 @@ func TestAnAnswerWaitsForRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantPrinted(t, x)
-	if asked < 3<<20 || asked > len(x.Stdout)+len(x.Stderr) {
+	if asked < 2_700_000 || asked > len(x.Stdout)+len(x.Stderr) {
 		t.Errorf("room was asked for %d bytes", asked)
 	}
 	full := agentsandbox.Errorf(agentsandbox.CodeUnavailable, "No room.")
