@@ -37,9 +37,9 @@ type Connections struct {
 
 	mu      sync.Mutex
 	open    map[*connection]bool
-	nobodys *list.List         // those that wait and never had a key, the longest waiting first
+	keyless *list.List         // those that wait and never had a key, the longest waiting first
 	known   *list.List         // the others that wait
-	waiting map[netip.Addr]int // how many there are in nobodys
+	waiting map[netip.Addr]int // how many there are in keyless
 	warned  time.Time
 }
 
@@ -69,7 +69,7 @@ func NewConnections(l *net.TCPListener, most int, overTLS bool, log *slog.Logger
 	return &Connections{
 		TCPListener: l, most: most, perAddress: max(most/4, 4), plain: !overTLS,
 		full: fewDescriptors(descriptors), log: log, refusing: make(chan struct{}, refusalsAtOnce),
-		open: map[*connection]bool{}, nobodys: list.New(), known: list.New(), waiting: map[netip.Addr]int{},
+		open: map[*connection]bool{}, keyless: list.New(), known: list.New(), waiting: map[netip.Addr]int{},
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentsandbox_http_connections_closed_total",
 			Help: "Connections closed to keep within max_connections: idle, address (of one that had too many), or refused.",
@@ -131,7 +131,7 @@ func (l *Connections) admit(c *connection) bool {
 // closeLongest closes the connection that waits longest, of one address without a
 // key or of all; false when none waits.
 func (l *Connections) closeLongest(of netip.Addr, why string) bool {
-	for _, queue := range []*list.List{l.nobodys, l.known} {
+	for _, queue := range []*list.List{l.keyless, l.known} {
 		for e := queue.Front(); e != nil; e = e.Next() {
 			if c, _ := e.Value.(*connection); !of.IsValid() || c.addr == of {
 				l.forget(c)
@@ -147,7 +147,7 @@ func (l *Connections) closeLongest(of netip.Addr, why string) bool {
 func (l *Connections) enqueue(c *connection) {
 	c.queue = l.known
 	if !c.known {
-		c.queue = l.nobodys
+		c.queue = l.keyless
 		l.waiting[c.addr]++
 	}
 	c.place = c.queue.PushBack(c)
@@ -158,7 +158,7 @@ func (l *Connections) dequeue(c *connection) {
 		return
 	}
 	c.queue.Remove(c.place)
-	if c.queue == l.nobodys {
+	if c.queue == l.keyless {
 		if l.waiting[c.addr]--; l.waiting[c.addr] == 0 {
 			delete(l.waiting, c.addr)
 		}

@@ -147,8 +147,8 @@ func TestAnAddressHasItsShare(t *testing.T) {
 	for c := range l.open {
 		_ = c.Close()
 	}
-	if len(l.open) != 0 || l.nobodys.Len()+l.known.Len() != 0 || len(l.waiting) != 0 {
-		t.Errorf("left: %d, %d, %v", len(l.open), l.nobodys.Len()+l.known.Len(), l.waiting)
+	if len(l.open) != 0 || l.keyless.Len()+l.known.Len() != 0 || len(l.waiting) != 0 {
+		t.Errorf("left: %d, %d, %v", len(l.open), l.keyless.Len()+l.known.Len(), l.waiting)
 	}
 }
 
