@@ -303,8 +303,11 @@ func (c *call) writeJSON(status int, v any) error {
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Cache-Control", "no-store")
+	if err := c.occupyAnswer(buf.Len()); err != nil {
+		buf.Reset()
+		return err
+	}
 	if parts.names == nil {
-		c.occupyMade(buf.Len())
 		return c.writeEncoded(status, buf.Bytes())
 	}
 	parts.small = bytes.Clone(bytes.TrimSuffix(buf.Bytes(), []byte("}\n")))

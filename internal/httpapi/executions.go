@@ -165,7 +165,7 @@ func (a *api) executionRoutes() {
 	}
 	answer(a, route{
 		method: "GET", path: "/v1/executions", id: "listExecutions", tag: "executions", scope: agentsandbox.ScopeRead,
-		summary: "List runs", description: "Lists the records of runs, newest first.",
+		summary: "List runs", description: "Lists the records of runs, newest first. A page ends early where its records have very many files: go on with next_cursor.",
 	}, func(c *call, in *listInput) (*executionList, error) {
 		return a.listExecutions(c, in.pageInput, in.SessionID, agentsandbox.Status(in.Status), in.Metadata)
 	})
@@ -319,7 +319,7 @@ func (a *api) listExecutions(c *call, in pageInput, session string, status agent
 	if status != "" && !knownStatus(status) {
 		return nil, agentsandbox.Invalid("status", "must be a state of an execution, such as succeeded, not %q.", clip(string(status)))
 	}
-	got, err := a.service.Executions(c.Context(), agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status, Metadata: metadata})
+	got, err := c.records(agentsandbox.ExecutionFilter{Page: page, SessionID: session, Status: status, Metadata: metadata})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 type fake struct {
 	mu         sync.Mutex
 	executions []agentsandbox.Execution // oldest first, as all lists here
+	names      []string                 // in every directory; nil: some
 	sessions   []agentsandbox.Session
 	files      []agentsandbox.File
 	contents   map[string][]byte
@@ -410,7 +411,10 @@ func (f *fake) ListPath(ctx context.Context, sessionID, path, after string, limi
 		return nil, err
 	}
 	page := &agentsandbox.PathPage{}
-	names := []string{"a.txt", "b\xff.txt", "c.txt"}
+	names := f.names
+	if names == nil {
+		names = []string{"a.txt", "b\xff.txt", "c.txt"}
+	}
 	for _, name := range names {
 		if name <= after {
 			continue

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -106,6 +107,42 @@ func TestNobodyHoldsMoreThanTheShare(t *testing.T) {
 	}
 }
 
+// TestAnswersWithoutOutputAreCounted: names of files fill an answer as output does.
+func TestAnswersWithoutOutputAreCounted(t *testing.T) {
+	for _, target := range []string{"/v1/executions/exe_1", "/v1/executions", "/v1/sessions/ses_1/fs/list?path=/workspace&limit=1000"} {
+		s := newTestServer(t, Limits{MemoryBytes: 4 << 20})
+		s.fake.sessions = []agentsandbox.Session{{ID: "ses_1", Status: agentsandbox.SessionLive, CreatedAt: fakeTime}}
+		e := agentsandbox.Execution{ID: "exe_1", Status: agentsandbox.StatusSucceeded, CreatedAt: fakeTime}
+		for n := range 1000 {
+			name := fmt.Sprintf("%04d%s", n, strings.Repeat("\x01", 300))
+			s.fake.names = append(s.fake.names, name)
+			e.Files = append(e.Files, agentsandbox.File{ID: "fil_1", Filename: name, Path: agentsandbox.Workspace + "/" + name})
+		}
+		s.fake.executions = []agentsandbox.Execution{e}
+		first := &stalledWriter{header: http.Header{}, blocked: make(chan struct{}), goOn: make(chan struct{})}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.ServeHTTP(first, request("read", "GET", target, nil))
+		}()
+		<-first.blocked
+		if w := s.do(t, "read", "GET", target, nil); w.Code != 503 {
+			t.Errorf("%s: %d, and not 503", target, w.Code)
+		}
+		if w := s.do(t, "read", "GET", "/v1/files", nil); w.Code != 200 {
+			t.Errorf("%s: what needs no room: %d %s", target, w.Code, w.Body)
+		}
+		if w := s.do(t, "sandbox", "GET", "/v1/files", nil); w.Code != 200 {
+			t.Errorf("%s: another key: %d %s", target, w.Code, w.Body)
+		}
+		close(first.goOn)
+		<-done
+		if w := s.do(t, "read", "GET", target, nil); w.Code != 200 || s.room.inUse() != 0 {
+			t.Errorf("%s, afterwards: %d, %d bytes held", target, w.Code, s.room.inUse())
+		}
+	}
+}
+
 // TestBodiesThatArriveAreCounted: half-sent bodies hold no more than the share of
 // their key, and of their tenant.
 func TestBodiesThatArriveAreCounted(t *testing.T) {
@@ -150,11 +187,11 @@ func TestRoomShares(t *testing.T) {
 	} {
 		if step.n < 0 {
 			r.give(step.tenant, step.key, -step.n)
-		} else if err := r.take(step.tenant, step.key, step.n, false); (err == nil) != step.ok {
+		} else if err := r.take(step.tenant, step.key, 0, step.n, false); (err == nil) != step.ok {
 			t.Errorf("%+v: %v", step, err)
 		}
 	}
-	if err := r.take("c", "c1", 400, true); err != nil || r.inUse() != 1400 {
+	if err := r.take("c", "c1", 0, 400, true); err != nil || r.inUse() != 1400 {
 		t.Errorf("%v, %d", err, r.inUse())
 	}
 }

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -27,9 +28,9 @@ func newRoom(most int64) *room {
 	return &room{most: most, tenants: map[string]int64{}, keys: map[string]int64{}}
 }
 
-// take counts n bytes more, or refuses them. Those that exist already are forced:
-// they are counted in any case.
-func (r *room) take(tenant, key string, n int64, forced bool) error {
+// take counts n bytes more for a request that holds own already, or refuses them.
+// Those that exist already are forced: they are counted in any case.
+func (r *room) take(tenant, key string, own, n int64, forced bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !forced && r.most > 0 {
@@ -41,7 +42,7 @@ func (r *room) take(tenant, key string, n int64, forced bool) error {
 			{"this tenant", r.tenants[tenant], r.most / 2},
 			{"all keys", r.used, r.most},
 		} {
-			if share.used > 0 && share.used+n > share.most {
+			if share.used > own && share.used+n > share.most {
 				return &agentsandbox.Error{
 					Code: agentsandbox.CodeUnavailable, RetryAfterSeconds: 1,
 					Message: fmt.Sprintf("The requests and answers under way of %s fill %d MiB, as much as they may: try again when some have ended, and read answers without pausing (request_memory_mb).",
@@ -92,7 +93,7 @@ func (r *room) inUse() int64 {
 
 // occupy counts bytes for the rest of the request.
 func (c *call) occupy(n int) error {
-	err := c.api.room.take(c.tenant, c.keyID, int64(n), false)
+	err := c.api.room.take(c.tenant, c.keyID, c.held, int64(n), false)
 	if err == nil {
 		c.held += int64(n)
 	}
@@ -125,7 +126,7 @@ func (c *call) awaitRoom(ctx context.Context, n int) error {
 
 // occupyMade counts what exists already and must not be lost: the outcome of a run.
 func (c *call) occupyMade(n int) {
-	_ = c.api.room.take(c.tenant, c.keyID, int64(n), true) // forced: no error
+	_ = c.api.room.take(c.tenant, c.keyID, c.held, int64(n), true) // forced: no error
 	c.held += int64(n)
 }
 
@@ -157,7 +158,46 @@ func (c *call) read(ctx context.Context, id string, stays func(*agentsandbox.Exe
 	if err != nil || !stays(e) {
 		return e, err
 	}
-	return e, c.occupy(len(e.Stdout) + len(e.Stderr) + len(e.Code))
+	return e, c.occupy(len(e.Stdout) + len(e.Stderr) + len(e.Code) + nameBytes(e.Files))
+}
+
+// records is record for a list.
+func (c *call) records(filter agentsandbox.ExecutionFilter) (*agentsandbox.ExecutionPage, error) {
+	select {
+	case c.api.readers <- struct{}{}:
+	case <-c.Context().Done():
+		return nil, c.Context().Err()
+	}
+	defer func() { <-c.api.readers }()
+	page, err := c.api.service.Executions(c.Context(), filter)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for i := range page.Executions {
+		n += nameBytes(page.Executions[i].Files)
+	}
+	return page, c.occupyAnswer(n)
+}
+
+func nameBytes(files []agentsandbox.File) (n int) {
+	for i := range files {
+		n += len(files[i].Filename) + len(files[i].Path)
+	}
+	return n
+}
+
+// smallAnswer is how large an answer is that nobody is refused.
+const smallAnswer = 64 << 10
+
+// occupyAnswer counts an answer, as it was read or is encoded. A large one that
+// tells of no effect is refused where there is no room: it can be asked for again.
+func (c *call) occupyAnswer(n int) error {
+	if n > smallAnswer && (c.r.Method == http.MethodGet || c.r.Method == http.MethodHead) {
+		return c.occupy(n)
+	}
+	c.occupyMade(n)
+	return nil
 }
 
 // maxReaders is how many records are read at once.

@@ -146,6 +146,13 @@ func (a *api) listPath(c *call, in pathInput, after string, limit int) (*pathLis
 	if err != nil {
 		return nil, err
 	}
+	n := 0
+	for i := range page.Entries {
+		n += len(page.Entries[i].Path) + len(page.Entries[i].Target)
+	}
+	if err := c.occupyAnswer(n); err != nil {
+		return nil, err
+	}
 	out := &pathList{Path: text([]byte(p)), Entries: make([]pathInfo, len(page.Entries)), Next: text([]byte(page.Next)), NextBase64: exact(page.Next)}
 	for i := range page.Entries {
 		out.Entries[i] = pathInfoOf(&page.Entries[i])

@@ -262,6 +262,9 @@ func (db *DB) Executions(ctx context.Context, tenant string, filter agentsandbox
 	err := db.snapshot(ctx, func(c *conn) (err error) {
 		executions := listing[agentsandbox.Execution]{"executions", executionColumns, scanExecution, where, args, byAge}
 		result.Executions, result.Total, result.NextCursor, err = executions.page(ctx, c, filter.Page)
+		if err == nil {
+			err = endEarly(ctx, c, &result)
+		}
 		if err != nil {
 			return err
 		}
