@@ -82,6 +82,7 @@ type Engine struct {
 	recovered    *recovery // from Recover to Start
 	template     string
 	limits       Limits
+	verdictGrace time.Duration
 	quotas       Quotas
 	counting     chan struct{} // holds a token while somebody counts and adds
 	loads        chan struct{} // holds a token for each run whose output is read back
@@ -134,7 +135,7 @@ func New(opts Options) *Engine {
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
-		template: opts.Template, limits: opts.Limits, quotas: opts.Quotas, counting: make(chan struct{}, 1), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
+		template: opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, counting: make(chan struct{}, 1), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		requests: requests{serving: map[requestKey]*servedRequest{}},

@@ -52,6 +52,24 @@ func TestExecuteOnce(t *testing.T) {
 	until(t, "the sandbox is destroyed", func() bool { return f.alive() == 0 })
 }
 
+// TestNoVerdict has sandboxes end because they do not report after the time limit of
+// a run, which is no death of their own.
+func TestNoVerdict(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	f.ExpectVerdictsWithin(10 * time.Millisecond)
+	f.mute = true
+	for _, session := range []string{"", f.session(ctx, agentsandbox.SessionRequest{}).ID} {
+		x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "sleep 60", Language: agentsandbox.Bash, SessionID: session, TimeoutMS: 50})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Status != agentsandbox.StatusTimedOut || !strings.Contains(x.Error, "did not report after the time limit") {
+			t.Errorf("session %q: %s, %q", session, x.Status, x.Error)
+		}
+	}
+}
+
 func TestVerdicts(t *testing.T) {
 	f := newFixture(t, t.TempDir())
 	ctx := as(t, "a")

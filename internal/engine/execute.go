@@ -183,14 +183,14 @@ func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execu
 		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
 		}
+	case errors.Is(err, errNoVerdict): // its session sees the sandbox die of that, and is not the cause
+		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
+		rec.Error = "The sandbox did not report after the time limit and was destroyed."
+		note, err = timedOutNote(x.bounds.timeout), nil
 	case errors.Is(x.endCause(ctx), runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil // its session has noticed already
 	case x.endCause(ctx) != nil:
 		note, err = cancelled(rec, x.endCause(ctx)), nil
-	case errors.Is(err, errNoVerdict):
-		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
-		rec.Error = "The sandbox did not report after the time limit and was destroyed."
-		note, err = timedOutNote(x.bounds.timeout), nil
 	case errors.Is(err, runtime.ErrSandboxLost):
 		note, err = e.lost(x.sandbox, rec), nil
 	case x.resume != nil && errors.Is(err, runtime.ErrNotExist):
@@ -328,7 +328,7 @@ func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error)
 		return nil, err
 	}
 	x.handle = r
-	wait, cancel := context.WithTimeoutCause(ctx, max(x.bounds.timeout-time.Since(started), 0)+verdictGrace, errNoVerdict)
+	wait, cancel := context.WithTimeoutCause(ctx, max(x.bounds.timeout-time.Since(started), 0)+e.verdictGrace, errNoVerdict)
 	defer cancel()
 	result, err := e.readRun(wait, r, x)
 	switch {

@@ -1,6 +1,9 @@
 package engine
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Resume is the part of Start that goes on with what Recover found.
 func (e *Engine) Resume() { e.resume() }
@@ -19,3 +22,6 @@ func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
 
 // HearWitnesses is what Start does every second.
 func (e *Engine) HearWitnesses() { e.hearWitnesses() }
+
+// ExpectVerdictsWithin sets how long after its time limit a run may take to report.
+func (e *Engine) ExpectVerdictsWithin(d time.Duration) { e.verdictGrace = d }

@@ -37,6 +37,7 @@ type fixture struct {
 	// runError, if set, is what starting a run fails with; noRoom fails the
 	// writing of outcomes that have output; noAudit that of rows of the audit log.
 	runError error
+	mute     bool // runs never report
 	noRoom   atomic.Bool
 	noAudit  atomic.Bool
 }
@@ -174,7 +175,19 @@ func (s trackedSandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.R
 	if s.f.runError != nil {
 		return nil, s.f.runError
 	}
-	return s.Sandbox.Run(ctx, cmd)
+	run, err := s.Sandbox.Run(ctx, cmd)
+	if err == nil && s.f.mute {
+		run = muteRun{run}
+	}
+	return run, err
+}
+
+// muteRun is a run of an agent that does not come to report.
+type muteRun struct{ runtime.Run }
+
+func (muteRun) Next(ctx context.Context) (runtime.Event, error) {
+	<-ctx.Done()
+	return runtime.Event{}, ctx.Err()
 }
 
 func (s trackedSandbox) Destroy(ctx context.Context) error {

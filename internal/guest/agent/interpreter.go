@@ -258,6 +258,8 @@ func (in *interpreters) runFresh(code []byte, env []string, req *guest.RunReques
 		return process{}, err
 	}
 	p := it.process()
+	own, _ := lookup(env, "PYTHONPATH")
+	p.preceded = own != ""
 	in.tellStarting(it, env)
 	return p, nil
 }

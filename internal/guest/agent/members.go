@@ -125,7 +125,8 @@ func (a *Agent) clearBombs(most int64) (ended int) {
 	if worst == 0 {
 		return 0 // the runs under way need them
 	}
-	return a.killMarked(worst)
+	ended, _ = a.killMarked(worst)
+	return ended
 }
 
 // killRounds bounds how often killRun looks for processes that were born while
@@ -135,21 +136,32 @@ const killRounds = 16
 // killRun ends the child, all its descendants, and whatever else bears its
 // mark, orphans in sessions of their own included. One system call stops every
 // process of the user first, because a look at each takes as long as a fork bomb
-// wants; those of other runs go on right after.
-func (a *Agent) killRun(ch *child) {
+// wants; those of other runs go on right after. It returns how much CPU they had
+// used, the child left out, and those of a fork bomb: it is looked at when they
+// stand still, for the same reason.
+func (a *Agent) killRun(ch *child) (used time.Duration) {
 	if !a.opts.Init || ch.mark == 0 {
+		if !ch.exited() {
+			for _, pid := range descendants(ch.pid) {
+				used += cpuTime(pid) + waitedCPU(pid)
+			}
+		}
 		ch.killTree()
-		return
+		return used
 	}
 	ch.set.mu.Lock() // keeps ids from being reaped and used again
 	defer ch.set.mu.Unlock()
-	a.killMarked(ch.mark)
+	a.killGroup(ch)
+	_, used = a.killMarked(ch.mark)
+	return used
 }
 
 // killMarked ends the processes that bear a mark, and those that have put theirs
-// off, and returns how many. The lock of the children is held.
-func (a *Agent) killMarked(marked mark) (ended int) {
+// off. It returns how many, and the CPU time of those with the mark that the agent
+// did not start. The lock of the children is held.
+func (a *Agent) killMarked(marked mark) (ended int, used time.Duration) {
 	var others []int
+	measured := map[int]bool{}
 	for range killRounds {
 		_ = a.threads.do(func() error { return unix.Kill(-1, unix.SIGSTOP) })
 		others = others[:0]
@@ -158,6 +170,10 @@ func (a *Agent) killMarked(marked mark) (ended int) {
 			if m.mark != marked && m.mark != 0 {
 				others = append(others, m.pid)
 				continue
+			}
+			if m.mark == marked && a.children.live[m.pid] == nil && !measured[m.pid] {
+				measured[m.pid] = true
+				used += cpuTime(m.pid) + waitedCPU(m.pid)
 			}
 			_ = unix.Kill(m.pid, unix.SIGKILL)
 			found = true
@@ -170,7 +186,26 @@ func (a *Agent) killMarked(marked mark) (ended int) {
 	for _, pid := range others {
 		_ = unix.Kill(pid, unix.SIGCONT)
 	}
-	return ended
+	return ended, used
+}
+
+// crowd is how many processes make a run's end one without a look at each.
+const crowd = 64
+
+// killGroup ends the process group of a child that has a crowd below it. A fork
+// bomb leaves so little of the processor that to look at each of its processes takes
+// minutes. What was just being forked goes on, and forks in its turn, so it is done
+// more than once. The lock of the children is held.
+func (a *Agent) killGroup(ch *child) {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil || info.Procs < crowd {
+		return
+	}
+	for range killRounds {
+		_ = a.threads.do(func() error { return unix.Kill(-1, unix.SIGSTOP) })
+		_ = unix.Kill(-ch.pid, unix.SIGKILL)
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // cpuOf adds up the CPU time of the processes of a run: of those that live, and

@@ -66,6 +66,9 @@ type process struct {
 	// begun tells whether the code has begun: before that another process can run
 	// it as well. What it tells of a process that has ended is final.
 	begun func() bool
+	// preceded says that code of the user's may run before that, and exit: a
+	// sitecustomize on PYTHONPATH.
+	preceded bool
 }
 
 // serveRun starts a run and follows it.
@@ -219,7 +222,11 @@ func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (pro
 		release()
 		return process{}, err
 	}
-	return process{child: ch, out: out, started: started, begun: opened.happened, release: release}, nil
+	begun := opened.happened
+	if first, _ := lookup(env, "BASH_ENV"); first != "" {
+		begun = func() bool { return true } // that is code of the user's, and comes first
+	}
+	return process{child: ch, out: out, started: started, begun: begun, release: release}, nil
 }
 
 // merge adds variables to an environment: each name stands in it once.
@@ -300,6 +307,9 @@ func (r *run) mayBeginAgain(pumps *pumps) bool {
 	if pumps.released() || r.proc.begun() {
 		return false
 	}
+	if r.proc.preceded && r.proc.status.Exited() {
+		return false
+	}
 	// Memory is relieved by the end of every process, and this one had no part in
 	// the use of it.
 	r.a.relieving.Lock()
@@ -369,17 +379,13 @@ func (r *run) await() guest.RunResult {
 		kill = false
 	case <-timeout:
 		r.endBy(ending{timedOut: true})
-		used = r.a.cpuOf(r.proc.child)
 		r.interrupt()
 	case <-r.killed:
 	case <-r.dropped:
 	}
 	r.ended = kill
 	if kill {
-		if !r.proc.exited() {
-			used = r.a.cpuOf(r.proc.child) // what is killed is not waited for
-		}
-		r.a.killRun(r.proc.child)
+		used = r.a.killRun(r.proc.child) // what is killed is not waited for
 		<-r.proc.done
 	}
 	var result guest.RunResult
@@ -396,7 +402,7 @@ func (r *run) await() guest.RunResult {
 		result.ExitCode, result.Signal = 0, int(unix.SIGKILL)
 	}
 	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
-	result.CPUNS = int64(max(max(r.proc.cpu, used)-r.proc.usedBefore, 0))
+	result.CPUNS = int64(max(r.proc.cpu+used-r.proc.usedBefore, 0))
 	return result
 }
 

@@ -169,6 +169,19 @@ def test_a_shell_fork_bomb(abuse, session):
     assert int(left["stdout"]) < 12, left["stdout"]
 
 
+ALL_FORK = "import os\nwhile True:\n  try: os.fork()\n  except BaseException: pass"
+
+
+@pytest.mark.parametrize("language", ["python", "bash"])
+def test_a_fork_bomb_at_its_limit_ends_in_time(abuse, session, language):
+    """Each of its processes goes on forking, and none minds an interrupt."""
+    code = ALL_FORK if language == "python" else f"python3 - <<'E'\n{ALL_FORK}\nE"
+    r = abuse(code, language=language, session_id=session, timeout_ms=1500)
+    assert (r["status"], r["session_status"]) == ("timed_out", "live"), r
+    left = abuse("ps -e | wc -l", language="bash", session_id=session)
+    assert int(left["stdout"]) < 12, left["stdout"]
+
+
 @quick
 def test_a_fork_bomb_left_behind(abuse, session):
     """What is said of the run is true; the next one makes room first, and says so."""
