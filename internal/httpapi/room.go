@@ -182,7 +182,19 @@ func (c *call) records(filter agentsandbox.ExecutionFilter) (*agentsandbox.Execu
 
 func nameBytes(files []agentsandbox.File) (n int) {
 	for i := range files {
-		n += len(files[i].Filename) + len(files[i].Path)
+		n += textBytes(files[i].Filename) + textBytes(files[i].Path)
+	}
+	return n
+}
+
+// textBytes is about what a text holds until it is sent: itself, and its JSON, in
+// which a control character takes six bytes.
+func textBytes(s string) int {
+	n := 2 * len(s)
+	for i := range len(s) {
+		if s[i] < ' ' {
+			n += 5
+		}
 	}
 	return n
 }

@@ -148,7 +148,7 @@ func (a *api) listPath(c *call, in pathInput, after string, limit int) (*pathLis
 	}
 	n := 0
 	for i := range page.Entries {
-		n += len(page.Entries[i].Path) + len(page.Entries[i].Target)
+		n += textBytes(page.Entries[i].Path) + textBytes(page.Entries[i].Target)
 	}
 	if err := c.occupyAnswer(n); err != nil {
 		return nil, err
