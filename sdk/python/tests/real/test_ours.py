@@ -10,7 +10,7 @@ import anyio
 import httpx
 import pytest
 from agentsandbox import AgentSandbox, AsyncAgentSandbox
-from server import eventually
+from server import Server, eventually
 
 
 @pytest.fixture
@@ -46,6 +46,17 @@ def test_no_field_of_the_server_is_missing(server, schema, model):
     document = httpx.get(server.url + "/openapi.json").json()
     described = document["components"]["schemas"][schema]["properties"]
     assert not set(described) - set(getattr(agentsandbox, model).model_fields)
+
+
+def test_output_that_was_dropped_is_said(tmp_path):
+    own = Server(tmp_path / "data", "--tenant-max-output-bytes", "1000000", "--preload", "none").start()
+    try:
+        with AgentSandbox(own.key, base_url=own.url) as client:
+            kept = [client.run("print('x' * 700_000)") for _ in range(2)]
+            first, second = (client.executions.get(answer.execution_id) for answer in kept)
+            assert (first.output_dropped, second.output_dropped) == (True, False) and len(second.stdout) == 700_001
+    finally:
+        assert own.stop() == 0, own.log_text()
 
 
 def test_limits_of_a_session(client):
