@@ -171,10 +171,10 @@ def test_a_name_that_is_not_allowed_is_told_in_tls(http, session, world):
 
 
 def test_plain_http_that_is_hard_to_judge(http, session, world):
-    s, address = session("web.example"), world.name("web.example", 8080)
+    s, address = session("hard.example"), world.name("hard.example", 8080)
     world.web8080.seen.clear()
     code = r"""
-a = given(); resolve("web.example")
+a = given(); resolve("hard.example")
 def raw(*parts):
     with socket.create_connection((a, 8080), 20) as c:
         try:
@@ -184,11 +184,11 @@ def raw(*parts):
 host = b"Host: stolen.example\r\n\r\n"
 say([raw(b"BREW / HTTP/1.1\r\n", host), raw(b"BREW /" + b"a" * 20000, b" HTTP/1.1\r\n" + host), raw(b"M-SEARCH /\xe9", b" HTTP/1.1\r\n" + host),
      raw(b"hello\r\n", b"GET / HTTP/1.1\r\n" + host), raw(b"GET\x0b/\x0bHTTP/1.1\r\n" + host), raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-     raw(b"GET / HTTP/1.1\r\nHost: web.example\r\n\r\nBREW / HTTP/1.1\r\n" + host)])
+     raw(b"GET / HTTP/1.1\r\nHost: hard.example\r\n\r\nBREW / HTTP/1.1\r\n" + host)])
 """
     said = inside(http, s, code, address)
     assert said[-1] == "200" and "200" not in said[:-1] and said[0] == "403" and said[5] == "403", said
-    assert {host for host, _ in world.web8080.seen} == {"web.example"}
+    assert {host for host, _ in world.web8080.seen} == {"hard.example"}
 
 
 def test_the_host_of_a_request_must_be_that_of_the_address(http, session, world):

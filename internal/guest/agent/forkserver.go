@@ -90,15 +90,17 @@ func (f *forks) run(modules []string, code []byte, env []string, req *guest.RunR
 // loaded: that is sooner than an import. nil: there is none.
 func (f *forks) take(modules []string) *interpreter {
 	f.mu.Lock()
-	s, none := f.server, f.waiting == nil
+	s := f.server
 	f.mu.Unlock()
-	if none && s != nil && s.loaded() && f.fit(s, modules) {
-		f.refill(modules)
+	if s != nil && s.loaded() {
+		// While it forks, it has a child that would be taken for one that a run has left.
+		f.awaitFilling()
 		f.mu.Lock()
-		filling := f.filling
+		none := f.waiting == nil
 		f.mu.Unlock()
-		if filling != nil {
-			<-filling
+		if none && f.fit(s, modules) {
+			f.refill(modules)
+			f.awaitFilling()
 		}
 	}
 	f.mu.Lock()
@@ -106,6 +108,16 @@ func (f *forks) take(modules []string) *interpreter {
 	it := f.waiting
 	f.waiting = nil
 	return it
+}
+
+// awaitFilling waits for the fork that is being made, if there is one.
+func (f *forks) awaitFilling() {
+	f.mu.Lock()
+	filling := f.filling
+	f.mu.Unlock()
+	if filling != nil {
+		<-filling
+	}
 }
 
 // refill starts a fork with those modules that waits, if there is none, without
