@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,14 +26,13 @@ const (
 )
 
 // variant is one way to run a program. Its ratio is to the variant named by
-// baseline. ready, if set, is awaited before each measurement and is not part
-// of it.
+// baseline.
 type variant struct {
 	name, baseline string
 	goal           goal
-	ready          func() error
 	once           func() error
 	times          []time.Duration
+	other          *variant // the same with the other build
 }
 
 // goal is what the median is to stay below: a number of times the bare program's,
@@ -82,16 +82,22 @@ func latency(o options, dir string, warm *server) error {
 	if o.dataPython != "" {
 		variants = append(variants, &variant{name: bareData, once: command(helloOut, o.dataPython, "-c", data)})
 	}
-	variants = append(variants, ours("", warm, cold, session)...)
+	measured := ours("", warm, cold, session)
+	variants = append(variants, measured...)
+	ready := func() error { return cmp.Or(warm.full(), cold.empty()) }
 	if o.against != "" {
 		other, stop, err := startOther(o.against, dir)
 		if err != nil {
 			return err
 		}
 		defer stop()
-		variants = append(variants, other...)
+		for i, v := range ours(", other build", other.warm, other.cold, other.session) {
+			measured[i].other = v
+			variants = append(variants, v)
+		}
+		ready = func() error { return cmp.Or(warm.full(), cold.empty(), other.warm.full(), other.cold.empty()) }
 	}
-	if err := takeTurns(variants, o.rounds); err != nil {
+	if err := takeTurns(variants, o.rounds, ready); err != nil {
 		return err
 	}
 	fmt.Printf("\n## Latency, %d rounds\n\n| what | median | p99 | median, to its bare program | p99, to it | goal for the median |\n|---|---:|---:|---:|---:|---|\n", o.rounds)
@@ -106,21 +112,36 @@ func latency(o options, dir string, warm *server) error {
 		}
 		fmt.Printf("| %s | %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(p99), ratio, worst, verdict)
 	}
+	compare(measured)
 	return warm.overhead(session, o.rounds)
+}
+
+// compare prints how each variant stands to the same with the other build, if there
+// is one.
+func compare(measured []*variant) {
+	if measured[0].other == nil {
+		return
+	}
+	fmt.Printf("\n## Beside the other build\n\n| what | this build, median | other build, median | ratio | ratio of the first quarter's end |\n|---|---:|---:|---:|---:|\n")
+	for _, v := range measured {
+		median, other := quantile(v.times, 0.5), quantile(v.other.times, 0.5)
+		fmt.Printf("| %s | %s | %s | %s | %s |\n", v.name, ms(median), ms(other), ratioText(median, other),
+			ratioText(quantile(v.times, 0.25), quantile(v.other.times, 0.25)))
+	}
 }
 
 // ours are the ways in which a pair of servers, one with an empty pool, runs the
 // programs.
 func ours(suffix string, warm, cold *server, session string) []*variant {
 	return []*variant{
-		{name: "fresh sandbox, warm pool" + suffix, baseline: bare, goal: goal{times: 0.4}, ready: warm.full, once: warm.does(noSession, python, hello, helloOut)},
-		{name: "fresh sandbox, empty pool" + suffix, baseline: bare, goal: goal{plus: 80 * time.Millisecond}, ready: warm.full, once: cold.does(noSession, python, hello, helloOut)},
-		{name: "live session" + suffix, baseline: bare, goal: goal{times: 0.5}, ready: warm.full, once: warm.does(session, python, hello, helloOut)},
-		{name: "fresh sandbox, data libraries, warm pool" + suffix, baseline: bareData, goal: goal{times: 0.1}, ready: warm.full, once: warm.does(noSession, python, data, helloOut)},
-		{name: "fresh sandbox, data libraries, empty pool" + suffix, baseline: bareData, goal: goal{plus: 160 * time.Millisecond}, ready: warm.full, once: cold.does(noSession, python, data, helloOut)},
-		{name: "fresh sandbox, bash, warm pool" + suffix, baseline: bareShell, goal: goal{times: 2, plus: 3 * time.Millisecond}, ready: warm.full, once: warm.does(noSession, bash, shell, shellOut)},
-		{name: "live session, bash" + suffix, baseline: bareShell, ready: warm.full, once: warm.does(session, bash, shell, shellOut)},
-		{name: "live session, data libraries" + suffix, baseline: bareData, ready: warm.full, once: warm.does(session, python, data, helloOut)},
+		{name: "fresh sandbox, warm pool" + suffix, baseline: bare, goal: goal{times: 0.4}, once: warm.does(noSession, python, hello, helloOut)},
+		{name: "fresh sandbox, empty pool" + suffix, baseline: bare, goal: goal{plus: 80 * time.Millisecond}, once: cold.does(noSession, python, hello, helloOut)},
+		{name: "live session" + suffix, baseline: bare, goal: goal{times: 0.5}, once: warm.does(session, python, hello, helloOut)},
+		{name: "fresh sandbox, data libraries, warm pool" + suffix, baseline: bareData, goal: goal{times: 0.1}, once: warm.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, data libraries, empty pool" + suffix, baseline: bareData, goal: goal{plus: 160 * time.Millisecond}, once: cold.does(noSession, python, data, helloOut)},
+		{name: "fresh sandbox, bash, warm pool" + suffix, baseline: bareShell, goal: goal{times: 2, plus: 3 * time.Millisecond}, once: warm.does(noSession, bash, shell, shellOut)},
+		{name: "live session, bash" + suffix, baseline: bareShell, once: warm.does(session, bash, shell, shellOut)},
+		{name: "live session, data libraries" + suffix, baseline: bareData, once: warm.does(session, python, data, helloOut)},
 	}
 }
 
@@ -128,44 +149,70 @@ func startCold(binary, dir, name string) (*server, error) {
 	return start(binary, filepath.Join(dir, name), "--pool-size", "0", "--pool-data-size", "0")
 }
 
-// startOther starts another program's servers.
-func startOther(binary, dir string) (_ []*variant, stop func(), err error) {
-	warm, err := start(binary, filepath.Join(dir, "other-warm"))
-	if err != nil {
-		return nil, nil, err
-	}
-	cold, err := startCold(binary, dir, "other-cold")
-	if err != nil {
-		warm.stop()
-		return nil, nil, err
-	}
-	stop = func() {
-		cold.stop()
-		warm.stop()
-	}
-	session, err := warm.session()
-	if err != nil {
-		stop()
-		return nil, nil, err
-	}
-	return ours(", other build", warm, cold, session), stop, nil
+// build is another program's servers.
+type build struct {
+	warm, cold *server
+	session    string
 }
 
-func takeTurns(variants []*variant, rounds int) error {
+func startOther(binary, dir string) (b build, stop func(), err error) {
+	if b.warm, err = start(binary, filepath.Join(dir, "other-warm")); err != nil {
+		return b, nil, err
+	}
+	if b.cold, err = startCold(binary, dir, "other-cold"); err != nil {
+		b.warm.stop()
+		return b, nil, err
+	}
+	stop = func() {
+		b.cold.stop()
+		b.warm.stop()
+	}
+	if b.session, err = b.warm.session(); err != nil {
+		stop()
+		return b, nil, err
+	}
+	return b, stop, nil
+}
+
+// settle is how long the machine is left alone before each measurement: a run in a
+// session has an interpreter started for the next one when it is over.
+const settle = 150 * time.Millisecond
+
+// takeTurns measures the variants one after the other, in every second round the
+// other way around, so that what one leaves to do does not always fall on the same.
+// Before each the pools are full again, and the machine has settled.
+func takeTurns(variants []*variant, rounds int, ready func() error) error {
+	pairs := make([][]*variant, 0, len(variants))
+	paired := map[*variant]bool{}
+	for _, v := range variants {
+		if v.other != nil {
+			paired[v.other] = true
+		}
+	}
+	for _, v := range variants {
+		switch {
+		case v.other != nil:
+			pairs = append(pairs, []*variant{v, v.other})
+		case !paired[v]:
+			pairs = append(pairs, []*variant{v})
+		}
+	}
 	for round := range rounds + 1 {
-		for _, v := range variants {
-			if v.ready != nil {
-				if err := v.ready(); err != nil {
+		for _, pair := range pairs {
+			for _, v := range pair {
+				if err := ready(); err != nil {
 					return fmt.Errorf("%s: %w", v.name, err)
 				}
+				time.Sleep(settle)
+				began := time.Now()
+				if err := v.once(); err != nil {
+					return fmt.Errorf("%s: %w", v.name, err)
+				}
+				if round > 0 { // the first round warms caches and connections
+					v.times = append(v.times, time.Since(began))
+				}
 			}
-			began := time.Now()
-			if err := v.once(); err != nil {
-				return fmt.Errorf("%s: %w", v.name, err)
-			}
-			if round > 0 { // the first round warms caches and connections
-				v.times = append(v.times, time.Since(began))
-			}
+			slices.Reverse(pair)
 		}
 		progress("round %d of %d", round, rounds)
 	}

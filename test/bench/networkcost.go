@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -67,22 +68,18 @@ func (s *server) bothCPU() (used [2]time.Duration, err error) {
 // two servers without warm sandboxes, in turns.
 func restoreCost(o options, dir string) error {
 	variants := make([]*variant, 0, len(networkModes))
+	ready := func() error { return nil }
 	for _, m := range networkModes {
 		s, err := start(o.binary, filepath.Join(dir, "restore-"+m.mode), "--preload", "none", "--pool-size", "0", "--egress-mode", m.mode)
 		if err != nil {
 			return err
 		}
 		defer s.stop()
-		// A sandbox is destroyed behind its answer: only then may the next begin.
-		gone := func() (bool, error) {
-			live, err := s.metric("agentsandbox_sandboxes_live")
-			return live == 0, err
-		}
-		variants = append(variants, &variant{
-			name: m.name, ready: func() error { return await(gone) }, once: s.does(noSession, python, hello, helloOut),
-		})
+		before := ready
+		ready = func() error { return cmp.Or(before(), s.empty()) }
+		variants = append(variants, &variant{name: m.name, once: s.does(noSession, python, hello, helloOut)})
 	}
-	if err := takeTurns(variants, o.rounds); err != nil {
+	if err := takeTurns(variants, o.rounds, ready); err != nil {
 		return err
 	}
 	fmt.Printf("\n| a sandbox restored for one run, %d rounds | median | p99 |\n|---|---:|---:|\n", o.rounds)

@@ -161,6 +161,15 @@ func (s *server) full() error {
 	})
 }
 
+// empty waits until the last sandbox is gone: one that served a run is destroyed behind
+// its answer.
+func (s *server) empty() error {
+	return await(func() (bool, error) {
+		live, err := s.metric("agentsandbox_sandboxes_live")
+		return live == 0, err
+	})
+}
+
 func (s *server) cpu() (time.Duration, error) {
 	seconds, err := s.metric("process_cpu_seconds_total")
 	return time.Duration(seconds * float64(time.Second)), err

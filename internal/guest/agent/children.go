@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -142,6 +143,9 @@ func (c *children) reapAll() {
 		switch err {
 		case nil:
 			c.reap(pid)
+			// Who waited for it comes first: a thread that waits in the kernel keeps
+			// others from running for a while.
+			runtime.Gosched()
 		case unix.ECHILD:
 			select {
 			case <-c.born:

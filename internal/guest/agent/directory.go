@@ -15,9 +15,10 @@ func openDirectory(dirFD int, name string) (int, error) {
 
 // readNames calls f with the names in an open directory until it returns false.
 func readNames(fd int, f func(name string) bool) error {
-	buf := make([]byte, 16<<10)
+	buf := buffers.Get().(*[pumpSize]byte)
+	defer buffers.Put(buf)
 	for {
-		n, err := unix.ReadDirent(fd, buf)
+		n, err := unix.ReadDirent(fd, buf[:])
 		if err == unix.EINTR {
 			continue
 		}

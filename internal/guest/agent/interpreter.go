@@ -6,13 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -442,14 +440,18 @@ func (in *interpreters) current(ctx context.Context) (*interpreter, error) {
 func (in *interpreters) userSites() string {
 	home, _ := lookup(in.a.opts.Env, "HOME")
 	lib := filepath.Join(home, ".local", "lib")
-	dir, err := os.OpenFile(lib, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
+	dir, err := unix.Open(lib, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return ""
 	}
-	defer dir.Close()
+	defer unix.Close(dir)
 	const most = 64 // the user may have made any number of them
-	names, err := dir.Readdirnames(most)
-	if err != nil && err != io.EOF {
+	var names []string
+	err = readNames(dir, func(name string) bool {
+		names = append(names, name)
+		return len(names) < most
+	})
+	if err != nil {
 		return "unreadable"
 	}
 	slices.Sort(names)

@@ -81,20 +81,20 @@ func memberOf(status string, uid int) (m member, ok bool) {
 
 // processes lists every process of the sandbox.
 func processes() []int {
-	dir, err := os.Open("/proc")
+	dir, err := openDirectory(unix.AT_FDCWD, "/proc")
 	if err != nil {
 		return nil
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil
-	}
-	pids := make([]int, 0, len(names))
-	for _, name := range names {
+	defer unix.Close(dir)
+	var pids []int
+	err = readNames(dir, func(name string) bool {
 		if pid, err := strconv.Atoi(name); err == nil {
 			pids = append(pids, pid)
 		}
+		return true
+	})
+	if err != nil {
+		return nil
 	}
 	return pids
 }

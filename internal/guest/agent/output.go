@@ -2,9 +2,11 @@ package agent
 
 import (
 	"bytes"
-	"encoding/binary"
+	"cmp"
+	"errors"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,20 +15,18 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// outputs are our ends of a process's standard output and error, and an eventfd
-// that ends the reading of them.
+// outputs are our ends of a process's standard output and error, and what waits
+// for them.
 type outputs struct {
 	stdout, stderr *pipe
-	wake           int
+	bell           *bell
 }
 
 func (o outputs) close() {
+	o.bell.close()
 	o.stdout.close()
 	o.stderr.close()
-	o.closeWake()
 }
-
-func (o outputs) closeWake() { unix.Close(o.wake) }
 
 // spawn starts a program with /dev/null as input and pipes as output, in a
 // session of its own, with the user's rights. What p.files has at 3 and above
@@ -60,24 +60,29 @@ func (a *Agent) spawn(p program) (*child, outputs, error) {
 // newOutputs makes the pipes for a process's standard output and error; the
 // process's ends are the caller's to close.
 func newOutputs() (out outputs, ends [2]int, err error) {
-	if out.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return outputs{}, ends, os.NewSyscallError("eventfd", err)
-	}
 	if out.stdout, ends[0], err = newPipe(); err != nil {
-		out.closeWake()
 		return outputs{}, ends, err
 	}
 	if out.stderr, ends[1], err = newPipe(); err != nil {
-		out.closeWake()
 		out.stdout.close()
 		unix.Close(ends[0])
+		return outputs{}, ends, err
+	}
+	if out.bell, err = newBell(out.stdout, out.stderr); err != nil {
+		out.stdout.close()
+		out.stderr.close()
+		unix.Close(ends[0])
+		unix.Close(ends[1])
 		return outputs{}, ends, err
 	}
 	return out, ends, nil
 }
 
 // pipe is the end of a pipe that the agent reads.
-type pipe struct{ fd int }
+type pipe struct {
+	fd     int
+	number int32 // on its bell
+}
 
 func newPipe() (*pipe, int, error) {
 	var fds [2]int
@@ -131,8 +136,9 @@ const maxDrains = 256
 func (d *drains) adopt(p *pipe) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || len(d.pipes) >= maxDrains {
-		p.close()
+	var b [1]byte
+	if n, err := unix.Read(p.fd, b[:]); n == 0 && err == nil || d.closed || len(d.pipes) >= maxDrains {
+		p.close() // nobody writes to it any more
 		return
 	}
 	if d.pipes == nil {
@@ -173,7 +179,7 @@ const (
 	// more than the writing itself. What comes after a longer silence is read at
 	// once. The pause is shorter for a program that fills a pipe in that time: it
 	// aims at pumpAim at a time, half of a pipe.
-	maxPause = 3 * time.Millisecond
+	maxPause = 10 * time.Millisecond
 	minPause = 50 * time.Microsecond
 	pumpAim  = 32 << 10
 	// maxHeld is how much output of a process is held back that has not begun the
@@ -184,17 +190,16 @@ const (
 )
 
 // pumps take what a process writes to the log of its run.
-//
-// They wait in poll, on a thread of their own, and not in Go's poller, which wakes
-// for every write, wanted or not.
 type pumps struct {
 	streams [2]*pump
-	wake    int
+	bell    *bell
+	buf     *[pumpSize]byte
 	// begun tells whether the process has begun the run. Until it has, what it
 	// writes is held back: another process may take its place.
 	begun     func() bool
 	held      []held
 	heldBytes int
+	stop      chan struct{} // closed when the main process has ended
 	done      chan struct{}
 }
 
@@ -214,14 +219,19 @@ type pump struct {
 	open  bool // somebody may still write to the pipe
 }
 
+// buffers are for pumps: to touch new memory costs more than to read.
+var buffers = sync.Pool{New: func() any { return new([pumpSize]byte) }}
+
 func startPumps(out outputs, r *run, begun func() bool) *pumps {
 	ps := &pumps{
 		streams: [2]*pump{
 			{pipe: out.stdout, r: r, kind: guest.KindStdout, open: true},
 			{pipe: out.stderr, r: r, kind: guest.KindStderr, open: true},
 		},
-		wake:  out.wake,
+		bell:  out.bell,
+		buf:   buffers.Get().(*[pumpSize]byte),
 		begun: begun,
+		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
 	}
 	go ps.run()
@@ -231,30 +241,22 @@ func startPumps(out outputs, r *run, begun func() bool) *pumps {
 // run reads until every writer has closed both pipes, or finish ends it.
 func (ps *pumps) run() {
 	defer close(ps.done)
-	buf := make([]byte, pumpSize)
 	pause := maxPause
+	resume := time.NewTimer(0)
+	defer resume.Stop()
 	for ps.streams[0].open || ps.streams[1].open {
-		ready := [2]bool{}
-		patience := time.Duration(-1)
+		patience := time.Duration(0)
 		if ps.heldBytes > 0 {
 			patience = heldPause
 		}
-		if ps.await(patience, &ready) {
+		rung, closed := ps.bell.wait(patience)
+		if closed {
 			return
 		}
 		most := 0
 		for i, pu := range ps.streams {
-			if !ready[i] {
-				continue
-			}
-			n, err := unix.Read(pu.pipe.fd, buf)
-			switch {
-			case err == unix.EAGAIN || err == unix.EINTR:
-			case err != nil || n == 0:
-				pu.open = false
-			default:
-				ps.take(pu, buf[:n])
-				most = max(most, n)
+			if rung[i] {
+				most = max(most, ps.read(pu))
 			}
 		}
 		if ps.heldBytes > 0 && ps.begun() {
@@ -266,39 +268,34 @@ func (ps *pumps) run() {
 		case most < pumpAim/4:
 			pause = min(pause*2, maxPause)
 		}
-		if most > 0 && ps.await(pause, nil) {
-			return
+		if most > 0 {
+			resume.Reset(pause)
+			select {
+			case <-resume.C:
+			case <-ps.stop:
+				return
+			}
+		}
+		for i, pu := range ps.streams {
+			if rung[i] && pu.open {
+				ps.bell.arm(pu.pipe)
+			}
 		}
 	}
 }
 
-// await waits until a pipe can be read, unless ready is nil, or the time is over;
-// a negative one never is. It tells whether the reading is to end.
-func (ps *pumps) await(most time.Duration, ready *[2]bool) (end bool) {
-	var deadline time.Time
-	if most >= 0 {
-		deadline = time.Now().Add(most)
+// read takes what is in a pipe, as far as the buffer goes.
+func (ps *pumps) read(pu *pump) int {
+	n, err := unix.Read(pu.pipe.fd, ps.buf[:])
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return 0
+	case err != nil || n == 0:
+		pu.open = false
+		return 0
 	}
-	for {
-		fds := [3]unix.PollFd{{Fd: int32(ps.wake), Events: unix.POLLIN}, {Fd: -1}, {Fd: -1}}
-		for i, pu := range ps.streams {
-			if ready != nil && pu.open {
-				fds[i+1] = unix.PollFd{Fd: int32(pu.pipe.fd), Events: unix.POLLIN}
-			}
-		}
-		var left *unix.Timespec
-		if most >= 0 {
-			ts := unix.NsecToTimespec(int64(max(time.Until(deadline), 0)))
-			left = &ts
-		}
-		if _, err := unix.Ppoll(fds[:], left, nil); err == unix.EINTR {
-			continue
-		}
-		if ready != nil {
-			ready[0], ready[1] = fds[1].Revents != 0, fds[2].Revents != 0
-		}
-		return fds[0].Revents != 0
-	}
+	ps.take(pu, ps.buf[:n])
+	return n
 }
 
 // take gives what was read to its pump, or holds it back.
@@ -347,20 +344,82 @@ func (pu *pump) take(b []byte) {
 // called when the main process has ended: what that wrote is in the pipes, and
 // whatever another process goes on writing is none of this run's.
 func (ps *pumps) finish() {
-	_, _ = unix.Write(ps.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	close(ps.stop)
+	ps.bell.close()
 	<-ps.done
-	buf := make([]byte, pumpSize)
 	for _, pu := range ps.streams {
 		if !pu.open {
 			continue
 		}
 		for left := pu.pipe.waitingBytes(); left > 0; {
-			n := pu.pipe.readNow(buf[:min(left, len(buf))])
+			n := pu.pipe.readNow(ps.buf[:min(left, len(ps.buf))])
 			if n == 0 {
 				break
 			}
 			left -= n
-			ps.take(pu, buf[:n])
+			ps.take(pu, ps.buf[:n])
 		}
 	}
+	buffers.Put(ps.buf)
+	ps.buf = nil
 }
+
+// bell waits until one of two pipes can be read, without taking a thread and
+// without being told of each write.
+//
+// Go's poller wakes for every write to what it watches, wanted or not, which costs
+// more than the writing itself where a program writes line by line. So it watches
+// the bell's own epoll instance, which tells of each pipe once, until that is armed
+// again.
+type bell struct {
+	file *os.File
+	conn syscall.RawConn
+}
+
+const ringOnce = unix.EPOLLIN | unix.EPOLLONESHOT
+
+func newBell(pipes ...*pipe) (*bell, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create", err)
+	}
+	for i, p := range pipes {
+		p.number = int32(i)
+		err = cmp.Or(err, unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, p.fd, &unix.EpollEvent{Events: ringOnce, Fd: p.number}))
+	}
+	if err := cmp.Or(err, unix.SetNonblock(fd, true)); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	b := &bell{file: os.NewFile(uintptr(fd), "bell")}
+	b.conn, err = b.file.SyscallConn()
+	return b, err
+}
+
+// wait waits until a pipe can be read, or for patience, if that is not 0. It says
+// which pipes can be read, or that the bell was closed.
+func (b *bell) wait(patience time.Duration) (rung [2]bool, closed bool) {
+	if patience > 0 {
+		_ = b.file.SetReadDeadline(time.Now().Add(patience))
+		defer b.file.SetReadDeadline(time.Time{})
+	}
+	err := b.conn.Read(func(fd uintptr) bool {
+		var events [2]unix.EpollEvent
+		n, _ := unix.EpollWait(int(fd), events[:], 0)
+		for _, e := range events[:max(n, 0)] {
+			rung[e.Fd] = true
+		}
+		return n > 0
+	})
+	return rung, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// arm makes the bell ring once more for a pipe.
+func (b *bell) arm(p *pipe) {
+	_ = b.conn.Control(func(fd uintptr) {
+		_ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: ringOnce, Fd: p.number})
+	})
+}
+
+// close makes wait return, now and for ever.
+func (b *bell) close() { b.file.Close() }

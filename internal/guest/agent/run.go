@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"path/filepath"
+	stdruntime "runtime"
 	"strings"
 	"sync"
 	"time"
@@ -213,7 +214,8 @@ func (r *run) supervise() {
 	result.StdoutBytes, result.StderrBytes = pumps.streams[0].total, pumps.streams[1].total
 	r.report(result)
 
-	// The host has its result: nobody waits for the rest.
+	// Nobody waits for the rest: who sends the result comes first.
+	stdruntime.Gosched()
 	r.letGo(pumps)
 }
 
@@ -306,7 +308,7 @@ func (r *run) letGo(pumps *pumps) {
 			pu.pipe.close()
 		}
 	}
-	r.proc.out.closeWake()
+	r.proc.out.bell.close()
 	r.proc.release()
 }
 

@@ -79,9 +79,10 @@ func (w *watches) drain(f func(p string, event uint32)) {
 	if w.fd < 0 {
 		return
 	}
-	buf := make([]byte, 64<<10)
+	buf := buffers.Get().(*[pumpSize]byte)
+	defer buffers.Put(buf)
 	for {
-		n, err := unix.Read(w.fd, buf)
+		n, err := unix.Read(w.fd, buf[:])
 		if err == unix.EINTR {
 			continue
 		}
