@@ -57,12 +57,6 @@ func serve() error {
 	// somebody to notify, the Go runtime does not end the program over it; what
 	// the agent starts gets the signal's default.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	inASandbox := os.Getpid() == 1
-	if inASandbox {
-		if err := agent.RefuseAbsurdAllocations(); err != nil {
-			return err
-		}
-	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	a, err := agent.New(agent.Options{
 		Root:        "/",
@@ -71,7 +65,7 @@ func serve() error {
 		Bash:        "/bin/bash",
 		LauncherDir: guest.LauncherDir,
 		Env:         agent.BaseEnv(),
-		Init:        inASandbox,
+		Init:        os.Getpid() == 1,
 		Logger:      log,
 	})
 	if err != nil {

@@ -6,32 +6,10 @@ import (
 
 	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
-	"gvisor.dev/gvisor/pkg/sentry/syscalls/linux"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
-
-// hideScripts has the kernel of a sandbox leave the names under which runs see
-// their code out of listings of the workspace: they stand there so that
-// everything that names a script leads to the workspace, and are no files of the
-// user's. It is called once, in the process of a sandbox, before gVisor starts.
-func hideScripts() {
-	for _, table := range []*kernel.SyscallTable{linux.AMD64, linux.ARM64} {
-		for number, call := range table.Table {
-			switch call.Name {
-			case "getdents":
-				call.Fn = withoutScripts(call.Fn, 18)
-			case "getdents64":
-				call.Fn = withoutScripts(call.Fn, 19)
-			default:
-				continue
-			}
-			table.Table[number] = call
-		}
-		table.Init()
-	}
-}
 
 // withoutScripts is a system call that lists a directory, without those names.
 // nameAt is where the name stands in an entry.

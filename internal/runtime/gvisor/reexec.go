@@ -59,7 +59,7 @@ func Main() {
 	debug.SetGCPercent(sandboxGCPercent)
 	time.AfterFunc(settleTime, debug.FreeOSMemory)
 	filter.Register()
-	hideScripts()
+	changeCalls()
 	cli.Run(map[util.SubCommand]string{new(cmd.Boot): "sandbox"}, []subcommands.Command{})
 	os.Exit(birth.ExitStatus) // cli.Run exits by itself
 }
