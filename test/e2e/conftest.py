@@ -1,6 +1,6 @@
 import pytest
 from agentsandbox import AgentSandbox, AsyncAgentSandbox
-from server import Server
+from server import SMALL, Server
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def server(tmp_path_factory):
 @pytest.fixture
 def own_server(tmp_path):
     """A server that the test may stop, fill or kill."""
-    s = Server(tmp_path / "data").start()
+    s = Server(tmp_path / "data", *SMALL).start()
     yield s
     s.stop()
 

@@ -1,6 +1,7 @@
 """The real binary, as a process that a test starts, looks at and stops."""
 
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -15,15 +16,29 @@ import httpx
 
 BIN = os.environ["AGENTSANDBOX_BIN"]
 
+# For servers whose warm sandboxes are not what is tested: each one that is filled costs
+# CPU of the other tests.
+SMALL = ("--pool-size=1", "--pool-data-size=0")
+
 # Nothing here speaks TLS, and a context of httpx's own, with all authorities of the
 # world, would take more CPU for each client than the server does for a request.
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+# Each worker of a suite that shares the machine has ports of its own, below those that
+# the kernel gives out: what is free now is free in a moment, when the server binds it.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+PORTS = itertools.cycle(range(20000 + 1000 * WORKER, 21000 + 1000 * WORKER))
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Server:

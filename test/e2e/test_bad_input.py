@@ -5,7 +5,7 @@ import socket
 import subprocess
 
 import pytest
-from server import Server, eventually, refused, run
+from server import SMALL, Server, eventually, refused, run
 
 
 def test_no_key_and_a_revoked_key(server):
@@ -66,7 +66,7 @@ def test_bodies_that_are_not_json_objects(http, body):
 
 
 def test_code_and_body_over_the_limit(tmp_path):
-    s = Server(tmp_path / "data", "--max-code-bytes", "1000", "--max-body-bytes", "4000", "--max-upload-bytes", "5000").start()
+    s = Server(tmp_path / "data", *SMALL, "--max-code-bytes", "1000", "--max-body-bytes", "4000", "--max-upload-bytes", "5000").start()
     try:
         with s.http() as http:
             e = refused(http.post("/v1/execute", json={"code": "#" * 1001}), 413, "too_large")
@@ -83,7 +83,7 @@ def test_code_and_body_over_the_limit(tmp_path):
 
 
 def test_output_over_the_limit_is_cut_and_says_so(tmp_path):
-    s = Server(tmp_path / "data", "--max-output-bytes", "10000").start()
+    s = Server(tmp_path / "data", *SMALL, "--max-output-bytes", "10000").start()
     try:
         with s.http() as http:
             r = run(http, "import sys\nfor _ in range(2000): print('x' * 99)\nprint('e', file=sys.stderr)\nsys.exit(3)")

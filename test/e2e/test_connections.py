@@ -7,7 +7,7 @@ import subprocess
 
 import httpx
 import pytest
-from server import Server, eventually, run
+from server import SMALL, Server, eventually, run
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_thousand_idle_connections(narrow, first):
 
 
 def test_when_all_connections_are_served_one_more_is_told_to_wait(tmp_path):
-    s = Server(tmp_path / "data", "--max-connections", "16").start()
+    s = Server(tmp_path / "data", *SMALL, "--max-connections", "16").start()
     try:
         key, other = s.new_key("noisy"), s.new_key("other")
         head = "POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n"

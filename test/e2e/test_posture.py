@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 
+import pytest
 from server import BIN
+
+pytestmark = pytest.mark.alone
 
 
 def test_the_probe_sees_what_is_promised(server, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server import Server, eventually, refused, run
+from server import SMALL, Server, eventually, refused, run
 
 READERS = 40
 
@@ -39,7 +39,7 @@ def status_of(s: socket.socket) -> int:
 
 @pytest.fixture
 def busy(tmp_path):
-    s = Server(tmp_path / "data", "--request-memory-mb", "160").start()
+    s = Server(tmp_path / "data", *SMALL, "--request-memory-mb", "160").start()
     yield s
     s.stop()
 
@@ -91,7 +91,7 @@ def test_bodies_that_are_half_sent(busy):
 
 
 def test_requests_under_way_are_bounded_per_key(tmp_path):
-    s = Server(tmp_path / "data", "--max-requests-per-key", "3").start()
+    s = Server(tmp_path / "data", *SMALL, "--max-requests-per-key", "3").start()
     try:
         key, other = s.new_key("noisy"), s.new_key("other")
         head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n"

@@ -191,6 +191,7 @@ def test_sigterm_can_end_sessions(tmp_path):
     s.stop()
 
 
+@pytest.mark.alone  # it looks at the processes of the whole machine
 def test_a_little_chaos(tmp_path):
     said = []
     Chaos(tmp_path, seed=20, kills=5, clients=4, say=said.append).run()
