@@ -401,7 +401,7 @@ func newBell(pipes ...*pipe) (*bell, error) {
 func (b *bell) wait(patience time.Duration) (rung [2]bool, closed bool) {
 	if patience > 0 {
 		_ = b.file.SetReadDeadline(time.Now().Add(patience))
-		defer b.file.SetReadDeadline(time.Time{})
+		defer func() { _ = b.file.SetReadDeadline(time.Time{}) }()
 	}
 	err := b.conn.Read(func(fd uintptr) bool {
 		var events [2]unix.EpollEvent
