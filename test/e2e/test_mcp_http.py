@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import uuid
 
@@ -19,8 +20,8 @@ HELLO = {
 
 
 @contextlib.contextmanager
-def door(server, *flags):
-    command = [BIN, "mcp", "--listen", "127.0.0.1:0", "--server", server.url, *flags]
+def door(server, *flags, prefix=()):
+    command = [*prefix, BIN, "mcp", "--listen", "127.0.0.1:0", "--server", server.url, *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
         try:
             yield re.search(r"http://\S+/mcp", process.stderr.readline())[0]
@@ -161,3 +162,15 @@ def test_an_idle_sandbox_ends_and_the_conversation_goes_on(server, tenant):
         assert own["stdout"] == "busy\n"
         assert eventually(lambda: sessions() == set())
         assert conversation.bash("echo again")["session_id"] != own["session_id"]
+
+
+def test_connections_of_nobody_keep_nobody_out(server):
+    """More of them than there are descriptors: the longest idle ones go."""
+    with door(server, prefix=("prlimit", "--nofile=96")) as url:
+        address = (httpx.URL(url).host, httpx.URL(url).port)
+        with contextlib.ExitStack() as idle:
+            held = [idle.enter_context(socket.create_connection(address)) for _ in range(120)]
+            c = Conversation(url, server.key)
+            assert c.status == 200 and c.bash("echo in")["stdout"] == "in\n"
+            held[0].settimeout(5)
+            assert held[0].recv(1) == b"", "the longest idle connection is still there"

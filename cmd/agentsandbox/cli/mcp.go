@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/mcp"
 )
 
@@ -105,10 +106,12 @@ func (nopWriteCloser) Close() error { return nil }
 const httpStop = 5 * time.Second
 
 func (c *mcpCommand) listen(a *app, opts mcp.Options) error {
-	listener, err := net.Listen("tcp", c.Listen)
+	tcp, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", c.Listen, err)
 	}
+	// Nobody's idle connections must not keep others out.
+	listener := httpapi.NewConnections(tcp.(*net.TCPListener), 0, false, opts.Logger)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 64
 	transport.DisableCompression = true
@@ -117,10 +120,7 @@ func (c *mcpCommand) listen(a *app, opts mcp.Options) error {
 	}, opts)
 	mux := http.NewServeMux()
 	mux.Handle("/mcp", handler)
-	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
-	}
+	server := httpapi.NewServer(mux, opts.Logger)
 	a.note("MCP over streamable HTTP at http://%s/mcp, for the server at %s. Clients send their API key as a bearer token.", listener.Addr(), c.Server)
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 		a.note("Keys and code travel in clear: put a proxy with TLS in front, or listen on 127.0.0.1.")
