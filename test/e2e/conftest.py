@@ -17,6 +17,7 @@ def own_server(tmp_path):
     s = Server(tmp_path / "data", *SMALL).start()
     yield s
     s.stop()
+    assert not s.sandbox_pids(), "the test leaves sandboxes behind"
 
 
 @pytest.fixture

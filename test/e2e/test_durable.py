@@ -222,9 +222,7 @@ def test_damaged_contents_are_an_error_that_says_so(own_server, restarted):
         for name in damages:
             f = http.post("/v1/files", files={"file": (f"{name}.bin", content)}).json()
             stored[name] = (f["file_id"], http.get(f"/v1/files/{f['file_id']}").headers["ETag"])
-        session = http.post("/v1/sessions", json={}).json()["session_id"]
     if restarted:
-        own_server.flags = (*own_server.flags, "--on-shutdown=keep")
         own_server.stop()
         own_server.start()
     with own_server.http() as http:
