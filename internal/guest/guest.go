@@ -38,6 +38,10 @@ const (
 	// which is its own ConversationFD.
 	DoorDir       = "/run/agentsandbox-door"
 	AttachCommand = "attach"
+	// ReleaseMemory is an option of prctl(2) that the kernel of a sandbox takes from
+	// the agent: it returns to the host what its own heap does not need any more. It
+	// is far from any of Linux's.
+	ReleaseMemory = 0x41534d01
 	// ProbeCommand of the agent's program says what code in a sandbox can do.
 	ProbeCommand = "probe"
 

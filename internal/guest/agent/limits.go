@@ -68,6 +68,9 @@ func (a *Agent) relieve() {
 	a.endRuns(ending{limit: runtime.LimitMemory})
 	a.killUser()
 	a.endRuns(ending{limit: runtime.LimitMemory}) // of those that began meanwhile
+	// Or what the kernel held for those processes would end the next runs too. Other
+	// kernels know no such option.
+	_ = unix.Prctl(guest.ReleaseMemory, 0, 0, 0, 0)
 }
 
 // endRuns ends every run that is under way.

@@ -1,8 +1,13 @@
 package gvisor
 
 import (
+	"runtime/debug"
+
+	"gvisor.dev/gvisor/pkg/sentry/arch"
 	"gvisor.dev/gvisor/pkg/sentry/kernel"
 	"gvisor.dev/gvisor/pkg/sentry/syscalls/linux"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
 // changedCalls are the system calls that the kernel of a sandbox serves otherwise than
@@ -12,12 +17,14 @@ import (
 //     they stand there so that everything that names a script leads to the workspace,
 //     and are no files of the user's.
 //   - Allocations that no host could serve fail.
+//   - The agent can have the kernel give back memory, see guest.ReleaseMemory.
 var changedCalls = map[string]func(kernel.SyscallFn) kernel.SyscallFn{
 	"getdents":   func(list kernel.SyscallFn) kernel.SyscallFn { return withoutScripts(list, 18) },
 	"getdents64": func(list kernel.SyscallFn) kernel.SyscallFn { return withoutScripts(list, 19) },
 	"mmap":       func(call kernel.SyscallFn) kernel.SyscallFn { return refusing(call, absurdMap) },
 	"mprotect":   func(call kernel.SyscallFn) kernel.SyscallFn { return refusing(call, absurdProtect) },
 	"mremap":     func(call kernel.SyscallFn) kernel.SyscallFn { return refusing(call, absurdRemap) },
+	"prctl":      releasingMemory,
 }
 
 // changeCalls puts changedCalls in the place of gVisor's. It is called once, in the
@@ -31,5 +38,19 @@ func changeCalls() {
 			}
 		}
 		table.Init()
+	}
+}
+
+// releasingMemory is prctl with one more option, for the agent alone: the kernel of
+// the sandbox collects its own garbage and returns the memory to the host. What pipes
+// and sockets hold is in the kernel's heap, and would count against the sandbox long
+// after the processes are gone.
+func releasingMemory(call kernel.SyscallFn) kernel.SyscallFn {
+	return func(t *kernel.Task, number uintptr, args arch.SyscallArguments) (uintptr, *kernel.SyscallControl, error) {
+		if args[0].Int() != guest.ReleaseMemory || t.ThreadGroup() != t.Kernel().GlobalInit() {
+			return call(t, number, args)
+		}
+		debug.FreeOSMemory()
+		return 0, nil, nil
 	}
 }
