@@ -10,7 +10,8 @@ quick = pytest.mark.quick
 def ended_in_time(r: dict, limit_ms: int) -> None:
     assert (r["status"], r["return_code"]) == ("timed_out", 124), r
     assert r["stderr"].splitlines()[-1] == f"agentsandbox: ended after {limit_ms / 1000:g} s: the time limit"
-    assert limit_ms <= r["duration_ms"] <= limit_ms + 250 * SLACK, r["duration_ms"]
+    # Python has 150 ms more to say where it was.
+    assert limit_ms <= r["duration_ms"] <= limit_ms + 150 + 250 * SLACK, r["duration_ms"]
     # The grant is one processor.
     assert r["cpu_ms"] <= r["duration_ms"] * 1.1 + 100, (r["cpu_ms"], r["duration_ms"])
 
