@@ -3,12 +3,11 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import pytest
-from server import SMALL, Server, eventually, run
+from server import Server, eventually, run
 
 
 def ancestors(pid: int):

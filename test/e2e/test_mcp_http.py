@@ -165,12 +165,14 @@ def test_an_idle_sandbox_ends_and_the_conversation_goes_on(server, tenant):
 
 
 def test_connections_of_nobody_keep_nobody_out(server):
-    """More of them than there are descriptors: the longest idle ones go."""
-    with door(server, prefix=("prlimit", "--nofile=96")) as url:
-        address = (httpx.URL(url).host, httpx.URL(url).port)
-        with contextlib.ExitStack() as idle:
-            held = [idle.enter_context(socket.create_connection(address)) for _ in range(120)]
-            c = Conversation(url, server.key)
-            assert c.status == 200 and c.bash("echo in")["stdout"] == "in\n"
-            held[0].settimeout(5)
-            assert held[0].recv(1) == b"", "the longest idle connection is still there"
+    """More of them than there are descriptors, idle after a request without a key: the longest idle ones go."""
+    with door(server, prefix=("prlimit", "--nofile=96")) as url, contextlib.ExitStack() as idle:
+        held = []
+        for _ in range(120):
+            s = idle.enter_context(socket.create_connection((httpx.URL(url).host, httpx.URL(url).port), timeout=20))
+            s.sendall(b"GET /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert s.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+            held.append(s)
+        c = Conversation(url, server.key)
+        assert c.status == 200 and c.bash("echo in")["stdout"] == "in\n"
+        assert held[0].recv(1) == b"", "the longest idle connection is still there"

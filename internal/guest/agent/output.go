@@ -19,11 +19,11 @@ import (
 // for them.
 type outputs struct {
 	stdout, stderr *pipe
-	bell           *bell
+	waiter         *pipeWaiter
 }
 
 func (o outputs) close() {
-	o.bell.close()
+	o.waiter.close()
 	o.stdout.close()
 	o.stderr.close()
 }
@@ -68,7 +68,7 @@ func newOutputs() (out outputs, ends [2]int, err error) {
 		unix.Close(ends[0])
 		return outputs{}, ends, err
 	}
-	if out.bell, err = newBell(out.stdout, out.stderr); err != nil {
+	if out.waiter, err = newPipeWaiter(out.stdout, out.stderr); err != nil {
 		out.stdout.close()
 		out.stderr.close()
 		unix.Close(ends[0])
@@ -81,7 +81,7 @@ func newOutputs() (out outputs, ends [2]int, err error) {
 // pipe is the end of a pipe that the agent reads.
 type pipe struct {
 	fd     int
-	number int32 // on its bell
+	number int32 // of those that its waiter has
 }
 
 func newPipe() (*pipe, int, error) {
@@ -192,7 +192,7 @@ const (
 // pumps take what a process writes to the log of its run.
 type pumps struct {
 	streams [2]*pump
-	bell    *bell
+	waiter  *pipeWaiter
 	buf     *[pumpSize]byte
 	// begun tells whether the process has begun the run. Until it has, what it
 	// writes is held back: another process may take its place.
@@ -228,11 +228,11 @@ func startPumps(out outputs, r *run, begun func() bool) *pumps {
 			{pipe: out.stdout, r: r, kind: guest.KindStdout, open: true},
 			{pipe: out.stderr, r: r, kind: guest.KindStderr, open: true},
 		},
-		bell:  out.bell,
-		buf:   buffers.Get().(*[pumpSize]byte),
-		begun: begun,
-		stop:  make(chan struct{}),
-		done:  make(chan struct{}),
+		waiter: out.waiter,
+		buf:    buffers.Get().(*[pumpSize]byte),
+		begun:  begun,
+		stop:   make(chan struct{}),
+		done:   make(chan struct{}),
 	}
 	go ps.run()
 	return ps
@@ -245,17 +245,17 @@ func (ps *pumps) run() {
 	resume := time.NewTimer(0)
 	defer resume.Stop()
 	for ps.streams[0].open || ps.streams[1].open {
-		patience := time.Duration(0)
+		timeout := time.Duration(0)
 		if ps.heldBytes > 0 {
-			patience = heldPause
+			timeout = heldPause
 		}
-		rung, closed := ps.bell.wait(patience)
+		ready, closed := ps.waiter.wait(timeout)
 		if closed {
 			return
 		}
 		most := 0
 		for i, pu := range ps.streams {
-			if rung[i] {
+			if ready[i] {
 				most = max(most, ps.read(pu))
 			}
 		}
@@ -277,8 +277,8 @@ func (ps *pumps) run() {
 			}
 		}
 		for i, pu := range ps.streams {
-			if rung[i] && pu.open {
-				ps.bell.arm(pu.pipe)
+			if ready[i] && pu.open {
+				ps.waiter.rearm(pu.pipe)
 			}
 		}
 	}
@@ -345,7 +345,7 @@ func (pu *pump) take(b []byte) {
 // whatever another process goes on writing is none of this run's.
 func (ps *pumps) finish() {
 	close(ps.stop)
-	ps.bell.close()
+	ps.waiter.close()
 	<-ps.done
 	for _, pu := range ps.streams {
 		if !pu.open {
@@ -364,62 +364,62 @@ func (ps *pumps) finish() {
 	ps.buf = nil
 }
 
-// bell waits until one of two pipes can be read, without taking a thread and
+// pipeWaiter waits until one of two pipes can be read, without taking a thread and
 // without being told of each write.
 //
 // Go's poller wakes for every write to what it watches, wanted or not, which costs
 // more than the writing itself where a program writes line by line. So it watches
-// the bell's own epoll instance, which tells of each pipe once, until that is armed
-// again.
-type bell struct {
+// an epoll instance of the waiter's own, which tells of each pipe once, until that is
+// armed again.
+type pipeWaiter struct {
 	file *os.File
 	conn syscall.RawConn
 }
 
-const ringOnce = unix.EPOLLIN | unix.EPOLLONESHOT
+const readableOnce = unix.EPOLLIN | unix.EPOLLONESHOT
 
-func newBell(pipes ...*pipe) (*bell, error) {
+func newPipeWaiter(pipes ...*pipe) (*pipeWaiter, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create", err)
 	}
 	for i, p := range pipes {
 		p.number = int32(i)
-		err = cmp.Or(err, unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, p.fd, &unix.EpollEvent{Events: ringOnce, Fd: p.number}))
+		err = cmp.Or(err, unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, p.fd, &unix.EpollEvent{Events: readableOnce, Fd: p.number}))
 	}
 	if err := cmp.Or(err, unix.SetNonblock(fd, true)); err != nil {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("epoll_ctl", err)
 	}
-	b := &bell{file: os.NewFile(uintptr(fd), "bell")}
-	b.conn, err = b.file.SyscallConn()
-	return b, err
+	w := &pipeWaiter{file: os.NewFile(uintptr(fd), "output")}
+	w.conn, err = w.file.SyscallConn()
+	return w, err
 }
 
-// wait waits until a pipe can be read, or for patience, if that is not 0. It says
-// which pipes can be read, or that the bell was closed.
-func (b *bell) wait(patience time.Duration) (rung [2]bool, closed bool) {
-	if patience > 0 {
-		_ = b.file.SetReadDeadline(time.Now().Add(patience))
-		defer func() { _ = b.file.SetReadDeadline(time.Time{}) }()
+// wait waits until a pipe can be read, or for timeout, if that is not 0. It says
+// which pipes can be read, or that the waiter was closed.
+func (w *pipeWaiter) wait(timeout time.Duration) (ready [2]bool, closed bool) {
+	if timeout > 0 {
+		_ = w.file.SetReadDeadline(time.Now().Add(timeout))
+		defer func() { _ = w.file.SetReadDeadline(time.Time{}) }()
 	}
-	err := b.conn.Read(func(fd uintptr) bool {
+	err := w.conn.Read(func(fd uintptr) bool {
 		var events [2]unix.EpollEvent
 		n, _ := unix.EpollWait(int(fd), events[:], 0)
 		for _, e := range events[:max(n, 0)] {
-			rung[e.Fd] = true
+			ready[e.Fd] = true
 		}
 		return n > 0
 	})
-	return rung, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
+	return ready, err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// arm makes the bell ring once more for a pipe.
-func (b *bell) arm(p *pipe) {
-	_ = b.conn.Control(func(fd uintptr) {
-		_ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: ringOnce, Fd: p.number})
+// rearm makes wait tell of a pipe once more.
+func (w *pipeWaiter) rearm(p *pipe) {
+	_ = w.conn.Control(func(fd uintptr) {
+		_ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_MOD, p.fd, &unix.EpollEvent{Events: readableOnce, Fd: p.number})
 	})
 }
 
 // close makes wait return, now and for ever.
-func (b *bell) close() { b.file.Close() }
+func (w *pipeWaiter) close() { w.file.Close() }

@@ -308,7 +308,7 @@ func (r *run) letGo(pumps *pumps) {
 			pu.pipe.close()
 		}
 	}
-	r.proc.out.bell.close()
+	r.proc.out.waiter.close()
 	r.proc.release()
 }
 

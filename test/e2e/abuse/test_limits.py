@@ -77,9 +77,7 @@ def test_a_plain_sigkill_is_told_from_the_memory_limit(abuse, session):
     assert r["stderr"] == "agentsandbox: ended by SIGKILL, sent by a process of the sandbox\n"
 
 
-@quick
 def test_pipes(abuse, session, host):
-    """What pipes held is in the kernel's own memory, and must not end the runs that follow."""
     r = abuse(
         "import os, fcntl\nps = []\ntry:\n  while True:\n    p = os.pipe(); ps.append(p); os.set_blocking(p[1], False)\n"
         "    os.write(p[1], b'x' * 65536)\nexcept OSError as e: print(e.errno)",
