@@ -72,8 +72,9 @@ def test_a_lost_cache_heals(cached, lose):
 
         assert eventually(gone, 60)
         assert "is being made again" in told[0], told
+        # By now the template may be there again, and the pool empty still.
         ready = httpx.get(server.url + "/readyz")
-        assert ready.status_code == 200 or "is being made again" in ready.json()["error"]["message"], ready.text
+        assert ready.status_code == 200 or refused(ready, 503, "unavailable"), ready.text
         assert run(http, "print(open('kept').read())", session_id=sid)["stdout"] == "x\n", "a live session goes on"
         # "Ready" may still be said of warm sandboxes that there are: the log tells when the template is there.
         assert eventually(lambda: "the template is there again" in server.log.read_text(), 300), server.log_text()

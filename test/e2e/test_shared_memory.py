@@ -114,3 +114,15 @@ def test_what_pipes_held_ends_no_run_that_follows(http):
             after = run(http, "print(1)", session_id=session)
             assert (after["status"], after["stdout"]) == ("succeeded", "1\n"), after
         http.delete(f"/v1/sessions/{session}")
+
+
+def test_what_pipes_held_at_the_end_of_a_run_is_given_back(http):
+    """Without that, a run that allocates 300 of 512 MiB is ended, each time."""
+    fill = "import os\nfor _ in range(4000):\n  r, w = os.pipe(); os.set_blocking(w, False); os.write(w, b'x' * 65536)"
+    for end in "", "\nos._exit(3)", "\nos.kill(os.getpid(), 9)":
+        session = http.post("/v1/sessions", json={"memory_mb": 512}).json()["session_id"]
+        for _ in range(2):
+            assert run(http, fill + end, session_id=session)["memory_peak_bytes"] > 250 << 20
+            after = run(http, "print(len(b'x' * (300 << 20)))", session_id=session)
+            assert (after["status"], after["stdout"]) == ("succeeded", f"{300 << 20}\n"), after
+        http.delete(f"/v1/sessions/{session}")

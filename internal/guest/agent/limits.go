@@ -68,9 +68,19 @@ func (a *Agent) relieve() {
 	a.endRuns(ending{limit: runtime.LimitMemory})
 	a.killUser()
 	a.endRuns(ending{limit: runtime.LimitMemory}) // of those that began meanwhile
-	// Or what the kernel held for those processes would end the next runs too. Other
-	// kernels know no such option.
-	_ = unix.Prctl(guest.ReleaseMemory, 0, 0, 0, 0)
+	releaseMemory(0)
+}
+
+// keptMemory is how much the heap of the sandbox's kernel may have grown when a run
+// ends, in bytes, before it has to collect its garbage. The kernel takes some of it
+// for any run, and a collection takes milliseconds.
+const keptMemory = 32 << 20
+
+// releaseMemory has the kernel of the sandbox give back what it held for processes
+// that are gone, if its heap grew by more than so many bytes. That would count against
+// the next runs, and end them. Other kernels know no such option.
+func releaseMemory(bytes uintptr) {
+	_ = unix.Prctl(guest.ReleaseMemory, bytes, 0, 0, 0)
 }
 
 // endRuns ends every run that is under way.

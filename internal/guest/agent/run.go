@@ -207,6 +207,8 @@ func (r *run) supervise() {
 	r.code, r.env = nil, nil
 	if r.req.Final {
 		r.a.killUser()
+	} else {
+		releaseMemory(keptMemory)
 	}
 	if r.proc.settle != nil {
 		r.proc.settle()
