@@ -2,6 +2,8 @@ package agentsandbox
 
 import (
 	"cmp"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -89,7 +91,8 @@ const (
 	MaxMetadataBytes = 1024
 )
 
-// SessionStatus is the state of a session.
+// SessionStatus is the state of a session. Only the moves of [SessionStatus.Next]
+// are made.
 type SessionStatus string
 
 const (
@@ -100,6 +103,53 @@ const (
 	SessionLost     SessionStatus = "lost"    // its sandbox died, or its daemon did
 	SessionExpired  SessionStatus = "expired" // it was idle for too long, or too old
 )
+
+// sessionMoves are the states that each state can be followed by.
+var sessionMoves = map[SessionStatus][]SessionStatus{
+	// It is deleted when its sandbox cannot be had, and lost when the server dies
+	// meanwhile: nobody was told of it then.
+	SessionCreating: {SessionLive, SessionDeleted, SessionLost},
+	// A deletion that could not be noted when it began is noted at its end.
+	SessionLive:     {SessionDeleting, SessionDeleted, SessionLost, SessionExpired},
+	SessionDeleting: {SessionDeleted},
+	SessionDeleted:  {},
+	SessionLost:     {},
+	SessionExpired:  {},
+}
+
+// SessionStatuses lists every state.
+func SessionStatuses() []SessionStatus {
+	return []SessionStatus{SessionCreating, SessionLive, SessionDeleting, SessionDeleted, SessionLost, SessionExpired}
+}
+
+// Next lists the states that this one can be followed by.
+func (s SessionStatus) Next() []SessionStatus { return slices.Clone(sessionMoves[s]) }
+
+// Previous lists the states that can be followed by this one.
+func (s SessionStatus) Previous() []SessionStatus {
+	return slices.DeleteFunc(SessionStatuses(), func(from SessionStatus) bool { return !slices.Contains(sessionMoves[from], s) })
+}
+
+// Ended tells whether nothing follows this state: the session has no sandbox, and
+// gets none any more.
+func (s SessionStatus) Ended() bool {
+	next, known := sessionMoves[s]
+	return known && len(next) == 0
+}
+
+// SessionMoveError says that a session was not in a state from which it can get to
+// another one.
+type SessionMoveError struct {
+	ID       string
+	From, To SessionStatus // From is empty if there is no such session
+}
+
+func (e *SessionMoveError) Error() string {
+	if e.From == "" {
+		return fmt.Sprintf("session %s: there is none that could become %s", e.ID, e.To)
+	}
+	return fmt.Sprintf("session %s: it is %s, and cannot become %s", e.ID, e.From, e.To)
+}
 
 // Session is a sandbox that a client keeps, with its workspace.
 type Session struct {

@@ -130,7 +130,7 @@ func (e *Engine) expire(ctx context.Context, s *session, now time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	// First, so that nobody is told in the meantime that it was deleted.
-	if _, err := e.store.MoveSession(ctx, s.info.ID, unfinished, agentsandbox.SessionExpired, now); err != nil {
+	if err := e.store.MoveSession(ctx, s.info.ID, agentsandbox.SessionExpired, now); err != nil {
 		e.log.Error("the expiry of a session could not be written", "session", s.info.ID, "error", err)
 	}
 	e.finishSession(s, errSessionExpired, agentsandbox.SessionExpired)

@@ -43,9 +43,10 @@ type SessionStore interface {
 	Session(ctx context.Context, tenant, id string) (agentsandbox.Session, error)
 	// Sessions lists live sessions, newest first.
 	Sessions(ctx context.Context, tenant string, filter agentsandbox.SessionFilter) (agentsandbox.SessionPage, error)
-	// MoveSession changes the status if it is one of from, and tells whether it
-	// did: the only way in which a status changes. A terminal status sets EndedAt.
-	MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error)
+	// MoveSession changes the status, if the table of moves allows it from the one that
+	// the session has; otherwise the error is an agentsandbox.SessionMoveError. There is
+	// no other way in which a status changes. One that nothing follows sets EndedAt.
+	MoveSession(ctx context.Context, id string, to agentsandbox.SessionStatus, at time.Time) error
 	// BindSession notes which sandbox is a session's.
 	BindSession(ctx context.Context, id, sandbox string) error
 	// LeftSessions lists every tenant's sessions that are creating, live or

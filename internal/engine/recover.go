@@ -123,7 +123,7 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 				}
 			}
 		}
-		if _, err := r.e.store.MoveSession(ctx, row.ID, unfinished, last, r.e.now()); err != nil {
+		if err := r.e.store.MoveSession(ctx, row.ID, last, r.e.now()); err != nil {
 			return err
 		}
 	}

@@ -10,11 +10,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// unfinished are the states of a session that has, or may have, a sandbox.
-var unfinished = []agentsandbox.SessionStatus{
-	agentsandbox.SessionCreating, agentsandbox.SessionLive, agentsandbox.SessionDeleting,
-}
-
 var errSessionDeleted = errors.New("the session was deleted")
 
 // session is a live session: what the store knows of it, and its sandbox.
@@ -82,7 +77,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.bringUp(ctx, ownerOf(p), &info, secrets, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
-		if _, merr := e.store.MoveSession(undo, info.ID, unfinished, agentsandbox.SessionDeleted, e.now()); merr != nil {
+		if merr := e.store.MoveSession(undo, info.ID, agentsandbox.SessionDeleted, e.now()); merr != nil {
 			e.log.Error("a session that failed to start could not be marked deleted", "session", info.ID, "error", merr)
 		}
 		return nil, err
@@ -110,12 +105,12 @@ func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Se
 	if err := e.store.BindSession(ctx, info.ID, sb.ID()); err != nil {
 		return err
 	}
-	moved, err := e.store.MoveSession(ctx, info.ID, []agentsandbox.SessionStatus{agentsandbox.SessionCreating}, agentsandbox.SessionLive, e.now())
+	err = e.store.MoveSession(ctx, info.ID, agentsandbox.SessionLive, e.now())
+	if refused := (*agentsandbox.SessionMoveError)(nil); errors.As(err, &refused) {
+		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
+	}
 	if err != nil {
 		return err
-	}
-	if !moved {
-		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s was ended while it was being created.", info.ID)
 	}
 	info.Status = agentsandbox.SessionLive
 	e.admit(*info, sb, secrets)
@@ -195,9 +190,16 @@ func (e *Engine) finishSession(s *session, cause error, last agentsandbox.Sessio
 	_ = e.destroy(s.sandbox)
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
-	if _, err := e.store.MoveSession(ctx, s.info.ID, unfinished, last, e.now()); err != nil {
+	if err := e.store.MoveSession(ctx, s.info.ID, last, e.now()); err != nil && !alreadyThere(err) {
 		e.log.Error("the end of a session could not be written", "session", s.info.ID, "error", err)
 	}
+}
+
+// alreadyThere tells whether a move was refused because it had been made: an expiry
+// is written before the sandbox is ended.
+func alreadyThere(err error) bool {
+	var refused *agentsandbox.SessionMoveError
+	return errors.As(err, &refused) && refused.From == refused.To
 }
 
 // awaitVisits waits for the requests in a session that has ended, which were
@@ -312,7 +314,7 @@ func (e *Engine) DeleteSession(ctx context.Context, id string) error {
 	if !e.remove(s) {
 		return sessionNotFound(id)
 	}
-	if _, err := e.store.MoveSession(context.WithoutCancel(ctx), id, unfinished, agentsandbox.SessionDeleting, e.now()); err != nil {
+	if err := e.store.MoveSession(context.WithoutCancel(ctx), id, agentsandbox.SessionDeleting, e.now()); err != nil {
 		// Go on: the session is off the live ones, and its sandbox must end.
 		e.log.Error("the deletion of a session could not be written", "session", id, "error", err)
 	}

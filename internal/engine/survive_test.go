@@ -70,11 +70,11 @@ func (m mortalStore) FinishExecution(ctx context.Context, e agentsandbox.Executi
 	return m.Store.FinishExecution(ctx, e)
 }
 
-func (m mortalStore) MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error) {
+func (m mortalStore) MoveSession(ctx context.Context, id string, to agentsandbox.SessionStatus, at time.Time) error {
 	if m.s.dead.Load() {
-		return false, errDead
+		return errDead
 	}
-	return m.Store.MoveSession(ctx, id, from, to, at)
+	return m.Store.MoveSession(ctx, id, to, at)
 }
 
 type mortalSpool struct {

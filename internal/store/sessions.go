@@ -14,6 +14,7 @@ const (
 		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, secrets, ports, collect_ignored"
 
 	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sessionStatus = "SELECT status FROM sessions WHERE id = ?"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
 	// A session has ended exactly while ended_at is set; its environment, which
@@ -23,17 +24,13 @@ const (
 		WHERE id = ?4 AND status IN (SELECT value FROM json_each(?5))`
 )
 
-func ended(s agentsandbox.SessionStatus) bool {
-	return s == agentsandbox.SessionDeleted || s == agentsandbox.SessionLost || s == agentsandbox.SessionExpired
-}
-
 // InsertSession stores a session. Codes: conflict (the id is stored already),
 // invalid_request (env or metadata that is not UTF-8), storage_full.
 func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 	if err := need("session", s.ID, s.Tenant, s.CreatedAt); err != nil {
 		return err
 	}
-	if ended(s.Status) != !s.EndedAt.IsZero() {
+	if s.Status.Ended() != !s.EndedAt.IsZero() {
 		return fmt.Errorf("store: session %s is %s, and ended at %v", s.ID, s.Status, s.EndedAt)
 	}
 	env, err := object("env_vars", s.Env)
@@ -77,29 +74,42 @@ func (db *DB) Sessions(ctx context.Context, tenant string, filter agentsandbox.S
 	return result, err
 }
 
-// MoveSession changes the status of a session if it is one of from, in one
-// statement, and tells whether it did; of callers at once, one does. An id that
-// is not there is not moved. A terminal status sets EndedAt to at and empties
-// Env.
-func (db *DB) MoveSession(ctx context.Context, id string, from []agentsandbox.SessionStatus, to agentsandbox.SessionStatus, at time.Time) (bool, error) {
+// MoveSession changes the status of a session, if the table of moves allows that from
+// the one that it has, in one statement: of callers at once, one moves it. Otherwise
+// the error is an [agentsandbox.SessionMoveError]. A status that nothing follows sets
+// EndedAt to at and empties Env.
+func (db *DB) MoveSession(ctx context.Context, id string, to agentsandbox.SessionStatus, at time.Time) error {
 	var end sql.NullInt64
-	if ended(to) {
+	if to.Ended() {
 		if at.IsZero() {
-			return false, fmt.Errorf("store: session %s: moving to %s needs a time", id, to)
+			return fmt.Errorf("store: session %s: moving to %s needs a time", id, to)
 		}
 		end = micros(at)
 	}
-	states, err := array("from", from)
+	from, err := array("from", to.Previous())
 	if err != nil {
-		return false, err
-	}
-	var moved bool
-	err = db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
-		n, err := c.exec(ctx, moveSession, string(to), end, end.Valid, id, states)
-		moved = n == 1
 		return err
+	}
+	refused := &agentsandbox.SessionMoveError{ID: id, To: to}
+	err = db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+		n, err := c.exec(ctx, moveSession, string(to), end, end.Valid, id, from)
+		if n == 1 || err != nil {
+			return err
+		}
+		was, err := rows(ctx, c, scanStatus, sessionStatus, id)
+		if err != nil {
+			return err
+		}
+		if len(was) > 0 {
+			refused.From = was[0]
+		}
+		return refused
 	})
-	return moved && err == nil, wrap(err, "store: move session %s to %s", id, to)
+	return wrap(err, "store: move session %s to %s", id, to)
+}
+
+func scanStatus(row scanner) (s agentsandbox.SessionStatus, err error) {
+	return s, row.Scan(&s)
 }
 
 func scanSession(row scanner) (agentsandbox.Session, error) {

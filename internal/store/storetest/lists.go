@@ -35,11 +35,7 @@ func listers(s engine.Store) []lister {
 			x := newSession(ours, made)
 			return x.ID, s.InsertSession(ctx, x)
 		}, remove: func(ctx context.Context, id string) error {
-			moved, err := s.MoveSession(ctx, id, []agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleted, at(50))
-			if err == nil && !moved {
-				err = errors.New("the session did not move")
-			}
-			return err
+			return s.MoveSession(ctx, id, agentsandbox.SessionDeleted, at(50))
 		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Sessions(ctx, ours, agentsandbox.SessionFilter{Page: page})
 			return idsOf(p.Sessions, func(x agentsandbox.Session) string { return x.ID }), p.Total, p.NextCursor, err

@@ -1,6 +1,8 @@
 package storetest
 
 import (
+	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,53 +39,53 @@ func sessionRoundTrip(t *testing.T, s engine.Store) {
 	wantCode(t, s.InsertSession(t.Context(), garbled), agentsandbox.CodeInvalidRequest)
 }
 
+// sessionMoves tries every move from every state.
 func sessionMoves(t *testing.T, s engine.Store) {
-	session := newSession(ours, at(0))
-	session.Status, session.Env = agentsandbox.SessionCreating, map[string]string{"TOKEN": "secret"}
-	ok(t, s.InsertSession(t.Context(), session))
-
-	type states = []agentsandbox.SessionStatus
-	steps := []struct {
-		from  states
-		to    agentsandbox.SessionStatus
-		moves bool
-	}{
-		{nil, agentsandbox.SessionLive, false},
-		{states{agentsandbox.SessionLive, agentsandbox.SessionDeleting}, agentsandbox.SessionDeleted, false},
-		{states{agentsandbox.SessionCreating}, agentsandbox.SessionLive, true},
-		{states{agentsandbox.SessionCreating}, agentsandbox.SessionLive, false},
-		{states{agentsandbox.SessionCreating, agentsandbox.SessionLive}, agentsandbox.SessionDeleting, true},
-		{states{agentsandbox.SessionDeleting}, agentsandbox.SessionDeleted, true},
-		{states{agentsandbox.SessionCreating, agentsandbox.SessionLive, agentsandbox.SessionDeleting}, agentsandbox.SessionLost, false},
-	}
-	for n, step := range steps {
-		moved := must[bool](t)(s.MoveSession(t.Context(), session.ID, step.from, step.to, at(n)))
-		if moved != step.moves {
-			t.Fatalf("step %d, from %v to %s: moved %v, want %v", n, step.from, step.to, moved, step.moves)
+	for _, from := range agentsandbox.SessionStatuses() {
+		for _, to := range agentsandbox.SessionStatuses() {
+			session := newSession(ours, at(0))
+			session.Status, session.Env = from, map[string]string{"TOKEN": "secret"}
+			if from.Ended() {
+				session.EndedAt, session.Env = at(1), nil
+			}
+			ok(t, s.InsertSession(t.Context(), session))
+			err := s.MoveSession(t.Context(), session.ID, to, at(2))
+			got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
+			if !slices.Contains(from.Next(), to) {
+				wantRefused(t, err, agentsandbox.SessionMoveError{ID: session.ID, From: from, To: to})
+				wantEqual(t, "status", got.Status, from)
+				wantEqual(t, "end", got.EndedAt, session.EndedAt)
+				continue
+			}
+			ok(t, err)
+			wantEqual(t, "status", got.Status, to)
+			wantEqual(t, "ended", got.EndedAt.Equal(at(2)), to.Ended())
+			wantEqual(t, "environment variables are kept", len(got.Env) > 0, !to.Ended())
 		}
-		got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
-		if step.moves {
-			wantEqual(t, "status", got.Status, step.to)
-		}
-		hasEnded := got.Status == agentsandbox.SessionDeleted
-		wantEqual(t, "ended", !got.EndedAt.IsZero(), hasEnded)
-		wantEqual(t, "environment variables are kept", len(got.Env) > 0, !hasEnded)
 	}
+	unknown := agentsandbox.NewID(agentsandbox.SessionPrefix)
+	err := s.MoveSession(t.Context(), unknown, agentsandbox.SessionDeleting, at(0))
+	wantRefused(t, err, agentsandbox.SessionMoveError{ID: unknown, To: agentsandbox.SessionDeleting})
+}
 
-	got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
-	wantEqual(t, "ended at", got.EndedAt, at(5))
-
-	moved := must[bool](t)(s.MoveSession(t.Context(), agentsandbox.NewID(agentsandbox.SessionPrefix),
-		states{agentsandbox.SessionLive}, agentsandbox.SessionDeleting, at(0)))
-	wantEqual(t, "moved what is not there", moved, false)
+func wantRefused(t *testing.T, err error, want agentsandbox.SessionMoveError) {
+	t.Helper()
+	var refused *agentsandbox.SessionMoveError
+	if !errors.As(err, &refused) || *refused != want {
+		t.Errorf("from %q to %s: %v", want.From, want.To, err)
+	}
 }
 
 func sessionOneMover(t *testing.T, s engine.Store) {
 	session := newSession(ours, at(0))
 	ok(t, s.InsertSession(t.Context(), session))
 	won := winners(t, func(int) (bool, error) {
-		return s.MoveSession(t.Context(), session.ID,
-			[]agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleting, at(1))
+		err := s.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleting, at(1))
+		var refused *agentsandbox.SessionMoveError
+		if errors.As(err, &refused) {
+			return false, nil
+		}
+		return err == nil, err
 	})
 	wantEqual(t, "movers that won", won, 1)
 }
@@ -164,7 +166,7 @@ func sessionNetworks(t *testing.T, s engine.Store) {
 	if got.Network != nil || string(got.SealedSecrets) != "sealed" {
 		t.Errorf("%+v", got)
 	}
-	must[bool](t)(s.MoveSession(t.Context(), session.ID, []agentsandbox.SessionStatus{agentsandbox.SessionLive}, agentsandbox.SessionDeleted, at(6)))
+	ok(t, s.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleted, at(6)))
 	got = must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
 	if got.SealedSecrets != nil || got.Ports != nil {
 		t.Errorf("what is of no use any more is kept: %+v", got)
