@@ -150,3 +150,12 @@ func CodeOf(err error) Code {
 	}
 	return CodeInternal
 }
+
+// MessageOf is what may be shown of an error.
+func MessageOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return "An internal error; the server's log has the cause."
+}

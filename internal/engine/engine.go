@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -89,6 +90,7 @@ type Engine struct {
 	spoolless    atomic.Int64  // output that only memory has because the spool cannot take it
 	lifetimes    Lifetimes
 	log          *slog.Logger
+	work         *work.Group
 	clock        func() time.Time
 
 	witnesses witnesses
@@ -104,7 +106,6 @@ type Engine struct {
 	stopKeepingNow context.CancelFunc
 
 	mu       sync.Mutex
-	closing  bool
 	sessions map[string]*session
 	ports    PortLimits
 	conns    map[*portConn]struct{} // to ports of sessions
@@ -112,13 +113,8 @@ type Engine struct {
 	// keyEnds are when keys stopped, or stop, being valid, as far as that is known:
 	// of those that were revoked, and of those in use that expire.
 	keyEnds map[string]time.Time
-	// work counts requests under way and their clean-up; no more is added once
-	// closing is set.
-	work tracker
 	// watchers wait for the sandboxes of live sessions to die.
 	watchers sync.WaitGroup
-	ctx      context.Context // ends when running work must end
-	cancel   context.CancelCauseFunc
 }
 
 var _ agentsandbox.Service = (*Engine)(nil)
@@ -131,7 +127,6 @@ func New(opts Options) *Engine {
 	if opts.Network == nil {
 		opts.Network = offline{}
 	}
-	ctx, cancel := context.WithCancelCause(context.Background())
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
@@ -142,7 +137,7 @@ func New(opts Options) *Engine {
 		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
 		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, keyEnds: map[string]time.Time{},
-		ctx: ctx, cancel: cancel,
+		work: work.NewGroup(opts.Logger),
 	}
 	e.keepSessions.Store(opts.KeepSessions)
 	return e
@@ -151,52 +146,11 @@ func New(opts Options) *Engine {
 // now is the time that rows carry: UTC, to the microsecond that stores keep.
 func (e *Engine) now() time.Time { return e.clock().UTC().Truncate(time.Microsecond) }
 
-var errShutdown = errors.New("the server is shutting down")
-
-// begin registers a piece of work, which calls the function returned at its end.
-// The context ends with the caller's or when the engine must stop.
-func (e *Engine) begin(ctx context.Context, name string) (context.Context, func(), error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closing {
-		return nil, nil, errClosing()
-	}
-	ended := e.work.add(name)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(e.ctx, func() { cancel(context.Cause(e.ctx)) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		ended()
-	}, nil
-}
-
-// errClosing is the refusal of a server that ends.
-func errClosing() error {
-	return &agentsandbox.Error{
-		Code:              agentsandbox.CodeUnavailable,
-		Message:           "The server is shutting down. Try again in a moment.",
-		RetryAfterSeconds: 5,
-	}
-}
-
-// background runs clean-up that outlives its request. The caller is itself
-// registered work, so that Close cannot have finished waiting.
-func (e *Engine) background(f func()) {
-	ended := e.work.add("clean-up")
-	go func() {
-		defer ended()
-		f()
-	}()
-}
-
 const (
 	destroyTimeout = 30 * time.Second
 	destroyTries   = 3
 	// recordTimeout bounds the writing of an outcome whose caller is gone.
 	recordTimeout = 30 * time.Second
-	// endTimeout bounds how long Close waits for work that it has cancelled.
-	endTimeout = 60 * time.Second
 )
 
 // destroy ends a sandbox, whatever became of the request. What cannot be
@@ -221,20 +175,9 @@ func (e *Engine) destroy(sb runtime.Sandbox) error {
 // KeepSessions they, and what runs in them, are left to the next server. It
 // returns when nothing is left to do.
 func (e *Engine) Close(ctx context.Context) error {
-	e.mu.Lock()
-	e.closing = true
-	e.mu.Unlock()
+	e.work.Refuse()
 	e.stopKeeping()
-
-	if e.work.wait(ctx) != "" {
-		e.cancel(e.endOfWork())
-		last, stop := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
-		defer stop()
-		if overdue := e.work.wait(last); overdue != "" {
-			e.log.Error("work goes on that was cancelled, and is not waited for any more", "work", overdue, "waited_ms", endTimeout.Milliseconds())
-		}
-	}
-	e.cancel(e.endOfWork())
+	e.work.Close(ctx, e.endOfWork)
 	e.saveUses(context.Background(), true)
 	if e.keepSessions.Load() {
 		e.leaveSessions()

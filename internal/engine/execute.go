@@ -40,7 +40,7 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 	if err := e.network.Check(e.template, req.Network); err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx, "execute")
+	ctx, done, err := e.work.Begin(ctx, "execute")
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		return nil, err
 	}
 	end := sync.OnceFunc(func() {
-		e.background(func() { _ = e.destroy(sb) }) // logged there
+		e.work.Go(func() { _ = e.destroy(sb) }) // logged there
 	})
 	defer end()
 	run := execution{
@@ -181,7 +181,7 @@ func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execu
 		cleared = clearedNote(result, x.bounds)
 		note = judge(rec, result, x.bounds)
 		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
-			rec.Error = "Files that the run made could not be kept: " + publicMessage(err)
+			rec.Error = "Files that the run made could not be kept: " + agentsandbox.MessageOf(err)
 		}
 	case errors.Is(err, errNoVerdict): // its session sees the sandbox die of that, and is not the cause
 		rec.Status, rec.ReturnCode, rec.Signal = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut, "SIGKILL"
@@ -202,7 +202,7 @@ func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execu
 		note, err = rec.Error, nil
 	default:
 		rec.Status, rec.ReturnCode = agentsandbox.StatusFailed, 1
-		rec.Error = publicMessage(err)
+		rec.Error = agentsandbox.MessageOf(err)
 	}
 	rec.SessionStatus = x.sessionStatus()
 	return e.finish(ctx, x, func() []string { return remarks(rec, cleared, note) }, err)
@@ -304,7 +304,7 @@ func (e *Engine) finishBare(ctx context.Context, rec agentsandbox.Execution, cau
 	rec.Omit(agentsandbox.OmittedStorageFull, len(rec.Files))
 	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
 	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
-	rec.Error = "The output and files of this run could not be kept: " + publicMessage(cause)
+	rec.Error = "The output and files of this run could not be kept: " + agentsandbox.MessageOf(cause)
 	rec.HTTPStatus = agentsandbox.CodeOf(cause).HTTPStatus()
 	if _, err := e.store.FinishExecution(ctx, rec); err != nil {
 		e.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
@@ -395,13 +395,4 @@ func withExecution(err error, id string) error {
 	told := *e
 	told.Message += " The run's record is " + id + "."
 	return &told
-}
-
-// publicMessage is what may be shown of an error.
-func publicMessage(err error) string {
-	var e *agentsandbox.Error
-	if errors.As(err, &e) {
-		return e.Message
-	}
-	return "An internal error; the server's log has the cause."
 }

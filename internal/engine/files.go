@@ -40,11 +40,11 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 		})
 	} else {
 		var done func()
-		if ctx, done, err = e.begin(ctx, "uploadFile"); err != nil {
+		if ctx, done, err = e.work.Begin(ctx, "uploadFile"); err != nil {
 			return nil, err
 		}
 		defer done()
-		err = e.explain(e.keepUpload(ctx, &f, body, nil))
+		err = e.work.Explain(e.keepUpload(ctx, &f, body, nil))
 	}
 	if err != nil {
 		return nil, err

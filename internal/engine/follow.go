@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -96,9 +97,6 @@ func (e *Engine) letGo(x *execution) {
 	}
 }
 
-// errLeaving says that the server ends and leaves its sessions alive.
-var errLeaving = errors.New("the server ends, and leaves its sessions to the next one")
-
 // KeepSessions has Close leave the sessions to a later server whatever the
 // options say: a server that ends because it failed was not asked to end them.
 func (e *Engine) KeepSessions() { e.keepSessions.Store(true) }
@@ -106,15 +104,15 @@ func (e *Engine) KeepSessions() { e.keepSessions.Store(true) }
 // endOfWork is the reason for which Close ends what still runs.
 func (e *Engine) endOfWork() error {
 	if e.keepSessions.Load() {
-		return errLeaving
+		return work.ErrLeaving
 	}
-	return errShutdown
+	return work.ErrShutdown
 }
 
 // goesOn tells whether a run that has begun is left to the next server: one in a
 // session, and one that is followed already, so that no request waits for it.
 func (x *execution) goesOn(ctx context.Context) bool {
-	return (!x.final && x.handle != nil || x.resume != nil) && errors.Is(x.endCause(ctx), errLeaving)
+	return (!x.final && x.handle != nil || x.resume != nil) && errors.Is(x.endCause(ctx), work.ErrLeaving)
 }
 
 // errLeftRunning says that the run of a request is left to the next server.
@@ -142,7 +140,7 @@ func (e *Engine) leaveSessions() {
 	var leaving sync.WaitGroup
 	for _, s := range all {
 		leaving.Go(func() {
-			e.endUse(s, errLeaving)
+			e.endUse(s, work.ErrLeaving)
 			e.awaitVisits(s)
 			e.testify(s.sandbox.ID())
 			s.sandbox.Release()

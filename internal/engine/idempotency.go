@@ -80,7 +80,7 @@ func (e *Engine) enterRequest(ctx context.Context, key requestKey, r agentsandbo
 		case <-other.ended:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-e.ctx.Done():
+		case <-e.work.Context().Done():
 			return &agentsandbox.Error{
 				Code: agentsandbox.CodeUnavailable, Message: "The server is shutting down. Try again in a moment.", RetryAfterSeconds: 5,
 			}

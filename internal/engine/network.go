@@ -74,7 +74,7 @@ func (e *Engine) claim(ctx context.Context, owner Owner, template string, varian
 		return nil, err
 	}
 	if err := e.network.Apply(sb.ID(), template, policy, secrets); err != nil {
-		e.background(func() { _ = e.destroy(sb) }) // logged there
+		e.work.Go(func() { _ = e.destroy(sb) }) // logged there
 		return nil, err
 	}
 	return sb, nil

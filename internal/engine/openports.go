@@ -209,7 +209,7 @@ func (e *Engine) DialToken(ctx context.Context, token string) (conn net.Conn, po
 	case agentsandbox.CodePortNotReached:
 		return nil, 0, &agentsandbox.Error{
 			Code: agentsandbox.CodePortNotReached, Err: err,
-			Message: strings.Replace(publicMessage(err), " of the session "+s.info.ID, "", 1),
+			Message: strings.Replace(agentsandbox.MessageOf(err), " of the session "+s.info.ID, "", 1),
 		}
 	}
 	return conn, to.Port, err

@@ -63,7 +63,7 @@ type portConn struct {
 // dialPort opens a connection to a port of a session, which is a use of the
 // session until it is closed.
 func (e *Engine) dialPort(ctx context.Context, tenant, id string, use portUse) (net.Conn, error) {
-	ctx, done, err := e.begin(ctx, "dialPort")
+	ctx, done, err := e.work.Begin(ctx, "dialPort")
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func (e *Engine) omitFiles(rec *agentsandbox.Execution, u *TenantUsage) {
 	}
 	rec.Files = kept
 	if full != nil && rec.Error == "" {
-		rec.Error = "Not all files that the run made were kept. " + publicMessage(full)
+		rec.Error = "Not all files that the run made were kept. " + agentsandbox.MessageOf(full)
 	}
 }
 

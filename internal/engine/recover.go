@@ -248,9 +248,9 @@ func (e *Engine) resume() {
 		needed[x.sandbox.ID()] = true
 		if s := r.sessions[x.record.SessionID]; s != nil {
 			e.mu.Lock()
-			ctx, v := e.visitLocked(e.ctx, s, "execute")
+			ctx, v := e.visitLocked(e.work.Context(), s, "execute")
 			e.mu.Unlock()
-			e.background(func() {
+			e.work.Go(func() {
 				defer v.leave()
 				e.followUp(ctx, x)
 			})
@@ -260,8 +260,8 @@ func (e *Engine) resume() {
 			e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
 		}
 		e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
-		e.background(func() {
-			if e.followUp(e.ctx, x) {
+		e.work.Go(func() {
+			if e.followUp(e.work.Context(), x) {
 				_ = e.destroy(x.sandbox) // logged there
 				return
 			}
@@ -271,7 +271,7 @@ func (e *Engine) resume() {
 	}
 	for id, sb := range r.adopted {
 		if !needed[id] {
-			e.background(func() { _ = e.destroy(sb) })
+			e.work.Go(func() { _ = e.destroy(sb) })
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -20,7 +21,7 @@ type session struct {
 	ended context.Context
 	end   context.CancelCauseFunc
 	use   sessionUse
-	users tracker // requests under way in it
+	users work.Tracker // requests under way in it
 	// secrets are the session's, with their values and placeholders.
 	secrets []agentsandbox.BoundSecret
 	// networking is held while policy or ports are being replaced.
@@ -45,7 +46,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.network.Check(cmp.Or(req.Template, e.template), req.Network); err != nil {
 		return nil, err
 	}
-	ctx, done, err := e.begin(ctx, "createSession")
+	ctx, done, err := e.work.Begin(ctx, "createSession")
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +97,7 @@ func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Se
 	live := false
 	defer func() {
 		if !live {
-			e.background(func() { _ = e.destroy(sb) }) // logged there
+			e.work.Go(func() { _ = e.destroy(sb) }) // logged there
 		}
 	}()
 	if err := e.inject(ctx, sb, files); err != nil {
@@ -207,7 +208,7 @@ func alreadyThere(err error) bool {
 func (e *Engine) awaitVisits(s *session) {
 	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
-	if overdue := s.users.wait(ctx); overdue != "" {
+	if overdue := s.users.Wait(ctx); overdue != "" {
 		e.log.Error("requests go on in a session that has ended, and are not waited for any more", "session", s.info.ID,
 			"requests", overdue, "waited_ms", leaveTimeout.Milliseconds())
 	}
@@ -302,7 +303,7 @@ func (e *Engine) DeleteSession(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	ctx, done, err := e.begin(ctx, "deleteSession")
+	ctx, done, err := e.work.Begin(ctx, "deleteSession")
 	if err != nil {
 		return err
 	}
@@ -356,7 +357,7 @@ func (e *Engine) closeSessions() {
 	var ending sync.WaitGroup
 	for _, s := range all {
 		if e.remove(s) {
-			ending.Go(func() { e.finishSession(s, errShutdown, agentsandbox.SessionLost) })
+			ending.Go(func() { e.finishSession(s, work.ErrShutdown, agentsandbox.SessionLost) })
 		}
 	}
 	ending.Wait()

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -86,7 +87,7 @@ func cancelled(rec *agentsandbox.Execution, cause error) (note string) {
 		rec.Error = "The session was deleted while this ran."
 	case errors.Is(cause, errSessionExpired):
 		rec.Error = "The session expired while this ran."
-	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
+	case errors.Is(cause, work.ErrShutdown), errors.Is(cause, work.ErrLeaving):
 		rec.Error = "The server shut down while this ran."
 	default:
 		rec.Error = "The client disconnected while this ran."

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -46,7 +47,7 @@ func (e *Engine) enter(ctx context.Context, id, name string) (context.Context, *
 	if err != nil {
 		return nil, nil, err
 	}
-	ctx, done, err := e.begin(ctx, name)
+	ctx, done, err := e.work.Begin(ctx, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,7 +79,7 @@ func (e *Engine) visit(ctx context.Context, tenant, id, name string) (context.Co
 
 // visitLocked enters a session that is live; the engine's lock is held.
 func (e *Engine) visitLocked(ctx context.Context, s *session, name string) (context.Context, *visit) {
-	done := s.users.add(name)
+	done := s.users.Add(name)
 	s.use.busy++
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(s.ended, func() { cancel(context.Cause(s.ended)) })
@@ -107,17 +108,7 @@ func (e *Engine) live(ctx context.Context, tenant, id string) (*session, error) 
 
 // explain maps an error of work in a session to the reason that the session, or
 // the server, ended.
-func (v *visit) explain(err error) error { return v.engine.explain(v.session.explain(err)) }
-
-// explain maps an error of work that was cut short by the end of the server.
-func (e *Engine) explain(err error) error {
-	var known *agentsandbox.Error
-	cause := context.Cause(e.ctx)
-	if err == nil || cause == nil || errors.As(err, &known) || !errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
-		return err
-	}
-	return errClosing()
-}
+func (v *visit) explain(err error) error { return v.engine.work.Explain(v.session.explain(err)) }
 
 // explain returns what an error of work in the session's sandbox is for the caller,
 // who must not be told that the sandbox died when somebody ended the session.
@@ -131,8 +122,8 @@ func (s *session) explain(err error) error {
 		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was deleted meanwhile. Create a new one.", s.info.ID)
 	case errors.Is(cause, errSessionExpired):
 		return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s expired meanwhile. Create a new one.", s.info.ID)
-	case errors.Is(cause, errShutdown), errors.Is(cause, errLeaving):
-		return errClosing()
+	case errors.Is(cause, work.ErrShutdown), errors.Is(cause, work.ErrLeaving):
+		return work.Closing()
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package engine
+package work
 
 import (
 	"context"
@@ -9,16 +9,16 @@ import (
 	"sync"
 )
 
-// tracker counts work under way by its name, so that a wait for its end can have
+// Tracker counts work under way by its name, so that a wait for its end can have
 // a bound and can say what is overdue. The zero value is ready.
-type tracker struct {
+type Tracker struct {
 	mu    sync.Mutex
 	names map[string]int
 	empty chan struct{} // made by whoever waits, closed when nothing is under way
 }
 
-// add registers a piece of work and returns what ends it, which can be repeated.
-func (t *tracker) add(name string) (done func()) {
+// Add registers a piece of work and returns what ends it, which can be repeated.
+func (t *Tracker) Add(name string) (done func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.names == nil {
@@ -28,7 +28,7 @@ func (t *tracker) add(name string) (done func()) {
 	return sync.OnceFunc(func() { t.end(name) })
 }
 
-func (t *tracker) end(name string) {
+func (t *Tracker) end(name string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.names[name]--; t.names[name] == 0 {
@@ -40,8 +40,8 @@ func (t *tracker) end(name string) {
 	}
 }
 
-// wait waits until nothing is under way, or ctx ends: then it returns what is.
-func (t *tracker) wait(ctx context.Context) (overdue string) {
+// Wait waits until nothing is under way, or ctx ends: then it returns what is.
+func (t *Tracker) Wait(ctx context.Context) (overdue string) {
 	t.mu.Lock()
 	if len(t.names) == 0 {
 		t.mu.Unlock()
@@ -61,7 +61,7 @@ func (t *tracker) wait(ctx context.Context) (overdue string) {
 }
 
 // text lists the work under way, such as "readPath, writePath (3)".
-func (t *tracker) text() string {
+func (t *Tracker) text() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var parts []string
