@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
@@ -56,10 +57,17 @@ type daemon struct {
 	machine     machine
 	pool        *pool.Pool
 	network     *border.Border
+	audit       *audit.Log
 	engine      *engine.Engine
 	handler     http.Handler
 	adminKey    string // made by this start; else empty
 	closers     []func() error
+}
+
+// service is agentsandbox.Service, put together from those who serve its parts.
+type service struct {
+	*engine.Engine
+	agentsandbox.AuditService
 }
 
 // serve runs the server until ctx ends.
@@ -119,8 +127,9 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.machine.MemoryUse,
 		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
+	d.audit = audit.New(audit.Options{Store: d.store, Vault: keys, Logger: d.log})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Template: template.DefaultName,
+		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Audit: d.audit, Template: template.DefaultName,
 		Network: d.network, Vault: keys, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
@@ -129,8 +138,8 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		return err
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.engine.Audit, AuditReady: d.engine.AuditReady, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
-		Service: d.engine, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
+		Idempotency: d.engine, Audit: d.audit.Append, AuditReady: d.audit.Ready, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
+		Service: service{d.engine, d.audit}, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,
 	}); err != nil {
@@ -237,7 +246,8 @@ func (d *daemon) drain(server *http.Server) {
 	}()
 	running, cancelRunning := context.WithTimeout(ctx, grace)
 	defer cancelRunning()
-	if err := d.engine.Close(running); err != nil {
+	// The engine first: how its work ends is written to the audit log.
+	if err := errors.Join(d.engine.Close(running), d.audit.Close()); err != nil {
 		d.log.Error("closing the engine", "error", err)
 	}
 	<-closed

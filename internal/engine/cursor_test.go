@@ -79,7 +79,7 @@ func fillLists(t *testing.T, f *fixture, ctx context.Context) {
 		if _, err := f.CreateKey(ctx, agentsandbox.KeyRequest{Name: "k"}); err != nil {
 			t.Fatal(err)
 		}
-		f.Audit(ctx, agentsandbox.AuditEntry{Action: "execute", Outcome: agentsandbox.AuditOK})
+		f.audit.Append(ctx, agentsandbox.AuditEntry{Action: "execute", Outcome: agentsandbox.AuditOK})
 	}
 }
 

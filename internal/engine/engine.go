@@ -1,7 +1,7 @@
 // Package engine is the use cases of Agent Sandbox: executing code, keeping
-// sessions, files and keys. It implements [agentsandbox.Service] on ports that it
-// declares itself: a store, blobs, and a supply of sandboxes. It owns policy and
-// state; it knows no HTTP, no SQL and no gVisor.
+// sessions, files and keys. It implements these parts of [agentsandbox.Service] on
+// ports that it declares itself: a store, blobs, and a supply of sandboxes. It owns
+// policy and state; it knows no HTTP, no SQL and no gVisor.
 //
 // What user code does is an outcome and stands in the execution; an error is a
 // request that was refused, or a failure of ours. Work that must end, such as
@@ -11,7 +11,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -45,6 +44,7 @@ type Options struct {
 	Blobs     Blobs
 	Sandboxes Sandboxes
 	Spool     Spool
+	Audit     Audit
 	// Network is what sandboxes may reach; nil: nothing.
 	Network Network
 	// Vault seals the secrets of sessions and makes the URLs of their ports; nil:
@@ -68,13 +68,15 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Engine implements agentsandbox.Service. Make one with New, call Recover before
-// the first request, Start for what happens by itself, and Close at the end.
+// Engine implements the services of executions, sessions, files, keys and networks.
+// Make one with New, call Recover before the first request, Start for what happens
+// by itself, and Close at the end.
 type Engine struct {
 	store     Store
 	blobs     Blobs
 	sandboxes Sandboxes
 	spool     Spool
+	audit     Audit
 	network   Network
 	vault     Vault
 	env       map[string]string // of every run
@@ -96,7 +98,6 @@ type Engine struct {
 	witnesses witnesses
 	touched   touches
 	known     knownKeys
-	overdue   overdue
 	requests  requests
 	pins      filePins
 	// keeping is the housekeeping that Start begins, and the ends of sessions
@@ -117,7 +118,14 @@ type Engine struct {
 	watchers sync.WaitGroup
 }
 
-var _ agentsandbox.Service = (*Engine)(nil)
+var _ interface {
+	agentsandbox.ExecutionService
+	agentsandbox.SessionService
+	agentsandbox.FileService
+	agentsandbox.WorkspaceService
+	agentsandbox.KeyService
+	agentsandbox.NetworkService
+} = (*Engine)(nil)
 
 // New makes an engine.
 func New(opts Options) *Engine {
@@ -129,7 +137,7 @@ func New(opts Options) *Engine {
 	}
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		template: opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, counting: make(chan struct{}, 1), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
@@ -184,5 +192,5 @@ func (e *Engine) Close(ctx context.Context) error {
 	} else {
 		e.closeSessions()
 	}
-	return errors.Join(e.flushTouches(), e.flushAudit())
+	return e.flushTouches()
 }

@@ -135,7 +135,7 @@ func (e *Engine) expire(ctx context.Context, s *session, now time.Time) {
 	}
 	e.finishSession(s, errSessionExpired, agentsandbox.SessionExpired)
 	e.log.Info("a session expired", "session", s.info.ID)
-	_ = e.Audit(ctx, agentsandbox.AuditEntry{Tenant: s.info.Tenant, Action: "expireSession", ObjectID: s.info.ID, Outcome: agentsandbox.AuditOK})
+	_ = e.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: s.info.Tenant, Action: "expireSession", ObjectID: s.info.ID, Outcome: agentsandbox.AuditOK})
 }
 
 // whyExpired is the error for a session that has expired.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/cursor"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -141,16 +142,16 @@ func (e *Engine) Files(ctx context.Context, page agentsandbox.Page) (*agentsandb
 	if err != nil {
 		return nil, err
 	}
-	cursors, err := e.cursorsOf("files", p.Tenant)
+	cursors, err := cursor.ForList(e.vault, "files", p.Tenant)
 	if err != nil {
 		return nil, err
 	}
-	opened, err := cursors.open(page)
+	opened, err := cursors.Open(page)
 	if err != nil {
 		return nil, err
 	}
 	list, err := e.store.Files(ctx, p.Tenant, opened)
-	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
+	list.Page, list.NextCursor = page, cursors.Seal(list.NextCursor)
 	return &list, err
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -27,6 +28,8 @@ import (
 // directories of this machine.
 type fixture struct {
 	*engine.Engine
+	agentsandbox.AuditService
+	audit *audit.Log
 	t     *testing.T
 	pool  *pool.Pool
 	Store *store.DB
@@ -35,11 +38,18 @@ type fixture struct {
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
 	// runError, if set, is what starting a run fails with; noRoom fails the
-	// writing of outcomes that have output; noAudit that of rows of the audit log.
+	// writing of outcomes that have output.
 	runError error
 	mute     bool // runs never report
 	noRoom   atomic.Bool
-	noAudit  atomic.Bool
+}
+
+// service is all that the fixture serves.
+func (f *fixture) service() agentsandbox.Service { return service{f.Engine, f.audit} }
+
+type service struct {
+	*engine.Engine
+	agentsandbox.AuditService
 }
 
 // fullStore has no room for output when the fixture says so.
@@ -53,13 +63,6 @@ func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution
 		return false, agentsandbox.Errorf(agentsandbox.CodeStorageFull, "The disk is full.")
 	}
 	return s.Store.FinishExecution(ctx, e)
-}
-
-func (s fullStore) AppendAudit(ctx context.Context, e agentsandbox.AuditEntry) error {
-	if s.f.noAudit.Load() {
-		return errors.New("the audit log cannot be written")
-	}
-	return s.Store.AppendAudit(ctx, e)
 }
 
 var limits = engine.Limits{
@@ -114,13 +117,15 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	})
 	f.pool.Start()
 	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
+	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
+	f.AuditService, opts.Audit = f.audit, f.audit
 	f.Engine = engine.New(opts)
 	if err := f.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	f.Resume()
 	t.Cleanup(func() {
-		if err := f.Close(context.Background()); err != nil {
+		if err := errors.Join(f.Close(context.Background()), f.audit.Close()); err != nil {
 			t.Error(err)
 		}
 		f.pool.Close()

@@ -123,7 +123,7 @@ func (e *Engine) Sweep(ctx context.Context) {
 	}
 	if files+executions+sessions > 0 {
 		e.log.Info("removed what was too old", "files", files, "executions", executions, "sessions", sessions)
-		_ = e.Audit(ctx, agentsandbox.AuditEntry{
+		_ = e.audit.Append(ctx, agentsandbox.AuditEntry{
 			Tenant: "", Action: "sweep", Outcome: agentsandbox.AuditOK,
 			Detail: fmt.Sprintf("%d files, %d executions, %d sessions", files, executions, sessions),
 		})

@@ -322,25 +322,3 @@ func TestOneOfRequestsAtOnceIsServed(t *testing.T) {
 		t.Errorf("%+v, %v; want %s", claim, err, x.ID)
 	}
 }
-
-// TestOverdueRowsAreWrittenAtTheEnd: nobody asked for a change after the failure,
-// so the end of the server is the last chance.
-func TestOverdueRowsAreWrittenAtTheEnd(t *testing.T) {
-	f := newFixture(t, t.TempDir())
-	row := agentsandbox.AuditEntry{Tenant: "a", Action: "execute", ObjectID: "exe_overdue", Outcome: agentsandbox.AuditOK}
-	f.noAudit.Store(true)
-	if err := f.Audit(t.Context(), row); err == nil {
-		t.Fatal("the row was written")
-	}
-	if err := f.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "audit log") {
-		t.Fatalf("Close kept quiet about a row that is lost: %v", err)
-	}
-	f.noAudit.Store(false)
-	if err := f.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	log, err := f.AuditLog(as(t, "a", agentsandbox.ScopeAdmin), agentsandbox.Page{Limit: 10})
-	if err != nil || len(log.Entries) != 1 || log.Entries[0].ObjectID != row.ObjectID {
-		t.Errorf("the log has %+v, %v", log, err)
-	}
-}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/cursor"
 )
 
 // DefaultTenant owns the first key and what is made with it.
@@ -110,7 +111,7 @@ func (e *Engine) Bootstrap(ctx context.Context, value string) (string, error) {
 	if err := e.store.InsertKey(ctx, key, hash); err != nil {
 		return "", err
 	}
-	_ = e.Audit(ctx, agentsandbox.AuditEntry{Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK})
+	_ = e.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK})
 	return value, nil
 }
 
@@ -178,16 +179,16 @@ func (e *Engine) Keys(ctx context.Context, page agentsandbox.Page) (*agentsandbo
 	if err != nil {
 		return nil, err
 	}
-	cursors, err := e.cursorsOf("keys", keyTenant(p))
+	cursors, err := cursor.ForList(e.vault, "keys", keyTenant(p))
 	if err != nil {
 		return nil, err
 	}
-	opened, err := cursors.open(page)
+	opened, err := cursors.Open(page)
 	if err != nil {
 		return nil, err
 	}
 	list, err := e.store.Keys(ctx, keyTenant(p), opened)
-	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
+	list.Page, list.NextCursor = page, cursors.Seal(list.NextCursor)
 	return &list, err
 }
 

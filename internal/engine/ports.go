@@ -20,7 +20,6 @@ type Store interface {
 	FileStore
 	AdmissionStore
 	RequestStore
-	AuditStore
 }
 
 // KeyStore keeps keys by the SHA-256 of their values.
@@ -117,12 +116,11 @@ type RequestStore interface {
 	DropRequests(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
-// AuditStore keeps the audit log, to which rows are only added.
-type AuditStore interface {
-	// AppendAudit numbers and chains the row.
-	AppendAudit(ctx context.Context, e agentsandbox.AuditEntry) error
-	// AuditLog lists newest first.
-	AuditLog(ctx context.Context, page agentsandbox.Page) (agentsandbox.AuditPage, error)
+// Audit takes rows about what the server does by itself.
+type Audit interface {
+	// Append adds a row, also when the caller is gone. It logs a row that cannot be
+	// written, and writes it when that is possible.
+	Append(ctx context.Context, entry agentsandbox.AuditEntry) error
 }
 
 // Blobs keeps the contents of files, by file id.

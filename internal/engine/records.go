@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/cursor"
 )
 
 // Execution implements agentsandbox.Service.
@@ -28,15 +29,15 @@ func (e *Engine) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if err != nil {
 		return nil, err
 	}
-	cursors, err := e.cursorsOf("executions", p.Tenant, filter.SessionID, filter.Status, filter.Metadata)
+	cursors, err := cursor.ForList(e.vault, "executions", p.Tenant, filter.SessionID, filter.Status, filter.Metadata)
 	if err != nil {
 		return nil, err
 	}
 	page := filter.Page
-	if filter.Page, err = cursors.open(page); err != nil {
+	if filter.Page, err = cursors.Open(page); err != nil {
 		return nil, err
 	}
 	list, err := e.store.Executions(ctx, p.Tenant, filter)
-	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
+	list.Page, list.NextCursor = page, cursors.Seal(list.NextCursor)
 	return &list, err
 }

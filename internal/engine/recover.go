@@ -180,7 +180,7 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 // audit notes what became of a run whose request the death of the server cut off:
 // that request has left no row, or one that says that the run goes on.
 func (r *recovery) audit(ctx context.Context, rec *agentsandbox.Execution, outcome, detail string) {
-	_ = r.e.Audit(ctx, agentsandbox.AuditEntry{Tenant: rec.Tenant, Action: "recoverExecution", ObjectID: rec.ID, Outcome: outcome, Detail: detail})
+	_ = r.e.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: rec.Tenant, Action: "recoverExecution", ObjectID: rec.ID, Outcome: outcome, Detail: detail})
 }
 
 // lostTrack is the verdict on a run that an earlier server started and that

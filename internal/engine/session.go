@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/cursor"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -276,16 +277,16 @@ func (e *Engine) Sessions(ctx context.Context, filter agentsandbox.SessionFilter
 	if err != nil {
 		return nil, err
 	}
-	cursors, err := e.cursorsOf("sessions", p.Tenant, filter.Metadata)
+	cursors, err := cursor.ForList(e.vault, "sessions", p.Tenant, filter.Metadata)
 	if err != nil {
 		return nil, err
 	}
 	page := filter.Page
-	if filter.Page, err = cursors.open(page); err != nil {
+	if filter.Page, err = cursors.Open(page); err != nil {
 		return nil, err
 	}
 	list, err := e.store.Sessions(ctx, p.Tenant, filter)
-	list.Page, list.NextCursor = page, cursors.seal(list.NextCursor)
+	list.Page, list.NextCursor = page, cursors.Seal(list.NextCursor)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i, row := range list.Sessions {

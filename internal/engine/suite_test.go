@@ -14,7 +14,7 @@ import (
 // TestService holds the engine, and a client in front of it, against one suite.
 func TestService(t *testing.T) {
 	t.Run("engine", func(t *testing.T) {
-		clienttest.Suite(t, as(t, "a", agentsandbox.Scopes...), newFixture(t, t.TempDir()).Engine)
+		clienttest.Suite(t, as(t, "a", agentsandbox.Scopes...), newFixture(t, t.TempDir()).service())
 	})
 	t.Run("client", func(t *testing.T) {
 		f := newFixture(t, t.TempDir())
@@ -23,7 +23,7 @@ func TestService(t *testing.T) {
 			t.Fatal(err)
 		}
 		handler, err := httpapi.New(httpapi.Options{
-			Service: f.Engine, Authenticate: f.Authenticate, Idempotency: f.Engine, Audit: f.Audit,
+			Service: f.service(), Authenticate: f.Authenticate, Idempotency: f.Engine, Audit: f.audit.Append,
 			Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -35,11 +36,12 @@ type host struct {
 // server is one of them. A dead one changes nothing any more.
 type server struct {
 	*engine.Engine
-	host *host
-	db   *store.DB
-	pool *pool.Pool
-	dead atomic.Bool
-	once sync.Once
+	audit *audit.Log
+	host  *host
+	db    *store.DB
+	pool  *pool.Pool
+	dead  atomic.Bool
+	once  sync.Once
 	// atOutcome is called before an outcome is written; spoolError is what putting
 	// output aside fails with.
 	atOutcome  func()
@@ -130,7 +132,9 @@ func (h *host) start() *server {
 	})
 	l := limits
 	l.OutputBytes, l.Collect = 8<<20, runtime.CollectLimits{Files: 100, Bytes: 1 << 20, Depth: 4}
+	s.audit = audit.New(audit.Options{Store: s.db, Logger: log})
 	s.Engine = engine.New(engine.Options{
+		Audit: s.audit,
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
 		KeepSessions: h.keep, Template: "default", Limits: l, Logger: log,
 	})
@@ -157,7 +161,7 @@ func (h *host) start() *server {
 // stop ends the server in order.
 func (s *server) stop(ctx context.Context) {
 	s.once.Do(func() {
-		if err := s.Close(ctx); err != nil {
+		if err := errors.Join(s.Close(ctx), s.audit.Close()); err != nil {
 			s.host.t.Error(err)
 		}
 		s.pool.Close()
@@ -435,7 +439,7 @@ func TestDeadSandboxesAndHalfMadeSessions(t *testing.T) {
 // outcome, by execution.
 func (s *server) recovered() map[string]string {
 	s.host.t.Helper()
-	log, err := s.AuditLog(as(s.host.t, "a", agentsandbox.ScopeAdmin), agentsandbox.Page{Limit: 100})
+	log, err := s.audit.AuditLog(as(s.host.t, "a", agentsandbox.ScopeAdmin), agentsandbox.Page{Limit: 100})
 	if err != nil {
 		s.host.t.Fatal(err)
 	}

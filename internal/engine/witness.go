@@ -127,7 +127,7 @@ func (e *Engine) auditFirst(h *hearing, n agentsandbox.NetworkNote) {
 }
 
 func (e *Engine) auditNetwork(h *hearing, action, outcome, detail string) {
-	_ = e.Audit(context.Background(), agentsandbox.AuditEntry{
+	_ = e.audit.Append(context.Background(), agentsandbox.AuditEntry{
 		Tenant: h.tenant, Action: action, ObjectID: h.object, Outcome: outcome, Detail: detail,
 	})
 }

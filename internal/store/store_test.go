@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/store/storetest"
 )
@@ -25,7 +24,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestSuite(t *testing.T) {
-	storetest.Suite(t, func(t *testing.T) engine.Store { return open(t, t.TempDir()) })
+	storetest.Suite(t, func(t *testing.T) storetest.Store { return open(t, t.TempDir()) })
 }
 
 // open opens a store that is closed with the test.

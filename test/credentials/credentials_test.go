@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
@@ -119,6 +121,11 @@ type matrix struct {
 	engine *engine.Engine
 }
 
+type service struct {
+	*engine.Engine
+	agentsandbox.AuditService
+}
+
 func newMatrix(t *testing.T) *matrix {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -145,12 +152,13 @@ func newMatrix(t *testing.T) *matrix {
 		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	p.Start()
-	e := engine.New(engine.Options{Store: db, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
+	rows := audit.New(audit.Options{Store: db, Logger: log})
+	e := engine.New(engine.Options{Store: db, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := e.Close(context.Background()); err != nil {
+		if err := errors.Join(e.Close(context.Background()), rows.Close()); err != nil {
 			t.Error(err)
 		}
 		p.Close()
@@ -158,7 +166,7 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	handler, err := httpapi.New(httpapi.Options{Service: e, Idempotency: e, Audit: e.Audit, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
+	handler, err := httpapi.New(httpapi.Options{Service: service{e, rows}, Idempotency: e, Audit: rows.Append, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
-func tenantUsage(t *testing.T, s engine.Store) {
+func tenantUsage(t *testing.T, s Store) {
 	want := func(tenant string, sessions, files, bytes int64) {
 		t.Helper()
 		got := must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant))
@@ -53,7 +53,7 @@ func tenantUsage(t *testing.T, s engine.Store) {
 	want("nobody", 0, 0, 0)
 }
 
-func sessionEnds(t *testing.T, s engine.Store) {
+func sessionEnds(t *testing.T, s Store) {
 	lost := newSession(ours, at(0))
 	ok(t, s.InsertSession(t.Context(), lost))
 	wantEqual(t, "why, before", must[string](t)(s.SessionEnd(t.Context(), lost.ID)), "")

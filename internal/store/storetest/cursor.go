@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
 // walk reads a whole list by its cursors. between is called after each page but
@@ -33,7 +32,7 @@ func walk(t *testing.T, l lister, limit int, between func(ids []string)) []strin
 
 // listByCursor adds newer rows, and rows that are as old as those of the page,
 // between pages: what was there before is listed once and in its order.
-func listByCursor(t *testing.T, s engine.Store) {
+func listByCursor(t *testing.T, s Store) {
 	for _, l := range listers(s) {
 		for _, second := range []int{5, 5, 5, 1, 1, 9, 9, 5, 5, 1, 9} {
 			_, err := l.insert(t.Context(), at(second))
@@ -55,7 +54,7 @@ func listByCursor(t *testing.T, s engine.Store) {
 
 // listByCursorWhileChanging removes each page before the next is read, the row at
 // which the cursor stands included, and adds newer rows.
-func listByCursorWhileChanging(t *testing.T, s engine.Store) {
+func listByCursorWhileChanging(t *testing.T, s Store) {
 	for _, l := range append(listers(s), auditLister(s)) {
 		var made []string
 		for n := range 25 {
@@ -79,7 +78,7 @@ func listByCursorWhileChanging(t *testing.T, s engine.Store) {
 	}
 }
 
-func listBadCursor(t *testing.T, s engine.Store) {
+func listBadCursor(t *testing.T, s Store) {
 	for _, l := range append(listers(s), auditLister(s)) {
 		for _, cursor := range []string{"x", "1", "1.", ".1", "1.2.3", "01.2", "1.2 ", "-", "1.99999999999999999999"} {
 			_, _, _, err := l.list(t.Context(), agentsandbox.Page{Limit: 1, Cursor: cursor})
@@ -91,7 +90,7 @@ func listBadCursor(t *testing.T, s engine.Store) {
 }
 
 // auditLister is the audit log, whose rows have numbers and are never removed.
-func auditLister(s engine.Store) lister {
+func auditLister(s Store) lister {
 	return lister{name: "audit", insert: func(ctx context.Context, made time.Time) (string, error) {
 		id := agentsandbox.NewID(agentsandbox.ExecutionPrefix)
 		return id, s.AppendAudit(ctx, agentsandbox.AuditEntry{At: made, Action: "execute", ObjectID: id, Outcome: agentsandbox.AuditOK})

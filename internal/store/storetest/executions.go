@@ -26,7 +26,7 @@ func filled() agentsandbox.Execution {
 	return e
 }
 
-func executionRoundTrip(t *testing.T, s engine.Store) {
+func executionRoundTrip(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e))
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
@@ -58,7 +58,7 @@ func executionRoundTrip(t *testing.T, s engine.Store) {
 	wantCode(t, err, agentsandbox.CodeExecutionNotFound)
 }
 
-func executionFinishOnce(t *testing.T, s engine.Store) {
+func executionFinishOnce(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e))
 	first := outcome(e)
@@ -76,7 +76,7 @@ func executionFinishOnce(t *testing.T, s engine.Store) {
 	wantEqual(t, "a file of no run", must[bool](t)(s.HasFile(t.Context(), file.ID)), false)
 }
 
-func executionFinishAtomic(t *testing.T, s engine.Store) {
+func executionFinishAtomic(t *testing.T, s Store) {
 	taken := newFile(ours, at(0))
 	ok(t, s.InsertFile(t.Context(), taken))
 	e := filled()
@@ -93,7 +93,7 @@ func executionFinishAtomic(t *testing.T, s engine.Store) {
 }
 
 // executionFinishByID is how recovery ends runs, of which it has ids only.
-func executionFinishByID(t *testing.T, s engine.Store) {
+func executionFinishByID(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e))
 	file := newFile("", at(1))
@@ -107,7 +107,7 @@ func executionFinishByID(t *testing.T, s engine.Store) {
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
 }
 
-func executionOneFinisher(t *testing.T, s engine.Store) {
+func executionOneFinisher(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e))
 	files := make([]agentsandbox.File, 16)
@@ -122,7 +122,7 @@ func executionOneFinisher(t *testing.T, s engine.Store) {
 	wantEqual(t, "files of the winner", len(got.Files), 1)
 }
 
-func executionRefusals(t *testing.T, s engine.Store) {
+func executionRefusals(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e))
 	foreign, other := newFile(theirs, at(1)), newFile(ours, at(1))
@@ -159,7 +159,7 @@ func executionRefusals(t *testing.T, s engine.Store) {
 	}
 }
 
-func executionLists(t *testing.T, s engine.Store) {
+func executionLists(t *testing.T, s Store) {
 	session := agentsandbox.NewID(agentsandbox.SessionPrefix)
 	var all []agentsandbox.Execution
 	for n := range 6 {
@@ -206,7 +206,7 @@ func executionLists(t *testing.T, s engine.Store) {
 
 // executionPlans: where a run is at work, and how to follow it, is there until it
 // has ended, and in no record that is read.
-func executionPlans(t *testing.T, s engine.Store) {
+func executionPlans(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
 	placed := e
 	placed.Sandbox, placed.Plan = "sbx_1", []byte(`{"Timeout":1}`)
@@ -218,7 +218,7 @@ func executionPlans(t *testing.T, s engine.Store) {
 	wantSame(t, leftIDs(must[[]engine.Left](t)(s.LeftExecutions(t.Context()))), []string{})
 }
 
-func executionTenants(t *testing.T, s engine.Store) {
+func executionTenants(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
 	ok(t, s.InsertExecution(t.Context(), e))
 	for _, tenant := range []string{theirs, "", "TENANT-A", "%"} {

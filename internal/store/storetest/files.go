@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
 // hostileNames are names that sandboxes can give to files; a name on Linux is
@@ -14,7 +13,7 @@ var hostileNames = []string{
 	"'; DROP TABLE files; --", "%s%n", "dir/below/ü.csv", "",
 }
 
-func fileRoundTrip(t *testing.T, s engine.Store) {
+func fileRoundTrip(t *testing.T, s Store) {
 	for n, name := range hostileNames {
 		f := newFile(ours, at(n))
 		f.Filename, f.Path, f.MediaType = name, agentsandbox.Workspace+"/"+name, "text/plain; charset=\"ü\""
@@ -30,7 +29,7 @@ func fileRoundTrip(t *testing.T, s engine.Store) {
 	}
 }
 
-func fileDeleting(t *testing.T, s engine.Store) {
+func fileDeleting(t *testing.T, s Store) {
 	kept, gone := newFile(ours, at(0)), newFile(ours, at(1))
 	ok(t, s.InsertFile(t.Context(), kept))
 	ok(t, s.InsertFile(t.Context(), gone))
@@ -48,7 +47,7 @@ func fileDeleting(t *testing.T, s engine.Store) {
 		agentsandbox.FilePage{Files: []agentsandbox.File{kept}, Total: 1, Page: page})
 }
 
-func fileOneDeleter(t *testing.T, s engine.Store) {
+func fileOneDeleter(t *testing.T, s Store) {
 	f := newFile(ours, at(0))
 	ok(t, s.InsertFile(t.Context(), f))
 	won := winners(t, func(int) (bool, error) {
@@ -61,7 +60,7 @@ func fileOneDeleter(t *testing.T, s engine.Store) {
 	wantEqual(t, "deleters that won", won, 1)
 }
 
-func fileTenants(t *testing.T, s engine.Store) {
+func fileTenants(t *testing.T, s Store) {
 	f := newFile(ours, at(0))
 	ok(t, s.InsertFile(t.Context(), f))
 	for _, tenant := range []string{theirs, "", "TENANT-A", "%"} {

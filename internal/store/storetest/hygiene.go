@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
 func newRequest(key string, made time.Time) agentsandbox.RequestClaim {
@@ -16,7 +15,7 @@ func newRequest(key string, made time.Time) agentsandbox.RequestClaim {
 	}
 }
 
-func requestClaims(t *testing.T, s engine.Store) {
+func requestClaims(t *testing.T, s Store) {
 	ctx := t.Context()
 	first, found, err := s.ClaimRequest(ctx, newRequest("k", at(0)), at(-10))
 	ok(t, err)
@@ -79,7 +78,7 @@ func requestClaims(t *testing.T, s engine.Store) {
 	wantEqual(t, "dropped", must[int](t)(s.DropRequests(ctx, at(50), 2)), 0)
 }
 
-func requestOneClaimer(t *testing.T, s engine.Store) {
+func requestOneClaimer(t *testing.T, s Store) {
 	got := winners(t, func(int) (bool, error) {
 		_, found, err := s.ClaimRequest(t.Context(), newRequest("k", at(0)), at(-10))
 		return !found, err
@@ -87,7 +86,7 @@ func requestOneClaimer(t *testing.T, s engine.Store) {
 	wantEqual(t, "winners", got, 1)
 }
 
-func auditChain(t *testing.T, s engine.Store) {
+func auditChain(t *testing.T, s Store) {
 	ctx := t.Context()
 	before := agentsandbox.AuditGenesis
 	for n := range 5 {
@@ -110,7 +109,7 @@ func auditChain(t *testing.T, s engine.Store) {
 	}
 }
 
-func sessionUse(t *testing.T, s engine.Store) {
+func sessionUse(t *testing.T, s Store) {
 	ctx := t.Context()
 	session := newSession(ours, at(0))
 	session.IdleTimeoutMS, session.MaxLifetimeMS, session.LastUsedAt = 1000, 5000, at(0)
@@ -136,7 +135,7 @@ func sessionUse(t *testing.T, s engine.Store) {
 	wantCode(t, err, agentsandbox.CodeSessionNotFound)
 }
 
-func metadataFilters(t *testing.T, s engine.Store) {
+func metadataFilters(t *testing.T, s Store) {
 	ctx := t.Context()
 	want := map[string]string{"user": "ada", "it's [\"odd\"].": "1"}
 	first, second := newExecution(ours, at(0)), newExecution(ours, at(1))
@@ -170,7 +169,7 @@ func metadataFilters(t *testing.T, s engine.Store) {
 	}
 }
 
-func retention(t *testing.T, s engine.Store) {
+func retention(t *testing.T, s Store) {
 	ctx := t.Context()
 	page := agentsandbox.Page{Limit: 10}
 	e, running := newExecution(ours, at(0)), newExecution(ours, at(0))

@@ -5,10 +5,9 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
-func keyRoundTrip(t *testing.T, s engine.Store) {
+func keyRoundTrip(t *testing.T, s Store) {
 	plain, plainHash := newKey(ours, at(0))
 	full, fullHash := newKey(theirs, at(1))
 	full.Name, full.Hint = "naïve \"key\"\n", "asbx_ü"
@@ -24,7 +23,7 @@ func keyRoundTrip(t *testing.T, s engine.Store) {
 	wantCode(t, err, agentsandbox.CodeKeyNotFound)
 }
 
-func keyConflicts(t *testing.T, s engine.Store) {
+func keyConflicts(t *testing.T, s Store) {
 	first, hash := newKey(ours, at(0))
 	ok(t, s.InsertKey(t.Context(), first, hash))
 
@@ -37,7 +36,7 @@ func keyConflicts(t *testing.T, s engine.Store) {
 	wantEqual(t, "keys after two conflicts", page.Total, 1)
 }
 
-func keyRevocation(t *testing.T, s engine.Store) {
+func keyRevocation(t *testing.T, s Store) {
 	key, hash := newKey(ours, at(0))
 	ok(t, s.InsertKey(t.Context(), key, hash))
 	revoked := func() time.Time {
@@ -59,7 +58,7 @@ func keyRevocation(t *testing.T, s engine.Store) {
 	wantCode(t, s.RevokeKey(t.Context(), "", "key_unknown", at(1)), agentsandbox.CodeKeyNotFound)
 }
 
-func keyLastUse(t *testing.T, s engine.Store) {
+func keyLastUse(t *testing.T, s Store) {
 	a, hashA := newKey(ours, at(0))
 	b, hashB := newKey(theirs, at(0))
 	ok(t, s.InsertKey(t.Context(), a, hashA))
@@ -73,7 +72,7 @@ func keyLastUse(t *testing.T, s engine.Store) {
 	wantEqual(t, "a later time", must[agentsandbox.Key](t)(s.KeyByHash(t.Context(), hashB)).LastUsedAt, at(25))
 }
 
-func keyLists(t *testing.T, s engine.Store) {
+func keyLists(t *testing.T, s Store) {
 	a, hashA := newKey(ours, at(0))
 	b, hashB := newKey(theirs, at(1))
 	c, hashC := newKey(ours, at(2))

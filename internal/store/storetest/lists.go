@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
 // lister is one of the lists: insert makes a row and returns its id, list reads a
@@ -22,7 +21,7 @@ type lister struct {
 	list   func(context.Context, agentsandbox.Page) (ids []string, total int, next string, err error)
 }
 
-func listers(s engine.Store) []lister {
+func listers(s Store) []lister {
 	return []lister{
 		{name: "keys", insert: func(ctx context.Context, made time.Time) (string, error) {
 			k, hash := newKey(ours, made)
@@ -69,7 +68,7 @@ func idsOf[T any](items []T, id func(T) string) []string {
 
 // listOrder makes rows of which many share a time, and some are older than those
 // before them.
-func listOrder(t *testing.T, s engine.Store) {
+func listOrder(t *testing.T, s Store) {
 	for _, l := range listers(s) {
 		var want []string
 		for _, second := range []int{5, 5, 5, 1, 1, 9, 9, 5, 5, 1, 9} {
@@ -97,7 +96,7 @@ func listOrder(t *testing.T, s engine.Store) {
 	}
 }
 
-func listBounds(t *testing.T, s engine.Store) {
+func listBounds(t *testing.T, s Store) {
 	for _, l := range listers(s) {
 		for _, page := range []agentsandbox.Page{{}, {Limit: -1}, {Limit: agentsandbox.MaxPageLimit + 1}, {Limit: 1, Offset: -1}} {
 			_, _, _, err := l.list(t.Context(), page)
@@ -119,7 +118,7 @@ func listBounds(t *testing.T, s engine.Store) {
 // listWhileChanging pages through lists while rows are added and removed. What
 // one page says must be true of one moment: as many items as the total leaves
 // room for, in order, each once.
-func listWhileChanging(t *testing.T, s engine.Store) {
+func listWhileChanging(t *testing.T, s Store) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	lists := listers(s)
@@ -172,7 +171,7 @@ func until(ctx context.Context, do func(n int) error) error {
 	}
 }
 
-func rowsNeedOwner(t *testing.T, s engine.Store) {
+func rowsNeedOwner(t *testing.T, s Store) {
 	key, hash := newKey("", at(0))
 	nameless := newSession(ours, at(0))
 	nameless.ID = ""
@@ -190,7 +189,7 @@ func rowsNeedOwner(t *testing.T, s engine.Store) {
 	}
 }
 
-func rowTimes(t *testing.T, s engine.Store) {
+func rowTimes(t *testing.T, s Store) {
 	zone := time.FixedZone("far east", 9*60*60)
 	f := newFile(ours, time.Date(2026, 7, 1, 3, 4, 5, 123456789, zone))
 	ok(t, s.InsertFile(t.Context(), f))
@@ -198,7 +197,7 @@ func rowTimes(t *testing.T, s engine.Store) {
 	wantEqual(t, "time", got, time.Date(2026, 6, 30, 18, 4, 5, 123456000, time.UTC))
 }
 
-func rowsCancelled(t *testing.T, s engine.Store) {
+func rowsCancelled(t *testing.T, s Store) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, l := range listers(s) {

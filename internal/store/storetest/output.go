@@ -8,14 +8,14 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
-func wantOutput(t *testing.T, s engine.Store, tenant string, want int64) {
+func wantOutput(t *testing.T, s Store, tenant string, want int64) {
 	t.Helper()
 	wantEqual(t, "output of "+tenant, must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant)).Output, want)
 }
 
 // printed stores a run that ended n seconds after the epoch: 4 bytes of code in
 // two characters, and size bytes of each stream.
-func printed(t *testing.T, s engine.Store, tenant string, n, size int) agentsandbox.Execution {
+func printed(t *testing.T, s Store, tenant string, n, size int) agentsandbox.Execution {
 	t.Helper()
 	e := newExecution(tenant, at(n-1))
 	e.Code = "üü"
@@ -29,7 +29,7 @@ func printed(t *testing.T, s engine.Store, tenant string, n, size int) agentsand
 }
 
 // answered keeps an answer of size bytes to a request of a key.
-func answered(t *testing.T, s engine.Store, key string, n, size int, made agentsandbox.Execution) agentsandbox.RequestClaim {
+func answered(t *testing.T, s Store, key string, n, size int, made agentsandbox.Execution) agentsandbox.RequestClaim {
 	t.Helper()
 	claim, _, err := s.ClaimRequest(t.Context(), agentsandbox.RequestClaim{
 		Tenant: ours, KeyID: "key_1", Request: agentsandbox.IdempotentRequest{Key: key, Method: "POST", Path: "/v1/execute", Digest: "d"}, CreatedAt: at(n),
@@ -42,7 +42,7 @@ func answered(t *testing.T, s engine.Store, key string, n, size int, made agents
 	return claim
 }
 
-func tenantOutput(t *testing.T, s engine.Store) {
+func tenantOutput(t *testing.T, s Store) {
 	wantOutput(t, s, ours, 0)
 	first := printed(t, s, ours, 1, 100)
 	wantOutput(t, s, ours, 204)
@@ -66,7 +66,7 @@ func tenantOutput(t *testing.T, s engine.Store) {
 	wantOutput(t, s, theirs, 0)
 }
 
-func outputDropped(t *testing.T, s engine.Store) {
+func outputDropped(t *testing.T, s Store) {
 	running := newExecution(ours, at(0))
 	ok(t, s.InsertExecution(t.Context(), running))
 	file := newFile(ours, at(0))
@@ -118,7 +118,7 @@ func outputDropped(t *testing.T, s engine.Store) {
 	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(t.Context(), at(50), 10)), 5)
 }
 
-func outputNotKept(t *testing.T, s engine.Store) {
+func outputNotKept(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
 	ok(t, s.InsertExecution(t.Context(), e))
 	e = outcome(e)

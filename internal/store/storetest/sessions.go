@@ -10,7 +10,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
-func sessionRoundTrip(t *testing.T, s engine.Store) {
+func sessionRoundTrip(t *testing.T, s Store) {
 	plain := newSession(ours, at(0))
 	plain.Status, plain.Template = agentsandbox.SessionCreating, ""
 	full := newSession(ours, at(1))
@@ -40,7 +40,7 @@ func sessionRoundTrip(t *testing.T, s engine.Store) {
 }
 
 // sessionMoves tries every move from every state.
-func sessionMoves(t *testing.T, s engine.Store) {
+func sessionMoves(t *testing.T, s Store) {
 	for _, from := range agentsandbox.SessionStatuses() {
 		for _, to := range agentsandbox.SessionStatuses() {
 			session := newSession(ours, at(0))
@@ -76,7 +76,7 @@ func wantRefused(t *testing.T, err error, want agentsandbox.SessionMoveError) {
 	}
 }
 
-func sessionOneMover(t *testing.T, s engine.Store) {
+func sessionOneMover(t *testing.T, s Store) {
 	session := newSession(ours, at(0))
 	ok(t, s.InsertSession(t.Context(), session))
 	won := winners(t, func(int) (bool, error) {
@@ -90,7 +90,7 @@ func sessionOneMover(t *testing.T, s engine.Store) {
 	wantEqual(t, "movers that won", won, 1)
 }
 
-func sessionLists(t *testing.T, s engine.Store) {
+func sessionLists(t *testing.T, s Store) {
 	var all []agentsandbox.Session
 	for n, status := range []agentsandbox.SessionStatus{
 		agentsandbox.SessionLive, agentsandbox.SessionCreating, agentsandbox.SessionDeleting,
@@ -115,7 +115,7 @@ func sessionLists(t *testing.T, s engine.Store) {
 }
 
 // sessionSandboxes: a session's sandbox is noted while it has not ended.
-func sessionSandboxes(t *testing.T, s engine.Store) {
+func sessionSandboxes(t *testing.T, s Store) {
 	session, gone := newSession(ours, at(0)), newSession(theirs, at(1))
 	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(2)
 	ok(t, s.InsertSession(t.Context(), session))
@@ -135,7 +135,7 @@ func leftIDs(all []engine.Left) []string {
 	return ids
 }
 
-func sessionTenants(t *testing.T, s engine.Store) {
+func sessionTenants(t *testing.T, s Store) {
 	session := newSession(ours, at(0))
 	ok(t, s.InsertSession(t.Context(), session))
 	for _, tenant := range []string{theirs, "", ours + " ", "TENANT-A", "%"} {
@@ -148,7 +148,7 @@ func sessionTenants(t *testing.T, s engine.Store) {
 
 // sessionNetworks: policy and ports are replaced while a session has not ended,
 // and ports and secrets go with its end.
-func sessionNetworks(t *testing.T, s engine.Store) {
+func sessionNetworks(t *testing.T, s Store) {
 	session := newSession(ours, at(0))
 	session.SealedSecrets = []byte("sealed")
 	ok(t, s.InsertSession(t.Context(), session))

@@ -1,7 +1,7 @@
 // Package storetest is the contract of a store, as tests: what every
-// implementation of engine.Store has to pass.
+// implementation of [Store] has to pass.
 //
-// It knows the port and the vocabulary only, nothing of how rows are kept. What
+// It knows the ports and the vocabulary only, nothing of how rows are kept. What
 // an implementation says beyond the contract, such as how it survives a crash,
 // is tested where it stands.
 package storetest
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
 
@@ -21,12 +22,18 @@ const (
 	theirs = "tenant-b"
 )
 
+// Store is all that the daemon needs of a store: the ports of those who use it.
+type Store interface {
+	engine.Store
+	audit.Store
+}
+
 // Suite runs the contract. open returns an empty store, and closes it when the
 // test that it is given ends.
-func Suite(t *testing.T, open func(t *testing.T) engine.Store) {
+func Suite(t *testing.T, open func(t *testing.T) Store) {
 	for _, part := range []struct {
 		name string
-		test func(*testing.T, engine.Store)
+		test func(*testing.T, Store)
 	}{
 		{"keys/round trip", keyRoundTrip},
 		{"keys/one of a kind", keyConflicts},
