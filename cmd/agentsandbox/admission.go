@@ -4,7 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/agentsandbox/agentsandbox/internal/config"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 )
@@ -21,8 +21,8 @@ func stockMemory(cfg config.Config) int64 {
 	return (cfg.HostMemoryMB << 20) / 100 * int64(cfg.PoolMemoryPercent)
 }
 
-func quotas(cfg config.Config) engine.Quotas {
-	return engine.Quotas{Sessions: cfg.TenantMaxSessions, Files: cfg.TenantMaxFiles, Bytes: cfg.TenantMaxBytes, Output: cfg.TenantMaxOutputBytes}
+func quotas(cfg config.Config) quota.Limits {
+	return quota.Limits{Sessions: cfg.TenantMaxSessions, Files: cfg.TenantMaxFiles, Bytes: cfg.TenantMaxBytes, Output: cfg.TenantMaxOutputBytes}
 }
 
 // rates are what one key may ask for. Its requests take no more than half of the

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -58,7 +59,7 @@ type Options struct {
 	// Template is the name of the default one.
 	Template string
 	Limits   Limits
-	Quotas   Quotas
+	Quotas   quota.Limits
 	// Ports bound the connections to ports of sessions.
 	Ports PortLimits
 	// Lifetimes say what expires and when; the zero value: nothing does.
@@ -86,8 +87,7 @@ type Engine struct {
 	template     string
 	limits       Limits
 	verdictGrace time.Duration
-	quotas       Quotas
-	counting     chan struct{} // holds a token while somebody counts and adds
+	quotas       *quota.Quotas
 	loads        chan struct{} // holds a token for each run whose output is read back
 	spoolless    atomic.Int64  // output that only memory has because the spool cannot take it
 	lifetimes    Lifetimes
@@ -138,7 +138,7 @@ func New(opts Options) *Engine {
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
-		template: opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, counting: make(chan struct{}, 1), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
+		template: opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		requests: requests{serving: map[requestKey]*servedRequest{}},

@@ -280,20 +280,26 @@ func (e *Engine) finish(ctx context.Context, x *execution, last func() []string,
 // writeOutcome writes the outcome with as much of the files and the output as the
 // tenant has room for.
 func (e *Engine) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, last func() []string) error {
-	done, err := e.count(ctx)
+	u, done, err := e.quotas.Count(ctx, rec.Tenant)
 	if err != nil {
 		return err
 	}
 	defer done()
-	u, err := e.store.TenantUsage(ctx, rec.Tenant)
+	kept, omitted, full := e.quotas.FitFiles(rec.Files, &u)
+	for _, f := range omitted {
+		e.removeBlob(f.ID)
+	}
+	rec.Files = kept
+	rec.Omit(agentsandbox.OmittedStorageFull, len(omitted))
+	if full != nil && rec.Error == "" {
+		rec.Error = "Not all files that the run made were kept. " + agentsandbox.MessageOf(full)
+	}
+	rec.Stderr = appendNotes(rec.Stderr, last()...)
+	fits, err := e.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), int64(len(rec.Stdout)+len(rec.Stderr)))
 	if err != nil {
 		return err
 	}
-	e.omitFiles(rec, &u)
-	rec.Stderr = appendNotes(rec.Stderr, last()...)
-	if err := e.makeOutputRoom(ctx, rec, u); err != nil {
-		return err
-	}
+	rec.OutputDropped = !fits
 	_, err = e.store.FinishExecution(ctx, *rec)
 	return err
 }

@@ -55,7 +55,7 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 
 // keepUpload stores a file, and copies it into a session if one is given.
 func (e *Engine) keepUpload(ctx context.Context, f *agentsandbox.File, body io.Reader, target *session) error {
-	limit, full, err := e.uploadRoom(ctx, f.Tenant)
+	limit, full, err := e.quotas.UploadLimit(ctx, f.Tenant, e.limits.UploadBytes)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (e *Engine) keepUpload(ctx context.Context, f *agentsandbox.File, body io.R
 		err = e.injectOne(ctx, target.sandbox, *f)
 	}
 	if err == nil {
-		err = e.insertFile(ctx, *f)
+		err = e.quotas.AddFile(ctx, *f, func(ctx context.Context) error { return e.store.InsertFile(ctx, *f) })
 	}
 	if err != nil {
 		e.removeBlob(f.ID)

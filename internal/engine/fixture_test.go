@@ -16,6 +16,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -77,7 +78,7 @@ func newFixture(t *testing.T, dir string) *fixture {
 	return newFixtureWith(t, dir, engine.Options{})
 }
 
-func newFixtureWithin(t *testing.T, dir string, quotas engine.Quotas) *fixture {
+func newFixtureWithin(t *testing.T, dir string, quotas quota.Limits) *fixture {
 	t.Helper()
 	return newFixtureWith(t, dir, engine.Options{Quotas: quotas})
 }

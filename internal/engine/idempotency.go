@@ -110,17 +110,16 @@ func (e *Engine) KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, d
 	defer e.leaveRequest(requestKey{c.Tenant, c.KeyID, c.Request.Key})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	done, err := e.count(ctx)
+	u, done, err := e.quotas.Count(ctx, c.Tenant)
 	if err != nil {
 		return err
 	}
 	defer done()
-	u, err := e.store.TenantUsage(ctx, c.Tenant)
+	fits, err := e.quotas.MakeOutputRoom(ctx, c.Tenant, u, 0, int64(len(a.Body)))
 	if err != nil {
 		return err
 	}
-	room, size := e.outputRoom(u), int64(len(a.Body))
-	if size > room {
+	if !fits {
 		// Without an object it is forgotten, and the request is served anew.
 		if err := e.store.DropRequest(ctx, c.Seq); err != nil {
 			return err
@@ -128,8 +127,6 @@ func (e *Engine) KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, d
 		if a.Status < 300 {
 			a.Body = nil // made again from the object
 		}
-	} else if err := e.dropOutput(ctx, c.Tenant, u, room-size); err != nil {
-		return err
 	}
 	return e.store.KeepAnswer(ctx, c.Seq, digest, a)
 }

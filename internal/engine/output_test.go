@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 )
 
 func (f *fixture) record(ctx context.Context, id string) *agentsandbox.Execution {
@@ -55,7 +55,7 @@ func wantDropped(t *testing.T, x *agentsandbox.Execution) {
 }
 
 func TestTheOldestOutputGoesFirst(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 3000})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Output: 3000})
 	ctx, other := as(t, "a"), as(t, "b")
 	neighbour := f.bash(other, "", print900)
 	var runs []*agentsandbox.Execution
@@ -85,7 +85,7 @@ func TestTheOldestOutputGoesFirst(t *testing.T) {
 }
 
 func TestOutputThatCannotFitDropsNoOther(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 500})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Output: 500})
 	ctx := as(t, "a")
 	small := f.bash(ctx, "", "echo small")
 	x := f.bash(ctx, "", print900)
@@ -103,7 +103,7 @@ func TestOutputThatCannotFitDropsNoOther(t *testing.T) {
 }
 
 func TestOutputGivesWayToFiles(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Bytes: 2000})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Bytes: 2000})
 	ctx := as(t, "a")
 	first, second := f.bash(ctx, "", print900), f.bash(ctx, "", print900)
 	file, err := f.upload(ctx, strings.Repeat("x", 1050))
@@ -130,7 +130,7 @@ func TestOutputGivesWayToFiles(t *testing.T) {
 }
 
 func TestManyRunsAtOnceStayWithinTheQuota(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 2500})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Output: 2500})
 	ctx := as(t, "a")
 	var running sync.WaitGroup
 	for range 12 {
@@ -153,7 +153,7 @@ func TestManyRunsAtOnceStayWithinTheQuota(t *testing.T) {
 }
 
 func TestKeptAnswersCountAsOutput(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Output: 2000})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Output: 2000})
 	ctx := as(t, "a")
 	x := f.bash(ctx, "", print900)
 	ask := func(key string, size int) (again *agentsandbox.RequestClaim) {

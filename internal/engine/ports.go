@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -20,6 +21,16 @@ type Store interface {
 	FileStore
 	AdmissionStore
 	RequestStore
+}
+
+// AdmissionStore keeps what the admission of work needs to know.
+type AdmissionStore interface {
+	quota.Store
+	// NoteSessionEnd keeps why a session ended, in sentences for people. The first
+	// reason stays.
+	NoteSessionEnd(ctx context.Context, id, why string) error
+	// SessionEnd returns what was noted; "" if nothing was.
+	SessionEnd(ctx context.Context, id string) (string, error)
 }
 
 // KeyStore keeps keys by the SHA-256 of their values.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -28,7 +29,7 @@ func (f *fixture) upload(ctx context.Context, content string) (*agentsandbox.Fil
 }
 
 func TestSessionQuota(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Sessions: 3})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Sessions: 3})
 	var made, refused atomic.Int64
 	var asking sync.WaitGroup
 	for range 8 {
@@ -61,7 +62,7 @@ func TestSessionQuota(t *testing.T) {
 }
 
 func TestFileQuotas(t *testing.T) {
-	f := newFixtureWithin(t, t.TempDir(), engine.Quotas{Files: 4, Bytes: 100})
+	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Files: 4, Bytes: 100})
 	ctx := as(t, "a")
 	first, err := f.upload(ctx, strings.Repeat("x", 60))
 	if err != nil {
@@ -101,7 +102,7 @@ func TestFileQuotas(t *testing.T) {
 
 func TestFilesOfARunStayWithinTheQuota(t *testing.T) {
 	dir := t.TempDir()
-	f := newFixtureWithin(t, dir, engine.Quotas{Files: 100, Bytes: 25})
+	f := newFixtureWithin(t, dir, quota.Limits{Files: 100, Bytes: 25})
 	ctx := as(t, "a")
 	x := f.bash(ctx, "", "cd /workspace 2>/dev/null || cd \"$PWD\"; for i in 1 2 3; do printf 0123456789 > f$i; done")
 	if len(x.Files) != 2 || x.FilesOmitted != 1 || !strings.Contains(x.Error, "tenant_max_bytes") || x.Status != agentsandbox.StatusSucceeded {

@@ -73,7 +73,8 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	info.Secrets = withoutValues(secrets)
 	info.RunLimits, info.DiskLimits = e.sessionLimits(req.RunLimits, req.DiskLimits)
 	e.setLifetimes(&info, req)
-	if err := e.insertSession(ctx, info); err != nil {
+	insert := func(ctx context.Context) error { return e.store.InsertSession(ctx, info) }
+	if err := e.quotas.AddSession(ctx, p.Tenant, insert); err != nil {
 		return nil, err
 	}
 	if err := e.bringUp(ctx, ownerOf(p), &info, secrets, files); err != nil {
@@ -213,6 +214,44 @@ func (e *Engine) awaitVisits(s *session) {
 		e.log.Error("requests go on in a session that has ended, and are not waited for any more", "session", s.info.ID,
 			"requests", overdue, "waited_ms", leaveTimeout.Milliseconds())
 	}
+}
+
+// evictable is a sandbox that its supply may end before anybody asked for that.
+type evictable interface {
+	// Evicted says why, in sentences for people; "" if it was not ended so.
+	Evicted() string
+}
+
+func evicted(sb runtime.Sandbox) string {
+	if s, ok := sb.(evictable); ok {
+		return s.Evicted()
+	}
+	return ""
+}
+
+// noteEviction keeps why a session is lost, if its sandbox was ended.
+func (e *Engine) noteEviction(s *session) {
+	why := evicted(s.sandbox)
+	if why == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if err := e.store.NoteSessionEnd(ctx, s.info.ID, why); err != nil {
+		e.log.Error("why a session was lost could not be written", "session", s.info.ID, "error", err)
+	}
+}
+
+// whyLost is the error for a session whose sandbox died.
+func (e *Engine) whyLost(ctx context.Context, id string) error {
+	why, err := e.store.SessionEnd(ctx, id)
+	if err != nil {
+		return err
+	}
+	if why == "" {
+		why = "its sandbox died."
+	}
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "The session %s was lost: %s Create a new one.", id, why)
 }
 
 // whyGone is the error for a session that is not live: the caller's own that has

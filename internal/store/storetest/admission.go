@@ -4,15 +4,15 @@ import (
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 )
 
 func tenantUsage(t *testing.T, s Store) {
 	want := func(tenant string, sessions, files, bytes int64) {
 		t.Helper()
-		got := must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant))
+		got := must[quota.Usage](t)(s.TenantUsage(t.Context(), tenant))
 		got.Output = 0 // another test
-		wantEqual(t, "usage of "+tenant, got, engine.TenantUsage{Sessions: sessions, Files: files, Bytes: bytes})
+		wantEqual(t, "usage of "+tenant, got, quota.Usage{Sessions: sessions, Files: files, Bytes: bytes})
 	}
 	want(ours, 0, 0, 0)
 

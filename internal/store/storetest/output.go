@@ -5,12 +5,12 @@ import (
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 )
 
 func wantOutput(t *testing.T, s Store, tenant string, want int64) {
 	t.Helper()
-	wantEqual(t, "output of "+tenant, must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), tenant)).Output, want)
+	wantEqual(t, "output of "+tenant, must[quota.Usage](t)(s.TenantUsage(t.Context(), tenant)).Output, want)
 }
 
 // printed stores a run that ended n seconds after the epoch: 4 bytes of code in
@@ -76,7 +76,7 @@ func outputDropped(t *testing.T, s Store) {
 		runs = append(runs, printed(t, s, ours, n+1, 100))
 	}
 	neighbour := printed(t, s, theirs, 1, 100)
-	all := must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), ours)).Output
+	all := must[quota.Usage](t)(s.TenantUsage(t.Context(), ours)).Output
 
 	wantEqual(t, "dropped, with room enough", must[int](t)(s.DropOutput(t.Context(), ours, all)), 0)
 	wantEqual(t, "dropped for one byte", must[int](t)(s.DropOutput(t.Context(), ours, all-1)), 1)
@@ -97,7 +97,7 @@ func outputDropped(t *testing.T, s Store) {
 	made := newExecution(ours, at(0))
 	bound := answered(t, s, "bound", 2, 300, made)
 	unbound := answered(t, s, "unbound", 3, 400, agentsandbox.Execution{})
-	used := must[engine.TenantUsage](t)(s.TenantUsage(t.Context(), ours)).Output
+	used := must[quota.Usage](t)(s.TenantUsage(t.Context(), ours)).Output
 	wantEqual(t, "runs dropped", must[int](t)(s.DropOutput(t.Context(), ours, used-1)), 0)
 	wantOutput(t, s, ours, used-300)
 	again, found, err := s.ClaimRequest(t.Context(), bound, at(-100))
