@@ -3,6 +3,7 @@ package agentsandbox
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Code is a stable, machine-readable reason why a request was not served.
@@ -11,7 +12,7 @@ type Code string
 // Error makes a Code a target of errors.Is: errors.Is(err, CodeSessionNotFound).
 func (c Code) Error() string { return string(c) }
 
-// The closed set of codes. Their HTTP statuses stand in [Code.HTTPStatus].
+// The closed set of codes. What statuses HTTP has for them is not known here.
 const (
 	CodeInvalidRequest    Code = "invalid_request"
 	CodeUnauthorized      Code = "unauthorized"
@@ -33,43 +34,30 @@ const (
 	CodeStorageFull       Code = "storage_full"
 )
 
-var statuses = map[Code]int{
-	CodeInvalidRequest:    422,
-	CodeUnauthorized:      401,
-	CodeForbidden:         403,
-	CodeSessionNotFound:   404,
-	CodeFileNotFound:      404,
-	CodeExecutionNotFound: 404,
-	CodeKeyNotFound:       404,
-	CodePathNotFound:      404,
-	CodePortNotFound:      404,
-	CodePortNotReached:    502,
-	CodeRouteNotFound:     404,
-	CodeMethodNotAllowed:  405,
-	CodeConflict:          409,
-	CodeTooLarge:          413,
-	CodeRateLimited:       429,
-	CodeInternal:          500,
-	CodeUnavailable:       503,
-	CodeStorageFull:       507,
-}
-
-// HTTPStatus returns the status that answers a code; 500 for an unknown one.
-func (c Code) HTTPStatus() int {
-	if s, ok := statuses[c]; ok {
-		return s
-	}
-	return 500
+// codes is the closed set.
+var codes = []Code{
+	CodeInvalidRequest,
+	CodeUnauthorized,
+	CodeForbidden,
+	CodeSessionNotFound,
+	CodeFileNotFound,
+	CodeExecutionNotFound,
+	CodeKeyNotFound,
+	CodePathNotFound,
+	CodePortNotFound,
+	CodePortNotReached,
+	CodeRouteNotFound,
+	CodeMethodNotAllowed,
+	CodeConflict,
+	CodeTooLarge,
+	CodeRateLimited,
+	CodeInternal,
+	CodeUnavailable,
+	CodeStorageFull,
 }
 
 // Codes returns every code, for documents and tests.
-func Codes() []Code {
-	all := make([]Code, 0, len(statuses))
-	for c := range statuses {
-		all = append(all, c)
-	}
-	return all
-}
+func Codes() []Code { return slices.Clone(codes) }
 
 // Detail names one offending field of a request and what is wrong with it.
 type Detail struct {

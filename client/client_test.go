@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 )
 
 // against makes a client of a handler, which does not wait between attempts.
@@ -53,7 +54,7 @@ func TestEveryCodeComesBackAsItWas(t *testing.T) {
 			}
 			c := against(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Retry-After", "3")
-				w.WriteHeader(code.HTTPStatus())
+				w.WriteHeader(httpapi.Status(code))
 				err := json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{
 					"code": want.Code, "message": want.Message, "details": want.Details, "request_id": want.RequestID,
 				}})
@@ -68,6 +69,22 @@ func TestEveryCodeComesBackAsItWas(t *testing.T) {
 				t.Errorf("got %#v", err)
 			}
 		})
+	}
+}
+
+// TestAStatusAloneIsTakenForACodeOfIt compares what the client makes of a status
+// without a body with the table of the server.
+func TestAStatusAloneIsTakenForACodeOfIt(t *testing.T) {
+	for _, code := range agentsandbox.Codes() {
+		status := httpapi.Status(code)
+		guess := codeOfStatus(status)
+		if code == agentsandbox.CodePortNotReached {
+			// Without a word of ours, a 502 is that of a proxy which cannot reach the server.
+			status = httpapi.Status(agentsandbox.CodeUnavailable)
+		}
+		if httpapi.Status(guess) != status {
+			t.Errorf("%s is answered with %d, which is taken for %s", code, httpapi.Status(code), guess)
+		}
 	}
 }
 

@@ -132,7 +132,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Audit: d.audit, Template: template.DefaultName,
 		Network: d.network, Vault: keys, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
-		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Logger: d.log,
+		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
 	})
 	if err := d.bootstrap(ctx); err != nil {
 		return err

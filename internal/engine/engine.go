@@ -64,7 +64,10 @@ type Options struct {
 	Ports PortLimits
 	// Lifetimes say what expires and when; the zero value: nothing does.
 	Lifetimes Lifetimes
-	Logger    *slog.Logger
+	// AnswerStatus says with which status a run that ended with a code, "" for none,
+	// was answered: the record keeps it, and the engine knows no HTTP. Needed.
+	AnswerStatus func(agentsandbox.Code) int
+	Logger       *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -81,6 +84,8 @@ type Engine struct {
 	network   Network
 	vault     Vault
 	env       map[string]string // of every run
+	// answerStatus is the status with which a code is answered.
+	answerStatus func(agentsandbox.Code) int
 	// keepSessions says that sessions outlive Close.
 	keepSessions atomic.Bool
 	recovered    *recovery // from Recover to Start
@@ -138,7 +143,8 @@ func New(opts Options) *Engine {
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
 		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
-		template: opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
+		answerStatus: opts.AnswerStatus,
+		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		touched:  touches{at: map[string]time.Time{}},
 		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		requests: requests{serving: map[requestKey]*servedRequest{}},

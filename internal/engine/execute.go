@@ -252,10 +252,7 @@ func (x *execution) sessionStatus() agentsandbox.SessionStatus {
 func (e *Engine) finish(ctx context.Context, x *execution, last func() []string, err error) (*agentsandbox.Execution, error) {
 	rec := &x.record
 	rec.EndedAt = e.now()
-	rec.HTTPStatus = 200
-	if err != nil {
-		rec.HTTPStatus = agentsandbox.CodeOf(err).HTTPStatus()
-	}
+	rec.HTTPStatus = e.answerStatus(agentsandbox.CodeOf(err))
 	var ferr error
 	e.loaded(x, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
@@ -311,7 +308,7 @@ func (e *Engine) finishBare(ctx context.Context, rec agentsandbox.Execution, cau
 	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
 	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
 	rec.Error = "The output and files of this run could not be kept: " + agentsandbox.MessageOf(cause)
-	rec.HTTPStatus = agentsandbox.CodeOf(cause).HTTPStatus()
+	rec.HTTPStatus = e.answerStatus(agentsandbox.CodeOf(cause))
 	if _, err := e.store.FinishExecution(ctx, rec); err != nil {
 		e.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
 	}

@@ -168,7 +168,7 @@ func (r *recovery) recoverRuns(ctx context.Context) error {
 			note = rec.Error
 		}
 		rec.Stderr = appendNotes(rec.Stderr, note)
-		rec.HTTPStatus, rec.EndedAt = agentsandbox.CodeUnavailable.HTTPStatus(), r.e.now()
+		rec.HTTPStatus, rec.EndedAt = r.e.answerStatus(agentsandbox.CodeUnavailable), r.e.now()
 		if _, err := r.e.store.FinishExecution(ctx, rec); err != nil {
 			r.e.finishBare(ctx, rec, err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -136,7 +137,7 @@ func (h *host) start() *server {
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit,
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Limits: l, Logger: log,
+		KeepSessions: h.keep, Template: "default", Limits: l, AnswerStatus: httpapi.Status, Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {

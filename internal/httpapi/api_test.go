@@ -214,7 +214,7 @@ func TestEveryRouteMapsEveryError(t *testing.T) {
 		s.fake.fail = &agentsandbox.Error{Code: code, Message: "The reason.", Details: []agentsandbox.Detail{{Field: "x", Message: "y"}}, Err: io.ErrNoProgress}
 		for _, r := range requestsOfAllRoutes {
 			w := r.send(t, s, "admin")
-			got := failureOf(t, w, code.HTTPStatus())
+			got := failureOf(t, w, Status(code))
 			if code == agentsandbox.CodeInternal {
 				if got.Message == "The reason." || len(got.Details) != 0 {
 					t.Errorf("%s %s shows the cause of an internal error: %+v", r.method, r.target, got)

@@ -46,7 +46,7 @@ func (c *call) fail(err error) {
 		panic(http.ErrAbortHandler)
 	}
 	e := shownError(err)
-	status := e.Code.HTTPStatus()
+	status := Status(e.Code)
 	c.writeFailure(status, e)
 }
 
@@ -57,7 +57,7 @@ func shownError(err error) *agentsandbox.Error {
 		return &agentsandbox.Error{Code: agentsandbox.CodeUnavailable, Message: "The server has no open files left for this request; try again shortly."}
 	}
 	var e *agentsandbox.Error
-	if !errors.As(err, &e) || e.Code.HTTPStatus() == http.StatusInternalServerError && !e.Told() {
+	if !errors.As(err, &e) || Status(e.Code) == http.StatusInternalServerError && !e.Told() {
 		return &agentsandbox.Error{Code: agentsandbox.CodeInternal, Message: hiddenMessage}
 	}
 	return e

@@ -142,7 +142,7 @@ func (c *call) resume(rt *route, object, digest string) (any, error) {
 }
 
 func notFound(err error) bool {
-	return err != nil && agentsandbox.CodeOf(err).HTTPStatus() == http.StatusNotFound
+	return err != nil && Status(agentsandbox.CodeOf(err)) == http.StatusNotFound
 }
 
 // settle does, before an answer leaves, what must not be lost when the server

@@ -181,7 +181,7 @@ func TestWhichAnswersAreKept(t *testing.T) {
 	} {
 		s := newTestServer(t, Limits{})
 		s.fake.fail = agentsandbox.Errorf(code, "The reason.")
-		failureOf(t, s.do(t, "sandbox", "POST", "/v1/execute", `{"code":"1"}`, keyHeader, "k"), code.HTTPStatus())
+		failureOf(t, s.do(t, "sandbox", "POST", "/v1/execute", `{"code":"1"}`, keyHeader, "k"), Status(code))
 		s.fake.fail = nil
 		w := s.do(t, "sandbox", "POST", "/v1/execute", `{"code":"1"}`, keyHeader, "k")
 		if got := w.Header().Get(replayedHeader) == "true"; got != kept || kept != (w.Code != 200) {

@@ -182,7 +182,7 @@ func describeFailures(op *huma.Operation, rt route, hasBody bool) {
 	codes = append(codes, agentsandbox.CodeInternal)
 	byStatus := map[int][]string{}
 	for _, code := range codes {
-		status := code.HTTPStatus()
+		status := Status(code)
 		if !slices.Contains(byStatus[status], string(code)) {
 			byStatus[status] = append(byStatus[status], string(code))
 		}

@@ -153,7 +153,7 @@ func newMatrix(t *testing.T) *matrix {
 	})
 	p.Start()
 	rows := audit.New(audit.Options{Store: db, Logger: log})
-	e := engine.New(engine.Options{Store: db, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, Logger: log})
+	e := engine.New(engine.Options{Store: db, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
