@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 )
 
 // Code is a stable, machine-readable reason why a request was not served.
@@ -146,4 +147,14 @@ func MessageOf(err error) string {
 		return e.Message
 	}
 	return "An internal error; the server's log has the cause."
+}
+
+// QuoteID shows an id that a caller sent: as it is if it is plain.
+func QuoteID(id string) string {
+	for _, c := range id {
+		if c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return strconv.Quote(id)
+		}
+	}
+	return id
 }

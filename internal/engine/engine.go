@@ -18,6 +18,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -79,6 +80,7 @@ type Engine struct {
 	store     Store
 	blobs     Blobs
 	sandboxes Sandboxes
+	supply    *supply.Supply
 	spool     Spool
 	audit     Audit
 	network   Network
@@ -153,6 +155,7 @@ func New(opts Options) *Engine {
 		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, keyEnds: map[string]time.Time{},
 		work: work.NewGroup(opts.Logger),
 	}
+	e.supply = supply.New(opts.Sandboxes, opts.Network, egressAudit{e}, e.work, opts.Logger)
 	e.keepSessions.Store(opts.KeepSessions)
 	return e
 }
@@ -166,23 +169,6 @@ const (
 	// recordTimeout bounds the writing of an outcome whose caller is gone.
 	recordTimeout = 30 * time.Second
 )
-
-// destroy ends a sandbox, whatever became of the request. What cannot be
-// destroyed stays on the runtime's records, for the next start to recover.
-func (e *Engine) destroy(sb runtime.Sandbox) error {
-	defer e.testify(sb.ID())
-	var err error
-	for range destroyTries {
-		ctx, cancel := context.WithTimeout(context.Background(), destroyTimeout)
-		err = sb.Destroy(ctx)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		e.log.Error("a sandbox could not be destroyed", "sandbox", sb.ID(), "error", err)
-	}
-	return err
-}
 
 // Close refuses new work and lets running work end. When ctx is done, what still
 // runs is ended and recorded as cancelled. Then the live sessions end too; with

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -89,13 +90,14 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
 		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
 	}
-	sb, err := e.claim(ctx, ownerOf(p), e.template, variant, e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB), req.Network, nil)
+	sb, err := e.supply.Claim(ctx, supply.Request{
+		Owner: supply.OwnerOf(p), Template: e.template, Variant: variant, Limits: e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB),
+		Policy: req.Network,
+	})
 	if err != nil {
 		return nil, err
 	}
-	end := sync.OnceFunc(func() {
-		e.work.Go(func() { _ = e.destroy(sb) }) // logged there
-	})
+	end := sync.OnceFunc(func() { e.supply.DestroyLater(sb) })
 	defer end()
 	run := execution{
 		record:  e.newRecord(p, req, agentsandbox.NewID(agentsandbox.SessionPrefix)),
@@ -349,7 +351,7 @@ func (e *Engine) run(ctx context.Context, x *execution) (*runtime.Result, error)
 		}
 		return nil, ctx.Err()
 	case wait.Err() != nil:
-		_ = e.destroy(x.sandbox) // logged there; a session sees it die
+		e.supply.Destroy(x.sandbox) // a session sees it die
 		return nil, errNoVerdict
 	}
 	return nil, err

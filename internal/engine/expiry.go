@@ -50,7 +50,7 @@ func (s *session) view() agentsandbox.Session {
 // view is the session as it is shown; the engine's lock is held.
 func (e *Engine) view(s *session) agentsandbox.Session {
 	info := s.view()
-	info.Network = e.effective(info.Template, info.Network)
+	info.Network = e.supply.Policy(info.Template, info.Network)
 	return info
 }
 

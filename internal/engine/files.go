@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/cursor"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -218,11 +219,11 @@ func (e *Engine) injectOne(ctx context.Context, sb runtime.Sandbox, f agentsandb
 	defer r.Close()
 	target := path.Join(agentsandbox.Workspace, f.Filename)
 	_, err = sb.WriteFile(ctx, target, r)
-	return guestError(err, target)
+	return supply.Explain(err, target)
 }
 
 func fileNotFound(id string) error {
-	return agentsandbox.Errorf(agentsandbox.CodeFileNotFound, "No file %s exists.", quoteID(id))
+	return agentsandbox.Errorf(agentsandbox.CodeFileNotFound, "No file %s exists.", agentsandbox.QuoteID(id))
 }
 
 // collect keeps the files that a run made or changed. A file that is gone again,
@@ -270,10 +271,10 @@ func (e *Engine) collect(ctx context.Context, sb runtime.Sandbox, rec *agentsand
 			return nil
 		case agentsandbox.CodeOf(err) == agentsandbox.CodeStorageFull:
 			rec.Omit(agentsandbox.OmittedStorageFull, len(result.Changed)-i)
-			return guestError(err, info.Path)
+			return supply.Explain(err, info.Path)
 		default:
 			rec.Omit(agentsandbox.OmittedUnreadable, len(result.Changed)-i)
-			return guestError(err, info.Path)
+			return supply.Explain(err, info.Path)
 		}
 	}
 	return nil

@@ -142,8 +142,7 @@ func (e *Engine) leaveSessions() {
 		leaving.Go(func() {
 			e.endUse(s, work.ErrLeaving)
 			e.awaitVisits(s)
-			e.testify(s.sandbox.ID())
-			s.sandbox.Release()
+			e.supply.Release(s.sandbox)
 		})
 	}
 	leaving.Wait()

@@ -5,80 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"slices"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
-
-// offline is the network of an engine that was given none.
-type offline struct{}
-
-var errOffline = errors.New("this server has no network for sandboxes")
-
-func (offline) Server(string) agentsandbox.NetworkPolicy {
-	return agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkOff}
-}
-
-func (offline) Check(_ string, p *agentsandbox.NetworkPolicy) error {
-	if p != nil && p.Mode != "" && p.Mode != agentsandbox.NetworkOff {
-		return agentsandbox.Invalid("network.mode", "%s is more than is allowed here: the most is off.", p.Mode)
-	}
-	return nil
-}
-
-func (offline) Apply(string, string, *agentsandbox.NetworkPolicy, []agentsandbox.BoundSecret) error {
-	return nil
-}
-func (offline) HasDevice(string) bool                    { return false }
-func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.NetworkReport{} }
-func (offline) Notes(string) func() agentsandbox.NetworkNotes {
-	return nil
-}
-func (offline) Refusals(string) func() ([]agentsandbox.NetworkRefusal, int64) {
-	return nil
-}
-func (offline) Dial(context.Context, string, uint16) (net.Conn, error) {
-	return nil, errOffline
-}
-
-// effective is what a request for a policy comes to in a template, for people.
-func (e *Engine) effective(template string, asked *agentsandbox.NetworkPolicy) *agentsandbox.NetworkPolicy {
-	p := e.network.Server(template)
-	if asked == nil {
-		return &p
-	}
-	if asked.Mode != "" {
-		p.Mode, p.Allow = asked.Mode, slices.Clone(asked.Allow)
-	}
-	p.Deny = slices.Clone(asked.Deny)
-	return &p
-}
-
-// isolated tells whether a sandbox for a policy needs no device at all.
-func (e *Engine) isolated(template string, asked *agentsandbox.NetworkPolicy) bool {
-	return e.effective(template, asked).Mode == agentsandbox.NetworkOff
-}
-
-// claim takes a sandbox with a policy in force. The caller destroys it.
-func (e *Engine) claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits,
-	policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret,
-) (runtime.Sandbox, error) {
-	claim := e.sandboxes.Claim
-	if e.isolated(template, policy) && e.network.Server("").Mode != agentsandbox.NetworkOff {
-		claim = e.sandboxes.ClaimIsolated
-	}
-	sb, err := claim(ctx, owner, template, variant, limits)
-	if err != nil {
-		return nil, err
-	}
-	if err := e.network.Apply(sb.ID(), template, policy, secrets); err != nil {
-		e.work.Go(func() { _ = e.destroy(sb) }) // logged there
-		return nil, err
-	}
-	return sb, nil
-}
 
 // sealed is a secret as it is sealed, value included.
 type sealed struct {
@@ -189,7 +119,7 @@ func (e *Engine) SetNetwork(ctx context.Context, id string, policy agentsandbox.
 }
 
 func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsandbox.NetworkPolicy) error {
-	if !e.network.HasDevice(s.sandbox.ID()) && !e.isolated(s.info.Template, &policy) {
+	if !e.network.HasDevice(s.sandbox.ID()) && !e.supply.Isolated(s.info.Template, &policy) {
 		return noDevice(s)
 	}
 	s.networking.Lock()
@@ -208,7 +138,7 @@ func (e *Engine) replaceNetwork(ctx context.Context, s *session, policy agentsan
 	e.mu.Lock()
 	s.info.Network = &policy
 	e.mu.Unlock()
-	if e.isolated(s.info.Template, &policy) {
+	if e.supply.Isolated(s.info.Template, &policy) {
 		e.endConns(errNetworkOff, func(c *portConn) bool { return c.visit.session == s })
 	}
 	return nil
@@ -232,6 +162,6 @@ func (e *Engine) NetworkReport(ctx context.Context, id string) (*agentsandbox.Ne
 	asked := s.info.Network
 	e.mu.Unlock()
 	r := e.network.Report(s.sandbox.ID())
-	r.Policy = *e.effective(s.info.Template, asked)
+	r.Policy = *e.supply.Policy(s.info.Template, asked)
 	return &r, nil
 }

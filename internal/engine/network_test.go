@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/vault"
 )
@@ -104,7 +105,7 @@ type noting struct {
 	w *wires
 }
 
-func (n noting) ClaimIsolated(ctx context.Context, owner engine.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
+func (n noting) ClaimIsolated(ctx context.Context, owner supply.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
 	sb, err := n.Sandboxes.ClaimIsolated(ctx, owner, template, variant, l)
 	if err == nil {
 		n.w.mu.Lock()

@@ -90,7 +90,7 @@ func (e *Engine) checkInbound(s *session) error {
 // checkNetworkOn is checkInbound with the engine's lock held, of a session with a
 // device.
 func (e *Engine) checkNetworkOn(s *session) error {
-	if e.isolated(s.info.Template, s.info.Network) {
+	if e.supply.Isolated(s.info.Template, s.info.Network) {
 		return agentsandbox.Errorf(agentsandbox.CodeConflict, "The network of the session %s is off, for what comes in too. Set another policy first.", s.info.ID)
 	}
 	return nil
@@ -131,7 +131,7 @@ func (e *Engine) ClosePort(ctx context.Context, id string, port uint16) error {
 	return e.changePorts(ctx, id, func(_ *session, open []agentsandbox.OpenPort) ([]agentsandbox.OpenPort, error) {
 		at := slices.IndexFunc(open, func(p agentsandbox.OpenPort) bool { return p.Port == port })
 		if at < 0 {
-			return nil, agentsandbox.Errorf(agentsandbox.CodePortNotFound, "Port %d of the session %s has no valid URL.", port, quoteID(id))
+			return nil, agentsandbox.Errorf(agentsandbox.CodePortNotFound, "Port %d of the session %s has no valid URL.", port, agentsandbox.QuoteID(id))
 		}
 		return slices.Delete(open, at, at+1), nil
 	})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -92,9 +93,9 @@ func (e *Engine) dialPort(ctx context.Context, tenant, id string, use portUse) (
 	over := context.Cause(ctx) // before the end of the visit is the cause
 	switch ended := c.end(err); {
 	case ended == nil && over != nil:
-		return nil, guestError(v.explain(over), "") // the client has gone, or the server ends
+		return nil, supply.Explain(v.explain(over), "") // the client has gone, or the server ends
 	case ended != nil && v.ended.Err() != nil:
-		return nil, guestError(v.explain(context.Cause(v.ended)), "")
+		return nil, supply.Explain(v.explain(context.Cause(v.ended)), "")
 	case ended != nil:
 		return nil, &agentsandbox.Error{Code: agentsandbox.CodePortNotReached, Message: "The connection was given up: " + ended.Error() + ".", Err: err}
 	}
@@ -121,7 +122,7 @@ func (e *Engine) admitConn(v *visit, use portUse) (*portConn, error) {
 	e.mu.Lock()
 	gone, err := e.makeRoom(v.session, use)
 	if err == nil {
-		err = guestError(v.explain(context.Cause(v.ended)), "") // it ended a moment ago
+		err = supply.Explain(v.explain(context.Cause(v.ended)), "") // it ended a moment ago
 	}
 	if err != nil {
 		e.mu.Unlock()

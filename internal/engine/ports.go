@@ -8,6 +8,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -178,27 +179,9 @@ type SpoolEntry = struct {
 	Progress       runtime.Progress
 }
 
-// Owner is for whom a sandbox is claimed: a tenant, and the key that asks. Tenants
-// take turns, whatever the number of their keys, and so do the keys of a tenant.
-// It is an alias, like Blob.
-type Owner = struct {
-	Group, Name string
-}
-
-// ownerOf is for whom a principal claims.
-func ownerOf(p agentsandbox.Principal) Owner { return Owner{Group: p.Tenant, Name: p.KeyID} }
-
 // Sandboxes hands out sandboxes that nobody used before.
 type Sandboxes interface {
-	// Claim returns a sandbox of a template's variant with those limits in force; the
-	// caller destroys it. Where the variant cannot be had, it is the bare one,
-	// in which the same code runs. It waits for one, in turn with others. An unknown template, and
-	// limits that the server has no room for at all, are *agentsandbox.Errors of
-	// code invalid_request; a server that cannot make sandboxes, or has too many
-	// who wait, of code unavailable.
-	Claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
-	// ClaimIsolated is Claim of a sandbox without a network device.
-	ClaimIsolated(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	supply.Pool
 	// Ready tells whether a sandbox of the default template can be claimed now;
 	// nil if so, otherwise why not.
 	Ready() error
@@ -207,16 +190,10 @@ type Sandboxes interface {
 // Network decides what sandboxes may reach. A sandbox that was just made reaches
 // nothing until Apply.
 type Network interface {
-	// Server is what sandboxes of a template may reach of which nothing else is
-	// asked; of the template "", what the server allows at all.
-	Server(template string) agentsandbox.NetworkPolicy
+	supply.Network
 	// Check refuses what is more than the server allows to a template: an
 	// *agentsandbox.Error of code invalid_request that names the entry.
 	Check(template string, policy *agentsandbox.NetworkPolicy) error
-	// Apply puts a policy in force, nil for the template's, and cuts what it does not
-	// allow. Of a sandbox without a device it fails, unless the policy is off.
-	// After an error nothing is reached any more.
-	Apply(sandbox, template string, policy *agentsandbox.NetworkPolicy, secrets []agentsandbox.BoundSecret) error
 	// HasDevice tells whether a sandbox has a network device.
 	HasDevice(sandbox string) bool
 	// Report tells what a sandbox did, its Policy aside.

@@ -12,6 +12,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -140,8 +141,8 @@ func (s *doomedSandbox) Evicted() string {
 	return ""
 }
 
-func (d *doomed) Claim(ctx context.Context, owner engine.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
-	if owner != (engine.Owner{Group: "a", Name: "key_a"}) {
+func (d *doomed) Claim(ctx context.Context, owner supply.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
+	if owner != (supply.Owner{Group: "a", Name: "key_a"}) {
 		return nil, fmt.Errorf("the claim is of %v", owner)
 	}
 	sb, err := d.Sandboxes.Claim(ctx, owner, template, variant, l)

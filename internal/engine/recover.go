@@ -262,16 +262,15 @@ func (e *Engine) resume() {
 		e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
 		e.work.Go(func() {
 			if e.followUp(e.work.Context(), x) {
-				_ = e.destroy(x.sandbox) // logged there
+				e.supply.Destroy(x.sandbox)
 				return
 			}
-			e.testify(x.sandbox.ID())
-			x.sandbox.Release()
+			e.supply.Release(x.sandbox)
 		})
 	}
 	for id, sb := range r.adopted {
 		if !needed[id] {
-			e.work.Go(func() { _ = e.destroy(sb) })
+			e.supply.DestroyLater(sb)
 		}
 	}
 }

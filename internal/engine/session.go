@@ -8,6 +8,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/cursor"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -77,7 +78,7 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 	if err := e.quotas.AddSession(ctx, p.Tenant, insert); err != nil {
 		return nil, err
 	}
-	if err := e.bringUp(ctx, ownerOf(p), &info, secrets, files); err != nil {
+	if err := e.bringUp(ctx, supply.OwnerOf(p), &info, secrets, files); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
 		if merr := e.store.MoveSession(undo, info.ID, agentsandbox.SessionDeleted, e.now()); merr != nil {
@@ -85,21 +86,24 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		}
 		return nil, err
 	}
-	info.Network = e.effective(info.Template, info.Network)
+	info.Network = e.supply.Policy(info.Template, info.Network)
 	return &info, nil
 }
 
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
-func (e *Engine) bringUp(ctx context.Context, owner Owner, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
-	sb, err := e.claim(ctx, owner, info.Template, runtime.Bare, e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB), info.Network, secrets)
+func (e *Engine) bringUp(ctx context.Context, owner supply.Owner, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
+	sb, err := e.supply.Claim(ctx, supply.Request{
+		Owner: owner, Template: info.Template, Variant: runtime.Bare, Limits: e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB),
+		Policy: info.Network, Secrets: secrets,
+	})
 	if err != nil {
 		return err
 	}
 	live := false
 	defer func() {
 		if !live {
-			e.work.Go(func() { _ = e.destroy(sb) }) // logged there
+			e.supply.DestroyLater(sb)
 		}
 	}()
 	if err := e.inject(ctx, sb, files); err != nil {
@@ -187,10 +191,10 @@ func (e *Engine) endUse(s *session, cause error) {
 func (e *Engine) finishSession(s *session, cause error, last agentsandbox.SessionStatus) {
 	e.endUse(s, cause)
 	if !errors.Is(cause, runtime.ErrSandboxLost) {
-		_ = e.destroy(s.sandbox) // ends the runs too; logged there
+		e.supply.Destroy(s.sandbox) // ends the runs too; logged there
 	}
 	e.awaitVisits(s)
-	_ = e.destroy(s.sandbox)
+	e.supply.Destroy(s.sandbox)
 	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
 	defer cancel()
 	if err := e.store.MoveSession(ctx, s.info.ID, last, e.now()); err != nil && !alreadyThere(err) {
@@ -216,22 +220,9 @@ func (e *Engine) awaitVisits(s *session) {
 	}
 }
 
-// evictable is a sandbox that its supply may end before anybody asked for that.
-type evictable interface {
-	// Evicted says why, in sentences for people; "" if it was not ended so.
-	Evicted() string
-}
-
-func evicted(sb runtime.Sandbox) string {
-	if s, ok := sb.(evictable); ok {
-		return s.Evicted()
-	}
-	return ""
-}
-
 // noteEviction keeps why a session is lost, if its sandbox was ended.
 func (e *Engine) noteEviction(s *session) {
-	why := evicted(s.sandbox)
+	why := supply.Evicted(s.sandbox)
 	if why == "" {
 		return
 	}
@@ -291,7 +282,7 @@ func (e *Engine) whyNoSession(ctx context.Context, tenant, id string) error {
 }
 
 func sessionNotFound(id string) error {
-	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "No session %s exists.", quoteID(id))
+	return agentsandbox.Errorf(agentsandbox.CodeSessionNotFound, "No session %s exists.", agentsandbox.QuoteID(id))
 }
 
 // Session implements agentsandbox.Service.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -100,7 +101,7 @@ func cancelled(rec *agentsandbox.Execution, cause error) (note string) {
 func (e *Engine) lost(sb runtime.Sandbox, rec *agentsandbox.Execution) (note string) {
 	rec.ReturnCode, rec.Signal = returnCodeKilled, "SIGKILL"
 	rec.Status, rec.Error = agentsandbox.StatusSandboxLost, "The sandbox died. It is safe to run this again."
-	if why := evicted(sb); why != "" {
+	if why := supply.Evicted(sb); why != "" {
 		rec.Status, rec.Error = agentsandbox.StatusMemoryExceeded, why
 		return why
 	}

@@ -240,3 +240,8 @@ func (t *tally) text(name string, room *int) string {
 	}
 	return fmt.Sprintf("%s %d (%s)", name, t.sum, strings.Join(said, ", "))
 }
+
+// egressAudit is the audit of egress as the supply of sandboxes needs it.
+type egressAudit struct{ e *Engine }
+
+func (a egressAudit) Flush(sandbox string) { a.e.testify(sandbox) }

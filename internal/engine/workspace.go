@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strconv"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -20,7 +20,7 @@ func (e *Engine) atPath(ctx context.Context, sessionID, p, name string, work fun
 		return err
 	}
 	return e.inSession(ctx, sessionID, name, func(ctx context.Context, s *session) error {
-		return guestError(work(ctx, s.sandbox, clean), clean)
+		return supply.Explain(work(ctx, s.sandbox, clean), clean)
 	})
 }
 
@@ -38,7 +38,7 @@ func (e *Engine) ReadPath(ctx context.Context, sessionID, p string) (*agentsandb
 	info, r, err := v.sandbox.ReadFile(ctx, p)
 	if err != nil {
 		v.leave()
-		return nil, nil, v.explain(guestError(err, p))
+		return nil, nil, v.explain(supply.Explain(err, p))
 	}
 	context.AfterFunc(ctx, v.leave)
 	return &info, &visitingReader{r, v}, nil
@@ -112,46 +112,4 @@ func (e *Engine) RemovePath(ctx context.Context, sessionID, p string) error {
 	return e.atPath(ctx, sessionID, p, "removePath", func(ctx context.Context, sb runtime.Sandbox, p string) error {
 		return sb.Remove(ctx, p)
 	})
-}
-
-// guestError turns an error of a sandbox into one for the caller.
-func guestError(err error, p string) error {
-	code, message := agentsandbox.Code(""), ""
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, runtime.ErrSandboxLost):
-		code, message = agentsandbox.CodeUnavailable, "The sandbox died. Create a new session."
-	case errors.Is(err, runtime.ErrNotExist):
-		code, message = agentsandbox.CodePathNotFound, "Nothing is at "+quote(p)+" in the sandbox."
-	case errors.Is(err, runtime.ErrPermission):
-		code, message = agentsandbox.CodeForbidden, "The user of the sandbox has no right to "+quote(p)+"."
-	case errors.Is(err, runtime.ErrSystemPath):
-		code, message = agentsandbox.CodeForbidden, quote(p)+" leads into /proc, /sys or /dev, which are the sandbox's kernel and no files of the session. Run code to look at them."
-	case errors.Is(err, runtime.ErrNotRegular):
-		code, message = agentsandbox.CodeConflict, quote(p)+" is not of the kind that this needs: a link, a directory, a FIFO, a socket or a device is never followed or read."
-	case errors.Is(err, runtime.ErrNoSpace):
-		code, message = agentsandbox.CodeStorageFull, "The disk of the sandbox is full. Remove files in it, or use a new session."
-	case errors.Is(err, runtime.ErrInvalid):
-		code, message = agentsandbox.CodeInvalidRequest, "path: "+quote(p)+" cannot be used."
-	default:
-		return err
-	}
-	told := &agentsandbox.Error{Code: code, Message: message, Err: err}
-	if code == agentsandbox.CodeInvalidRequest {
-		told.Details = []agentsandbox.Detail{{Field: "path", Message: "cannot be used."}}
-	}
-	return told
-}
-
-func quote(s string) string { return strconv.Quote(s) }
-
-// quoteID shows an id that a caller sent: as it is if it is plain.
-func quoteID(id string) string {
-	for _, c := range id {
-		if c != '_' && c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-			return strconv.Quote(id)
-		}
-	}
-	return id
 }
