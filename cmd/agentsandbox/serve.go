@@ -23,6 +23,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/spool"
@@ -57,6 +58,7 @@ type daemon struct {
 	machine     machine
 	pool        *pool.Pool
 	network     *border.Border
+	keys        *keys.Registry
 	audit       *audit.Log
 	engine      *engine.Engine
 	handler     http.Handler
@@ -67,6 +69,7 @@ type daemon struct {
 // service is agentsandbox.Service, put together from those who serve its parts.
 type service struct {
 	*engine.Engine
+	agentsandbox.KeyService
 	agentsandbox.AuditService
 }
 
@@ -104,7 +107,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		return err
 	}
 	d.onClose(func() error { _ = d.listener.Close(); return nil }) // the server has closed it, if it ran
-	keys, err := vault.Open(d.cfg.DataDir)
+	seals, err := vault.Open(d.cfg.DataDir)
 	if err != nil {
 		return err
 	}
@@ -127,10 +130,11 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.machine.MemoryUse,
 		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
-	d.audit = audit.New(audit.Options{Store: d.store, Vault: keys, Logger: d.log})
+	d.audit = audit.New(audit.Options{Store: d.store, Vault: seals, Logger: d.log})
+	d.keys = keys.New(keys.Options{Store: d.store, Audit: d.audit, Vault: seals, Logger: d.log})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Audit: d.audit, Template: template.DefaultName,
-		Network: d.network, Vault: keys, SandboxEnv: env,
+		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, Template: template.DefaultName,
+		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
 	})
@@ -139,7 +143,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
 		Idempotency: d.engine, Audit: d.audit.Append, AuditReady: d.audit.Ready, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
-		Service: service{d.engine, d.audit}, Authenticate: d.engine.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
+		Service: service{d.engine, d.keys, d.audit}, Authenticate: d.keys.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,
 	}); err != nil {
@@ -150,7 +154,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 
 // bootstrap makes the first key and leaves it where the command line finds it.
 func (d *daemon) bootstrap(ctx context.Context) error {
-	key, err := d.engine.Bootstrap(ctx, d.cfg.BootstrapKey.Reveal())
+	key, err := d.keys.Bootstrap(ctx, d.cfg.BootstrapKey.Reveal())
 	if err != nil || key == "" {
 		return err
 	}
@@ -246,11 +250,12 @@ func (d *daemon) drain(server *http.Server) {
 	}()
 	running, cancelRunning := context.WithTimeout(ctx, grace)
 	defer cancelRunning()
-	// The engine first: how its work ends is written to the audit log.
-	if err := errors.Join(d.engine.Close(running), d.audit.Close()); err != nil {
-		d.log.Error("closing the engine", "error", err)
-	}
+	d.engine.Close(running)
 	<-closed
+	// Last: all who use a key or append a row have ended.
+	if err := errors.Join(d.keys.Close(), d.audit.Close()); err != nil {
+		d.log.Error("closing the keys and the audit log", "error", err)
+	}
 	d.pool.Close()
 }
 

@@ -1,5 +1,5 @@
 // Package engine is the use cases of Agent Sandbox: executing code, keeping
-// sessions, files and keys. It implements these parts of [agentsandbox.Service] on
+// sessions and files. It implements these parts of [agentsandbox.Service] on
 // ports that it declares itself: a store, blobs, and a supply of sandboxes. It owns
 // policy and state; it knows no HTTP, no SQL and no gVisor.
 //
@@ -46,6 +46,7 @@ type Options struct {
 	Blobs     Blobs
 	Sandboxes Sandboxes
 	Spool     Spool
+	Keys      Keys
 	Audit     Audit
 	// Network is what sandboxes may reach; nil: nothing.
 	Network Network
@@ -73,7 +74,7 @@ type Options struct {
 	Now func() time.Time
 }
 
-// Engine implements the services of executions, sessions, files, keys and networks.
+// Engine implements the services of executions, sessions, files and networks.
 // Make one with New, call Recover before the first request, Start for what happens
 // by itself, and Close at the end.
 type Engine struct {
@@ -82,6 +83,7 @@ type Engine struct {
 	sandboxes Sandboxes
 	supply    *supply.Supply
 	spool     Spool
+	keys      Keys
 	audit     Audit
 	network   Network
 	vault     Vault
@@ -103,8 +105,6 @@ type Engine struct {
 	clock        func() time.Time
 
 	witnesses witnesses
-	touched   touches
-	known     knownKeys
 	requests  requests
 	pins      filePins
 	// keeping is the housekeeping that Start begins, and the ends of sessions
@@ -118,9 +118,6 @@ type Engine struct {
 	ports    PortLimits
 	conns    map[*portConn]struct{} // to ports of sessions
 	byPath   map[string]*session    // by the paths of their open ports
-	// keyEnds are when keys stopped, or stop, being valid, as far as that is known:
-	// of those that were revoked, and of those in use that expire.
-	keyEnds map[string]time.Time
 	// watchers wait for the sandboxes of live sessions to die.
 	watchers sync.WaitGroup
 }
@@ -130,7 +127,6 @@ var _ interface {
 	agentsandbox.SessionService
 	agentsandbox.FileService
 	agentsandbox.WorkspaceService
-	agentsandbox.KeyService
 	agentsandbox.NetworkService
 } = (*Engine)(nil)
 
@@ -144,19 +140,18 @@ func New(opts Options) *Engine {
 	}
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
+		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		answerStatus: opts.AnswerStatus,
 		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
-		touched:  touches{at: map[string]time.Time{}},
-		known:    knownKeys{byHash: map[[32]byte]agentsandbox.Key{}},
 		requests: requests{serving: map[requestKey]*servedRequest{}},
 		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
-		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{}, keyEnds: map[string]time.Time{},
+		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{},
 		work: work.NewGroup(opts.Logger),
 	}
 	e.supply = supply.New(opts.Sandboxes, opts.Network, egressAudit{e}, e.work, opts.Logger)
 	e.keepSessions.Store(opts.KeepSessions)
+	e.keys.OnRevoke(e.closeForKey)
 	return e
 }
 
@@ -174,7 +169,7 @@ const (
 // runs is ended and recorded as cancelled. Then the live sessions end too; with
 // KeepSessions they, and what runs in them, are left to the next server. It
 // returns when nothing is left to do.
-func (e *Engine) Close(ctx context.Context) error {
+func (e *Engine) Close(ctx context.Context) {
 	e.work.Refuse()
 	e.stopKeeping()
 	e.work.Close(ctx, e.endOfWork)
@@ -184,5 +179,4 @@ func (e *Engine) Close(ctx context.Context) error {
 	} else {
 		e.closeSessions()
 	}
-	return e.flushTouches()
 }

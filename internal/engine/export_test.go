@@ -14,9 +14,6 @@ func (e *Engine) ExpireSessions(ctx context.Context) { e.expireSessions(ctx) }
 // EndDueConns is one round of what Start does every second.
 func (e *Engine) EndDueConns() { e.endDueConns() }
 
-// LoadKeyEnds is what Recover does where an earlier process left ports.
-func (e *Engine) LoadKeyEnds(ctx context.Context) error { return e.loadKeyEnds(ctx) }
-
 // SaveUses writes when sessions were last used, where the store is far behind.
 func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -30,7 +31,9 @@ import (
 // directories of this machine.
 type fixture struct {
 	*engine.Engine
+	agentsandbox.KeyService
 	agentsandbox.AuditService
+	keys  *keys.Registry
 	audit *audit.Log
 	t     *testing.T
 	pool  *pool.Pool
@@ -47,10 +50,11 @@ type fixture struct {
 }
 
 // service is all that the fixture serves.
-func (f *fixture) service() agentsandbox.Service { return service{f.Engine, f.audit} }
+func (f *fixture) service() agentsandbox.Service { return service{f.Engine, f.keys, f.audit} }
 
 type service struct {
 	*engine.Engine
+	agentsandbox.KeyService
 	agentsandbox.AuditService
 }
 
@@ -93,11 +97,11 @@ func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
 func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
 	t.Helper()
 	if opts.Vault == nil {
-		keys, err := vault.Open(dir)
+		v, err := vault.Open(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
-		opts.Vault = keys
+		opts.Vault = v
 	}
 	log := slog.New(nothingOverdue{slog.DiscardHandler, t})
 	db, err := store.Open(t.Context(), dir, store.Options{Log: log})
@@ -122,13 +126,16 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
 	opts.AnswerStatus = httpapi.Status
+	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})
+	f.KeyService, opts.Keys = f.keys, f.keys
 	f.Engine = engine.New(opts)
 	if err := f.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	f.Resume()
 	t.Cleanup(func() {
-		if err := errors.Join(f.Close(context.Background()), f.audit.Close()); err != nil {
+		f.Close(context.Background())
+		if err := errors.Join(f.keys.Close(), f.audit.Close()); err != nil {
 			t.Error(err)
 		}
 		f.pool.Close()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strings"
@@ -39,11 +40,9 @@ func (e *Engine) OpenPort(ctx context.Context, id string, port uint16, lifeMS in
 			return nil, agentsandbox.Errorf(agentsandbox.CodeConflict, "The session %s has %d open ports, which is the most. Close one first.", id, len(open))
 		}
 		expires := e.now().Add(time.Duration(lifeMS) * time.Millisecond)
-		e.mu.Lock()
-		if end, known := e.keyEnds[p.KeyID]; known && end.Before(expires) {
+		if end, known := e.keys.End(p.KeyID); known && end.Before(expires) {
 			expires = end // the URL ends with its key
 		}
-		e.mu.Unlock()
 		opened = agentsandbox.OpenPort{Port: port, ID: agentsandbox.NewID(""), KeyID: p.KeyID, ExpiresAt: expires}
 		opened.Path = e.pathOf(id, opened)
 		return append(open, opened), nil
@@ -124,6 +123,35 @@ func (e *Engine) validPorts(s *session) []agentsandbox.OpenPort {
 		}
 	}
 	return open
+}
+
+// keyEnded tells whether a key is known to be valid no more.
+func (e *Engine) keyEnded(id string) bool {
+	end, known := e.keys.End(id)
+	return known && !e.now().Before(end)
+}
+
+// closeForKey closes what a key that was revoked has open: connections to ports, and
+// URLs that it made.
+func (e *Engine) closeForKey(ctx context.Context, id string) error {
+	var made []*session
+	e.mu.Lock()
+	for _, s := range e.sessions {
+		if slices.ContainsFunc(s.info.Ports, func(p agentsandbox.OpenPort) bool { return p.KeyID == id }) {
+			made = append(made, s)
+		}
+	}
+	e.mu.Unlock()
+	e.endConns(errKeyRevoked, func(c *portConn) bool { return c.use.key == id })
+	var errs []error
+	for _, s := range made {
+		// Those of the key are not among the valid ones any more.
+		err := e.replacePorts(ctx, s, func(_ *session, open []agentsandbox.OpenPort) ([]agentsandbox.OpenPort, error) { return open, nil })
+		if agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound { // it ended meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ClosePort implements agentsandbox.Service.

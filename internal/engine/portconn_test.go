@@ -275,7 +275,7 @@ func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	token := f.url(keyOf(t, key.ID))
-	if err := errors.Join(f.Store.RevokeKey(t.Context(), "a", key.ID, time.Now()), f.LoadKeyEnds(t.Context())); err != nil {
+	if err := errors.Join(f.Store.RevokeKey(t.Context(), "a", key.ID, time.Now()), f.keys.LoadEnds(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	_, err = f.through(token)
@@ -294,7 +294,7 @@ func TestAKeyThatExpiresLosesWhatItOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Authenticate(t.Context(), key.Value); err != nil {
+	if _, err := f.keys.Authenticate(t.Context(), key.Value); err != nil {
 		t.Fatal(err)
 	}
 	holder := keyOf(t, key.ID)

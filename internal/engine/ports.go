@@ -16,7 +16,6 @@ import (
 // tenant's rows only. A row that is not there is an *agentsandbox.Error with the
 // not-found code of its kind; a full disk is one of code storage_full.
 type Store interface {
-	KeyStore
 	SessionStore
 	ExecutionStore
 	FileStore
@@ -32,19 +31,6 @@ type AdmissionStore interface {
 	NoteSessionEnd(ctx context.Context, id, why string) error
 	// SessionEnd returns what was noted; "" if nothing was.
 	SessionEnd(ctx context.Context, id string) (string, error)
-}
-
-// KeyStore keeps keys by the SHA-256 of their values.
-type KeyStore interface {
-	InsertKey(ctx context.Context, key agentsandbox.Key, hash [32]byte) error
-	// KeyByHash finds a key, revoked and expired ones included.
-	KeyByHash(ctx context.Context, hash [32]byte) (agentsandbox.Key, error)
-	// Keys lists the keys of a tenant, or of all when tenant is empty.
-	Keys(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.KeyPage, error)
-	// RevokeKey is repeatable: the first time stays. Tenant may be empty: any.
-	RevokeKey(ctx context.Context, tenant, id string, at time.Time) error
-	// TouchKeys records when keys were last used.
-	TouchKeys(ctx context.Context, used map[string]time.Time) error
 }
 
 // SessionStore keeps sessions.
@@ -126,6 +112,18 @@ type RequestStore interface {
 	DropRequest(ctx context.Context, seq int64) error
 	// DropRequests forgets at most limit requests from before a time.
 	DropRequests(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// Keys tells when API keys stop being valid. What a key has opened ends with it.
+type Keys interface {
+	// End returns when a key stops, or stopped, being valid; false if that is not
+	// known.
+	End(id string) (end time.Time, known bool)
+	// LoadEnds learns when the keys of an earlier process end.
+	LoadEnds(ctx context.Context) error
+	// OnRevoke has f called with the id of each key that is revoked, before the key's
+	// owner is told.
+	OnRevoke(f func(ctx context.Context, id string) error)
 }
 
 // Audit takes rows about what the server does by itself.

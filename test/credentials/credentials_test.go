@@ -23,6 +23,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	fakeruntime "github.com/agentsandbox/agentsandbox/internal/runtime/fake"
@@ -117,12 +118,13 @@ func TestEveryRouteByEveryCredential(t *testing.T) {
 // matrix is the API on the real engine, with two tenants.
 type matrix struct {
 	http.Handler
-	store  *store.DB
-	engine *engine.Engine
+	store   *store.DB
+	service agentsandbox.Service
 }
 
 type service struct {
 	*engine.Engine
+	agentsandbox.KeyService
 	agentsandbox.AuditService
 }
 
@@ -153,12 +155,14 @@ func newMatrix(t *testing.T) *matrix {
 	})
 	p.Start()
 	rows := audit.New(audit.Options{Store: db, Logger: log})
-	e := engine.New(engine.Options{Store: db, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
+	e := engine.New(engine.Options{Store: db, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(e.Close(context.Background()), rows.Close()); err != nil {
+		e.Close(context.Background())
+		if err := errors.Join(k.Close(), rows.Close()); err != nil {
 			t.Error(err)
 		}
 		p.Close()
@@ -166,11 +170,12 @@ func newMatrix(t *testing.T) *matrix {
 			t.Error(err)
 		}
 	})
-	handler, err := httpapi.New(httpapi.Options{Service: service{e, rows}, Idempotency: e, Audit: rows.Append, Authenticate: e.Authenticate, Ready: func() error { return nil }, Logger: log})
+	s := service{e, k, rows}
+	handler, err := httpapi.New(httpapi.Options{Service: s, Idempotency: e, Audit: rows.Append, Authenticate: k.Authenticate, Ready: func() error { return nil }, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &matrix{Handler: handler, store: db, engine: e}
+	return &matrix{Handler: handler, store: db, service: s}
 }
 
 // routes are those of the document, with the scope that each says it needs.
@@ -332,18 +337,18 @@ func (m *matrix) makeThings(t *testing.T, tenant string) things {
 			t.Fatal(err)
 		}
 	}
-	session, err := m.engine.CreateSession(ctx, agentsandbox.SessionRequest{})
+	session, err := m.service.CreateSession(ctx, agentsandbox.SessionRequest{})
 	need(err)
-	_, err = m.engine.WritePath(ctx, session.ID, "/workspace/a.txt", strings.NewReader("a"))
+	_, err = m.service.WritePath(ctx, session.ID, "/workspace/a.txt", strings.NewReader("a"))
 	need(err)
-	file, err := m.engine.UploadFile(ctx, agentsandbox.FileUpload{Filename: "f.txt"}, strings.NewReader("f"))
+	file, err := m.service.UploadFile(ctx, agentsandbox.FileUpload{Filename: "f.txt"}, strings.NewReader("f"))
 	need(err)
-	run, err := m.engine.Execute(ctx, agentsandbox.ExecuteRequest{Code: "echo secret", Language: agentsandbox.Bash, SessionID: session.ID})
+	run, err := m.service.Execute(ctx, agentsandbox.ExecuteRequest{Code: "echo secret", Language: agentsandbox.Bash, SessionID: session.ID})
 	need(err)
-	key, err := m.engine.CreateKey(ctx, agentsandbox.KeyRequest{Name: "k", Tenant: tenant})
+	key, err := m.service.CreateKey(ctx, agentsandbox.KeyRequest{Name: "k", Tenant: tenant})
 	need(err)
 	t.Cleanup(func() {
-		if err := m.engine.DeleteSession(context.WithoutCancel(ctx), session.ID); err != nil && agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound {
+		if err := m.service.DeleteSession(context.WithoutCancel(ctx), session.ID); err != nil && agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound {
 			t.Error(err)
 		}
 	})
