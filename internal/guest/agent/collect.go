@@ -10,6 +10,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // What a look for changed files may cost: the user can make directories of any
@@ -224,7 +225,7 @@ func (w *walk) leaveOut(why agentsandbox.OmittedReason) {
 }
 
 func (w *walk) start(dir string) {
-	fd, err := openDirectory(unix.AT_FDCWD, w.a.path(dir))
+	fd, err := rawio.OpenDirectory(unix.AT_FDCWD, w.a.path(dir))
 	if err != nil {
 		return // what is not there, or is a link, holds nothing
 	}
@@ -275,7 +276,7 @@ func (w *walk) subdirectory(parent int, name, p string, st *unix.Stat_t, depth i
 		w.leaveOut(agentsandbox.OmittedTimeLimit)
 		return
 	}
-	fd, err := openDirectory(parent, name)
+	fd, err := rawio.OpenDirectory(parent, name)
 	if err != nil {
 		w.leaveOut(agentsandbox.OmittedUnreadable)
 		return
@@ -292,7 +293,7 @@ func (w *walk) subdirectory(parent int, name, p string, st *unix.Stat_t, depth i
 // names lists a directory in order, as far as the budget goes, and says why not
 // further.
 func (w *walk) names(fd int) (names []string, why agentsandbox.OmittedReason) {
-	err := readNames(fd, func(name string) bool {
+	err := rawio.ReadNames(fd, func(name string) bool {
 		if w.entries == 0 || w.bytes < len(name) {
 			why = agentsandbox.OmittedFileLimit
 			return false

@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 const maxPath = agentsandbox.MaxPathBytes
@@ -155,7 +156,7 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return refuse(guest.FailNotRegular, "it is not a directory")
 		}
-		fd, err := openDirectory(pl.dirFD, pl.name)
+		fd, err := rawio.OpenDirectory(pl.dirFD, pl.name)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: filepath.Base(p), Err: err}
 		}
@@ -190,7 +191,7 @@ func (a *Agent) list(ctx context.Context, p, after string, limit int) (page gues
 // directory, it holds no more names than that.
 func firstNames(ctx context.Context, fd int, after string, n int) ([]string, error) {
 	var first largestFirst
-	err := readNames(fd, func(name string) bool {
+	err := rawio.ReadNames(fd, func(name string) bool {
 		switch {
 		case name <= after:
 		case len(first) < n:
@@ -278,12 +279,12 @@ func removeAt(ctx context.Context, dirFD int, name string, depth int) error {
 func emptyDirectory(ctx context.Context, dirFD int, name string, depth int) error {
 	const batch = 1024
 	for {
-		fd, err := openDirectory(dirFD, name)
+		fd, err := rawio.OpenDirectory(dirFD, name)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: name, Err: err}
 		}
 		names := make([]string, 0, 16)
-		err = readNames(fd, func(n string) bool {
+		err = rawio.ReadNames(fd, func(n string) bool {
 			names = append(names, n)
 			return len(names) < batch
 		})

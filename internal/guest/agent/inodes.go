@@ -11,6 +11,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // inodes bounds the files, directories and links of a sandbox, whose file system
@@ -61,7 +62,7 @@ func (n *inodes) over(a *Agent, most int64, enough <-chan struct{}) bool {
 	}
 	count := uint64(0)
 	for _, dir := range userDirs {
-		fd, err := openDirectory(unix.AT_FDCWD, a.path(dir))
+		fd, err := rawio.OpenDirectory(unix.AT_FDCWD, a.path(dir))
 		if err != nil {
 			continue // it is gone
 		}
@@ -121,7 +122,7 @@ func countFiles(fd, depth int, count *uint64, most uint64, enough <-chan struct{
 			if !e.IsDir() {
 				continue
 			}
-			sub, err := openDirectory(fd, e.Name())
+			sub, err := rawio.OpenDirectory(fd, e.Name())
 			if err != nil {
 				continue // it went away
 			}

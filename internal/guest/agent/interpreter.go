@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // What an interpreter reads of its environment while it starts: a run that sets
@@ -447,7 +448,7 @@ func (in *interpreters) userSites() string {
 	defer unix.Close(dir)
 	const most = 64 // the user may have made any number of them
 	var names []string
-	err = readNames(dir, func(name string) bool {
+	err = rawio.ReadNames(dir, func(name string) bool {
 		names = append(names, name)
 		return len(names) < most
 	})

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // firstMark is the first of the group ids that mark the processes of a run. No
@@ -81,13 +83,13 @@ func memberOf(status string, uid int) (m member, ok bool) {
 
 // processes lists every process of the sandbox.
 func processes() []int {
-	dir, err := openDirectory(unix.AT_FDCWD, "/proc")
+	dir, err := rawio.OpenDirectory(unix.AT_FDCWD, "/proc")
 	if err != nil {
 		return nil
 	}
 	defer unix.Close(dir)
 	var pids []int
-	err = readNames(dir, func(name string) bool {
+	err = rawio.ReadNames(dir, func(name string) bool {
 		if pid, err := strconv.Atoi(name); err == nil {
 			pids = append(pids, pid)
 		}

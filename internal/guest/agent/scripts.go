@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // scripts are the files that hold the code of runs. Each has a directory of its
@@ -52,7 +53,7 @@ func (s *scripts) new(extension string) (script, error) {
 		return script{}, err
 	}
 	made := script{dir: dir, path: filepath.Join(dir, guest.ScriptName+extension)}
-	if err := writeFile(made.path, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
+	if err := rawio.WriteFile(made.path, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
 		_ = unix.Rmdir(dir)
 		return script{}, err
 	}
@@ -71,7 +72,7 @@ func (s script) name() string {
 // write puts code into the script. It stays the same file, because it may be
 // mounted.
 func (s script) write(code []byte) error {
-	err := writeFile(s.path, unix.O_TRUNC, code)
+	err := rawio.WriteFile(s.path, unix.O_TRUNC, code)
 	if err != nil {
 		s.clear()
 	}
@@ -85,22 +86,6 @@ func (s script) clear() { _ = unix.Truncate(s.path, 0) }
 func (s script) remove() {
 	_ = unix.Unlink(s.path)
 	_ = unix.Rmdir(s.dir)
-}
-
-// writeFile writes a file in a directory that only root can write to.
-func writeFile(path string, flags int, data []byte) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC|flags, 0o644)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	err = writeAll(fd, data)
-	if cerr := unix.Close(fd); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return &os.PathError{Op: "write", Path: path, Err: err}
-	}
-	return nil
 }
 
 // openWatch tells whether a file has been opened.

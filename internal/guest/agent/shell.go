@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // shell is a Bash that was started for one run, and waits for its script as an
@@ -135,7 +136,7 @@ func (s *shell) hand(a *Agent, code, settings []byte, req *guest.RunRequest) (pr
 		return process{}, err
 	}
 	// The settings come last, and under their name only when they are complete.
-	if err := writeFile(s.settings+".new", unix.O_CREAT|unix.O_EXCL, settings); err != nil {
+	if err := rawio.WriteFile(s.settings+".new", unix.O_CREAT|unix.O_EXCL, settings); err != nil {
 		_ = unix.Unlink(s.settings + ".new")
 		return process{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 )
 
 // stages are names in the workspace, one for each language, under which every run
@@ -36,7 +37,7 @@ var extensions = []string{".py", ".sh"}
 // prepare makes the stages, and the cover in a directory that only root can write to.
 func (s *stages) prepare(workspace, dir string, log *slog.Logger) error {
 	s.workspace, s.cover, s.log = workspace, filepath.Join(dir, "cover"), log
-	if err := writeFile(s.cover, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
+	if err := rawio.WriteFile(s.cover, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
 		return err
 	}
 	// What an interpreter mounts is to stay with it.
@@ -77,7 +78,7 @@ func (s *stages) find(extension string) string {
 
 func (s *stages) make(extension string) error {
 	path := s.path(extension)
-	if err := writeFile(path, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, nil); err != nil {
+	if err := rawio.WriteFile(path, unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, nil); err != nil {
 		return err
 	}
 	return mountOver(s.cover, path)

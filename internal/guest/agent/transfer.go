@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/rawio"
 	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
 )
 
@@ -153,25 +154,11 @@ func (a *Agent) serveWrite(ctx context.Context, s *wire.Stream, p string) error 
 		case m.Kind != guest.KindData:
 			return refuse(guest.FailInvalid, "a message of kind %d among the bytes of a file", m.Kind)
 		}
-		if err := writeAll(up.fd, m.Payload); err != nil {
+		if err := rawio.WriteAll(up.fd, m.Payload); err != nil {
 			return &os.PathError{Op: "write", Path: filepath.Base(p), Err: err}
 		}
 		_, _ = up.sum.Write(m.Payload) // never fails
 	}
-}
-
-func writeAll(fd int, b []byte) error {
-	for len(b) > 0 {
-		n, err := unix.Write(fd, b)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }
 
 // upload is a file that is being written, under a temporary name beside its
