@@ -15,6 +15,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/agent"
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
 	"github.com/agentsandbox/agentsandbox/internal/posture/inside"
 )
 
@@ -60,7 +61,7 @@ func serve() error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	a, err := agent.New(agent.Options{
 		Root:        "/",
-		User:        &agent.User{UID: guest.UserID, GID: guest.GroupID},
+		User:        &proc.User{UID: guest.UserID, GID: guest.GroupID},
 		Python:      "/usr/bin/python3",
 		Bash:        "/bin/bash",
 		LauncherDir: guest.LauncherDir,

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -30,6 +31,16 @@ const (
 	FailSystemPath FailureCode = "system_path"
 	FailOther      FailureCode = "other"
 )
+
+// Error makes a failure an error, with which the parts of the agent refuse.
+func (f Failure) Error() string { return f.Text }
+
+// Tail is the end of what a program said, where the reason stands.
+func Tail(said []byte) []byte {
+	const most = 300
+	said = bytes.TrimSpace(said)
+	return said[max(0, len(said)-most):]
+}
 
 var failures = map[FailureCode]error{
 	FailNotExist:   runtime.ErrNotExist,

@@ -2,9 +2,10 @@
 // for the host. It is process 1 there, runs as root, and is the only thing that
 // talks to the host.
 //
-// It owns processes (with the interpreter that waits for the next script), what
-// runs write until the host has it, the files that a run changed, and file
-// operations with the rights of the sandbox's user. It trusts the host, and
+// It owns runs from their start to their result, what they write until the host has
+// it, the files that they changed, and file operations with the rights of the
+// sandbox's user. Processes come from package proc, and what they run in from the
+// starters of languages.go. It trusts the host, and
 // nothing that the user can touch: paths are opened without following a link in
 // their last element, directories are read within a budget, no wait depends on
 // a process of the user.
@@ -28,6 +29,8 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
+	"github.com/agentsandbox/agentsandbox/internal/guest/script"
 	"github.com/agentsandbox/agentsandbox/internal/guest/wire"
 )
 
@@ -36,7 +39,7 @@ type Options struct {
 	// Root is the directory that stands for "/". In a sandbox it is "/".
 	Root string
 	// User is whose rights code and file operations have; nil: the agent's own.
-	User *User
+	User *proc.User
 	// Python and Bash are the paths of the interpreters on this machine.
 	Python, Bash string
 	// LauncherDir holds the launchers of interpreters, on this machine.
@@ -49,9 +52,6 @@ type Options struct {
 	Init   bool
 	Logger *slog.Logger
 }
-
-// User is whose rights code has.
-type User struct{ UID, GID int }
 
 // BaseEnv is the environment of a run in a sandbox.
 func BaseEnv() []string {
@@ -69,25 +69,22 @@ func BaseEnv() []string {
 
 // Agent serves conversations. Its methods are safe for concurrent use.
 type Agent struct {
-	opts       Options
-	log        *slog.Logger
-	workspace  string // on this machine
-	threads    *userThreads
-	children   *children
-	scripts    *scripts
-	interprets *interpreters
-	forks      *forks
-	shells     *shells
-	uploads    uploads
-	known      known
-	drains     drains
-	wg         sync.WaitGroup // runs
-	serial     atomic.Uint64
-	preparing  atomic.Bool  // prepare chooses which interpreter waits, not the runs
-	memory     atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
-	alone      atomic.Int64 // how long it goes on without a conversation, in ms; 0: for ever
-	inodes     inodes
-	relieving  sync.Mutex // held while every process of the user is ended
+	opts      Options
+	log       *slog.Logger
+	workspace string // on this machine
+	threads   *userThreads
+	processes *proc.Table
+	scripts   *script.Dir
+	languages []*language
+	uploads   uploads
+	known     known
+	drains    drains
+	wg        sync.WaitGroup // runs
+	serial    atomic.Uint64
+	memory    atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
+	alone     atomic.Int64 // how long it goes on without a conversation, in ms; 0: for ever
+	inodes    inodes
+	relieving sync.Mutex // held while every process of the user is ended
 
 	mu     sync.Mutex
 	runs   map[string]*run
@@ -112,11 +109,13 @@ func New(opts Options) (*Agent, error) {
 	if a.threads, err = newUserThreads(opts.User); err != nil {
 		return nil, err
 	}
-	if a.scripts, err = newScripts(filepath.Join(opts.Root, guest.ScriptDir)); err != nil {
+	if a.scripts, err = script.Open(filepath.Join(opts.Root, guest.ScriptDir)); err != nil {
 		return nil, err
 	}
+	a.processes = proc.New(proc.Options{Init: opts.Init, User: opts.User, AsUser: a.threads.do, Dir: a.workspace, Logger: opts.Logger})
+	a.languages = a.newLanguages()
 	if opts.Init && opts.User != nil {
-		if err := a.scripts.stages.prepare(a.workspace, a.scripts.dir, a.log); err != nil {
+		if err := a.scripts.Stage(a.workspace, a.extensions(), a.log); err != nil {
 			return nil, err
 		}
 		if err := shareDevices(); err != nil {
@@ -124,10 +123,6 @@ func New(opts Options) (*Agent, error) {
 		}
 	}
 	a.known.start(a)
-	a.children = newChildren(opts.Init)
-	a.interprets = newInterpreters(a)
-	a.forks = &forks{in: a.interprets}
-	a.shells = &shells{a: a}
 	return a, nil
 }
 
@@ -140,11 +135,11 @@ func (a *Agent) Close() {
 	}
 	a.mu.Unlock()
 	a.wg.Wait()
-	a.forks.close()
-	a.interprets.close()
-	a.shells.close()
+	for _, l := range a.languages {
+		l.starter.Close()
+	}
 	a.drains.close()
-	a.children.close()
+	a.processes.Close()
 	a.known.close()
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/assets"
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -156,7 +157,22 @@ func python(t *testing.T, c *guest.Client, code string, env map[string]string) s
 	return do(t, c, agentsandbox.Python, code, env)
 }
 
-// waitingPID returns the process that waits, 0 for none.
+// scriptDir is where the agent has its scripts.
+func scriptDir(a *Agent) string { return filepath.Join(a.opts.Root, guest.ScriptDir) }
+
+// waitingPID returns the interpreter that waits, if no run is under way; 0: none.
+func (a *Agent) waitingPID() int {
+	programs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range programs {
+		line, _ := os.ReadFile(path)
+		if args := strings.Split(string(line), "\x00"); len(args) > 2 && args[1] == "-P" && strings.HasPrefix(args[2], scriptDir(a)) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return pid
+		}
+	}
+	return 0
+}
+
 func TestConversationsFollowEachOtherOnOneSocket(t *testing.T) {
 	a := newAgent(t, nil)
 	host, inside := socketpair(t)
@@ -269,7 +285,7 @@ func TestNothingIsLeftAfterARun(t *testing.T) {
 		python(t, c, "print(1)", map[string]string{"TZ": "UTC"})
 	}
 	eventually(t, "every script is removed but those of the interpreter and the shell that wait", func() bool {
-		left, err := os.ReadDir(a.scripts.dir)
+		left, err := os.ReadDir(scriptDir(a))
 		return err == nil && len(left) == 2 && a.waitingPID() != 0
 	})
 	// The interpreter and the shell that wait hold four each: two pipes, an eventfd and a socket.
@@ -312,12 +328,12 @@ func TestChildrenInheritNothing(t *testing.T) {
 func TestUserThreads(t *testing.T) {
 	if os.Geteuid() != 0 {
 		// Only root can try: without it, becoming the user has to fail clearly.
-		if _, err := newUserThreads(&User{UID: 1000, GID: 1000}); err == nil {
+		if _, err := newUserThreads(&proc.User{UID: 1000, GID: 1000}); err == nil {
 			t.Error("newUserThreads succeeds without root")
 		}
 		return
 	}
-	threads, err := newUserThreads(&User{UID: 1000, GID: 1000})
+	threads, err := newUserThreads(&proc.User{UID: 1000, GID: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}

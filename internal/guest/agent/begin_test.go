@@ -128,8 +128,8 @@ func TestRunsThatHaveNotBegunOutliveTheReliefOfMemory(t *testing.T) {
 		case <-deadline(t).Done():
 			t.Fatalf("%s: the run is not over", language)
 		}
-		if end := r.ending(); end != (ending{}) || r.proc.status.Signaled() {
-			t.Errorf("%s: ended by %+v, %v", language, end, r.proc.status)
+		if end := r.ending(); end != (ending{}) || r.proc.Exit().Status.Signaled() {
+			t.Errorf("%s: ended by %+v, %v", language, end, r.proc.Exit().Status)
 		}
 		a.forget(r)
 	}

@@ -15,7 +15,7 @@ import (
 
 // customizing makes the directory of the user's own packages: a Python has it in
 // sys.path only if it is there when that Python starts, and only then can one run
-// install a package and import it. Then it prints the files that customize writes.
+// install a package and import it. Then it prints the files that customizePython writes.
 // Compiled files are never compared with their source, as those of the template.
 const customizing = `
 import base64, importlib.util, json, marshal, os, site
@@ -34,11 +34,11 @@ files = {path: source, importlib.util.cache_from_source(path): compiled}
 print(json.dumps({name: base64.b64encode(data).decode() for name, data in files.items()}))
 print("ready")`
 
-// customize makes every Python of the sandbox begin with [guest.LinesPath], and lets
+// customizePython makes every Python of the sandbox begin with [guest.LinesPath], and lets
 // packages be installed while one runs. The standard library is the one place of
 // modules that virtual environments share, and that no option but -S leaves out.
-func (a *Agent) customize(ctx context.Context) error {
-	printed, err := a.rehearse(ctx, agentsandbox.Python, fmt.Sprintf(customizing, a.path(guest.LinesPath)))
+func (a *Agent) customizePython(ctx context.Context) error {
+	printed, err := a.rehearse(ctx, a.language(string(agentsandbox.Python)), fmt.Sprintf(customizing, a.path(guest.LinesPath)))
 	if err != nil || !a.opts.Init {
 		return err // or the standard library is the machine's
 	}

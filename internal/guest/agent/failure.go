@@ -10,16 +10,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// refusal is an error with the code that the host is to see.
-type refusal struct {
-	code guest.FailureCode
-	text string
-}
-
-func (r *refusal) Error() string { return r.text }
-
+// refuse makes an error with the code that the host is to see.
 func refuse(code guest.FailureCode, format string, args ...any) error {
-	return &refusal{code: code, text: fmt.Sprintf(format, args...)}
+	return guest.Failure{Code: code, Text: fmt.Sprintf(format, args...)}
 }
 
 var errnoCodes = map[unix.Errno]guest.FailureCode{
@@ -40,9 +33,9 @@ var errnoCodes = map[unix.Errno]guest.FailureCode{
 
 // failureOf says an error in the words of the protocol.
 func failureOf(err error) guest.Failure {
-	var r *refusal
-	if errors.As(err, &r) {
-		return guest.Failure{Code: r.code, Text: r.text}
+	var f guest.Failure
+	if errors.As(err, &f) {
+		return f
 	}
 	var broken *guest.BreachError
 	if errors.As(err, &broken) {
@@ -58,20 +51,4 @@ func failureOf(err error) guest.Failure {
 		}
 	}
 	return guest.Failure{Code: guest.FailOther, Text: err.Error()}
-}
-
-// notStarted says why a process could not be started, with what to do about it.
-func notStarted(what string, err error) error {
-	hint := ""
-	switch {
-	case errors.Is(err, unix.EAGAIN):
-		hint = ": the sandbox's limit of processes is reached; end some of them"
-	case errors.Is(err, unix.ENOMEM):
-		hint = ": the sandbox has no memory left"
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		hint = ": the sandbox's file system is full; remove files"
-	case errors.Is(err, unix.E2BIG):
-		hint = ": the environment variables are larger than the system takes"
-	}
-	return refuse(guest.FailNotStarted, "%s: %v%s", what, err, hint)
 }

@@ -63,8 +63,8 @@ func recvCode(ctx context.Context, s *wire.Stream, size int64) ([]byte, error) {
 	return code, nil
 }
 
-// follow sends what the run produces after a number to one stream, and obeys
-// it. A run has one follower: a new one replaces the last. If the conversation
+// follow sends what the run produces after a number to one stream, and does what
+// the host says on it. A run has one follower: a new one replaces the last. If the conversation
 // breaks, the run goes on; if the host resets the stream, it ends.
 func (r *run) follow(ctx context.Context, s *wire.Stream, after uint64) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -81,7 +81,7 @@ func (r *run) follow(ctx context.Context, s *wire.Stream, after uint64) error {
 		defer close(sent)
 		r.send(ctx, s, after)
 	}()
-	err := r.obey(ctx, s)
+	err := r.readControl(ctx, s)
 	cancel()
 	<-sent
 	return err
@@ -108,8 +108,8 @@ func (r *run) send(ctx context.Context, s *wire.Stream, after uint64) {
 	}
 }
 
-// obey acts on what the host sends, until it lets go of the run.
-func (r *run) obey(ctx context.Context, s *wire.Stream) error {
+// readControl acts on what the host sends, until that releases the run.
+func (r *run) readControl(ctx context.Context, s *wire.Stream) error {
 	for {
 		m, err := s.Recv(ctx)
 		if err != nil {

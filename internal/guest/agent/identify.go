@@ -39,8 +39,9 @@ func (a *Agent) identify(id *guest.Identity) error {
 			return fmt.Errorf("write the identity: %w", err)
 		}
 	}
-	a.interprets.rehearse()
-	a.shells.rehearse()
+	for _, l := range a.languages {
+		l.starter.Rehearse()
+	}
 	if !a.opts.Init {
 		return nil
 	}

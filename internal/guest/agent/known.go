@@ -79,7 +79,7 @@ func versionOf(st *unix.Stat_t) version {
 
 // begin begins a look.
 func (k *known) begin() {
-	left := k.a.leftovers()
+	left := k.a.processes.Leftovers()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.pass++

@@ -1,63 +1,21 @@
 package agent
 
 import (
-	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// limit holds a process, and all that it will start, to the limits of a run, and
-// reads each of them back. The program has been executed by now, and is far from
-// the first line of the user's code: its loader has work to do. A final run also
-// takes its process group with it, which must be known before it can have ended.
-func (a *Agent) limit(ch *child, req *guest.RunRequest) error {
-	if req.Final {
-		ch.killGroupAtExit()
+// limitsOf are the limits of a run's processes. A final run takes its process group
+// with it.
+func limitsOf(req *guest.RunRequest) proc.Limits {
+	return proc.Limits{
+		Processes: req.Processes, OpenFiles: req.OpenFiles, CPUTime: time.Duration(req.CPUTimeNS), KillGroup: req.Final,
 	}
-	type setting struct {
-		name     string
-		resource int
-		value    uint64
-	}
-	var settings []setting
-	if a.opts.User != nil && req.Processes > 0 {
-		settings = append(settings, setting{"processes", unix.RLIMIT_NPROC, uint64(req.Processes)})
-	}
-	if req.OpenFiles > 0 {
-		settings = append(settings, setting{"open files", unix.RLIMIT_NOFILE, uint64(req.OpenFiles)})
-	}
-	if req.CPUTimeNS > 0 {
-		// The kernel counts each process for itself, and in seconds: the guard,
-		// which counts the whole run, comes first.
-		used := cpuTime(ch.pid)
-		seconds := (time.Duration(req.CPUTimeNS) + used + 2*time.Second) / time.Second
-		settings = append(settings, setting{"CPU time", unix.RLIMIT_CPU, uint64(seconds)})
-	}
-	var failure error
-	ch.withLive(func(pid int) {
-		for _, s := range settings {
-			want, got := unix.Rlimit{Cur: s.value, Max: s.value}, unix.Rlimit{}
-			err := unix.Prlimit(pid, s.resource, &want, nil)
-			if err == nil {
-				err = unix.Prlimit(pid, s.resource, nil, &got)
-			}
-			switch {
-			case errors.Is(err, unix.ESRCH):
-				return // it has ended already, and its outcome says how
-			case err != nil:
-				failure = refuse(guest.FailOther, "the limit of %s cannot be set to %d: %v", s.name, s.value, err)
-				return
-			case got != want:
-				failure = refuse(guest.FailOther, "the limit of %s is %d after it was set to %d", s.name, got.Cur, s.value)
-				return
-			}
-		}
-	})
-	return failure
 }
 
 // relieve ends every process of the user, because the sandbox holds more memory
@@ -66,7 +24,7 @@ func (a *Agent) relieve() {
 	a.relieving.Lock()
 	defer a.relieving.Unlock()
 	a.endRuns(ending{limit: runtime.LimitMemory})
-	a.killUser()
+	a.processes.KillUser()
 	a.endRuns(ending{limit: runtime.LimitMemory}) // of those that began meanwhile
 	releaseMemory(0)
 }
@@ -117,17 +75,16 @@ func (r *run) guard() (stop func(*guest.RunResult)) {
 				return
 			case <-tick.C:
 			}
-			if begun = begun || r.proc.begun(); !begun {
-				// Another run of the user may have stopped it.
-				r.proc.withLive(func(pid int) { _ = unix.Kill(pid, unix.SIGCONT) })
+			if begun = begun || r.proc.Begun(); !begun {
+				r.proc.Continue() // another run of the user may have stopped it
 			}
-			if most := time.Duration(r.req.CPUTimeNS); most > 0 && r.a.cpuOf(r.proc.child)-r.proc.usedBefore > most {
+			if most := time.Duration(r.req.CPUTimeNS); most > 0 && r.proc.CPU() > most {
 				r.endBy(ending{limit: runtime.LimitCPUTime})
 			}
 			if r.a.inodes.over(r.a, r.req.Inodes, enough) {
 				r.a.endRuns(ending{limit: runtime.LimitInodes})
 			}
-			processesFull = processesFull || r.a.processesFull(r.req.Processes)
+			processesFull = processesFull || r.a.processes.Full(r.req.Processes)
 			sharedFull = sharedFull || r.a.sharedMemoryFull()
 		}
 	}()
@@ -138,28 +95,11 @@ func (r *run) guard() (stop func(*guest.RunResult)) {
 			return
 		}
 		// The main process was one of them until a moment ago.
-		result.ProcessesFull = processesFull || r.a.processesFull(r.req.Processes-1)
+		result.ProcessesFull = processesFull || r.a.processes.Full(r.req.Processes-1)
 		result.DiskFull = r.a.diskFull()
 		// Whoever writes to a map of a file there that has no room gets SIGBUS.
 		result.SharedMemoryFull = (sharedFull || r.a.sharedMemoryFull()) && (!sharedBefore || result.Signal == int(unix.SIGBUS))
 	}
-}
-
-// processesFull tells whether the user has at least that many processes and
-// threads.
-func (a *Agent) processesFull(most int64) bool {
-	if a.opts.User == nil || most <= 0 {
-		return false
-	}
-	var info unix.Sysinfo_t
-	if unix.Sysinfo(&info) != nil || int64(info.Procs) < most {
-		return false // cheaper than a look at each
-	}
-	var threads int64
-	for _, m := range a.members() {
-		threads += int64(m.threads)
-	}
-	return threads >= most
 }
 
 // fullBytes is how little room makes a file system count as full: less than the

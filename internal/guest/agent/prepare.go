@@ -4,20 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"runtime/debug"
-	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// prepare makes the sandbox ready for a snapshot: an interpreter and a
-// shell wait, and no run is left. Before that it runs a little of each language. A template that
+// prepare makes the sandbox ready for a snapshot: a process of each language waits,
+// and no run is left. Before that it runs a little of each language. A template that
 // cannot run code is found out here, and what the first run of an agent costs is
-// paid once, not by every sandbox of the snapshot. The interpreter has loaded
-// the modules that are named and installed, and the first that did has run code
-// that uses them.
+// paid once, not by every sandbox of the snapshot. What waits has loaded the modules
+// that are named and installed, and the first that did has run code that uses them.
 func (a *Agent) prepare(ctx context.Context, modules []string) error {
 	a.mu.Lock()
 	n := len(a.runs)
@@ -25,63 +22,66 @@ func (a *Agent) prepare(ctx context.Context, modules []string) error {
 	if n > 0 {
 		return refuse(guest.FailInvalid, "%d runs are not over or were not taken", n)
 	}
-	a.preparing.Store(true)
-	defer a.preparing.Store(false)
-	if err := a.customize(ctx); err != nil {
-		return err
+	for _, l := range a.languages {
+		if l.customize == nil {
+			continue
+		}
+		if err := l.customize(ctx); err != nil {
+			return err
+		}
 	}
-	for _, rehearsal := range []struct {
-		language agentsandbox.Language
-		code     string
-	}{
-		{agentsandbox.Bash, "echo ready"},       // in a Bash that starts,
-		{agentsandbox.Bash, "echo ready"},       // in one that has waited,
-		{agentsandbox.Python, "print('ready')"}, // in an interpreter that starts,
-		{agentsandbox.Python, "print('ready')"}, // and in one that has waited
-	} {
-		if _, err := a.rehearse(ctx, rehearsal.language, rehearsal.code); err != nil {
-			return err
-		}
-		if err := a.shells.wait(ctx); err != nil {
-			return err
-		}
-		if err := a.interprets.wait(ctx); err != nil {
-			return err
+	for _, l := range a.languages {
+		for range 2 { // in a process that starts, and in one that has waited
+			if _, err := a.rehearse(ctx, l, l.rehearsal); err != nil {
+				return err
+			}
+			if err := a.awaitAll(ctx); err != nil {
+				return err
+			}
 		}
 	}
 	if len(modules) > 0 {
-		a.interprets.load(modules)
-		if err := a.interprets.wait(ctx); err != nil {
-			return err
-		}
-		if _, err := a.rehearse(ctx, agentsandbox.Python, importAll(modules)); err != nil {
-			return err
-		}
-		if err := a.interprets.wait(ctx); err != nil {
-			return err
+		for _, l := range a.languages {
+			if err := a.preload(ctx, l, modules); err != nil {
+				return err
+			}
 		}
 	}
 	debug.FreeOSMemory() // what is free need not be saved
 	return nil
 }
 
-// importAll is code that imports what is installed of some modules, and prints
-// "ready".
-func importAll(modules []string) string {
-	var b strings.Builder
-	for _, module := range modules {
-		top, _, _ := strings.Cut(module, ".")
-		fmt.Fprintf(&b, "try: import %s\nexcept ModuleNotFoundError as error:\n    if error.name != %q: raise\n", module, top)
+// awaitAll makes sure that a process of each language waits.
+func (a *Agent) awaitAll(ctx context.Context) error {
+	for _, l := range a.languages {
+		if err := l.starter.Await(ctx); err != nil {
+			return err
+		}
 	}
-	b.WriteString("print('ready')")
-	return b.String()
+	return nil
+}
+
+// preload has a process wait that has loaded modules ahead.
+func (a *Agent) preload(ctx context.Context, l *language, modules []string) error {
+	if l.preload == nil {
+		return nil
+	}
+	use, stop := l.preload(modules)
+	defer stop() // a session forks those of its own
+	if err := l.starter.Await(ctx); err != nil {
+		return err
+	}
+	if _, err := a.rehearse(ctx, l, use); err != nil {
+		return err
+	}
+	return l.starter.Await(ctx)
 }
 
 // rehearse runs code that prints "ready" last, and returns all that it printed.
-func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, code string) (printed []byte, err error) {
+func (a *Agent) rehearse(ctx context.Context, l *language, code string) (printed []byte, err error) {
 	r, err := a.startRun(&guest.RunRequest{
 		ID:          "rehearsal",
-		Language:    string(language),
+		Language:    string(l.name),
 		CollectDirs: [][]byte{[]byte(agentsandbox.Workspace), []byte(agentsandbox.OutputDir)},
 	}, []byte(code))
 	if err != nil {
@@ -110,15 +110,8 @@ func (a *Agent) rehearse(ctx context.Context, language agentsandbox.Language, co
 		}
 		if result.ExitCode != 0 || result.Signal != 0 || !bytes.HasSuffix(printed, []byte("ready\n")) {
 			return nil, refuse(guest.FailNotStarted, "%s does not run in this template: exit code %d, signal %d: %s",
-				language, result.ExitCode, result.Signal, tail(printed))
+				l.name, result.ExitCode, result.Signal, guest.Tail(printed))
 		}
 		return printed, nil
 	}
-}
-
-// tail is the end of what a program said, where the reason stands.
-func tail(said []byte) []byte {
-	const most = 300
-	said = bytes.TrimSpace(said)
-	return said[max(0, len(said)-most):]
 }

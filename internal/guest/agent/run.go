@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"path/filepath"
 	stdruntime "runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +11,8 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
+	"github.com/agentsandbox/agentsandbox/internal/guest/warm"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -25,21 +25,17 @@ const (
 	maxFinished = maxRuns
 )
 
-// longAgo is a deadline that has passed.
-var longAgo = time.Unix(1, 0)
-
 // run is one run of code. It lives in the agent, whoever follows it.
 type run struct {
 	a    *Agent
 	req  *guest.RunRequest
+	lang *language
 	log  *outputLog
-	code []byte
-	env  []string
-	proc process
+	// input is what its process has to know. The code is dropped when it has ended.
+	input warm.Run
+	proc  proc.Process
 	// ended says that the agent ended the process before its time.
 	ended bool
-	// modules are what the code imports of those that can be loaded ahead.
-	modules []string
 	// cleared counts processes of earlier runs that made room for this one.
 	cleared int
 
@@ -53,25 +49,9 @@ type run struct {
 	killed chan struct{}      // closed when it must end
 }
 
-// process is what a run runs as.
-type process struct {
-	*child
-	out        outputs
-	started    time.Time
-	usedBefore time.Duration // CPU, before the run
-	settle     func()        // frees, before the result is told, what the next run may need; nil: nothing
-	release    func()        // frees what else it holds
-	// begun tells whether the code has begun: before that another process can run
-	// it as well. What it tells of a process that has ended is final.
-	begun func() bool
-	// preceded says that code of the user's may run before that, and exit: a
-	// sitecustomize on PYTHONPATH.
-	preceded bool
-}
-
 // startRun registers a run and starts its process.
 func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
-	r := &run{a: a, req: req, code: code, log: newOutputLog(), killed: make(chan struct{}), dropped: make(chan struct{}), over: make(chan struct{})}
+	r := &run{a: a, req: req, log: newOutputLog(), killed: make(chan struct{}), dropped: make(chan struct{}), over: make(chan struct{})}
 	a.mu.Lock()
 	switch {
 	case a.closed:
@@ -89,7 +69,7 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	a.mu.Unlock()
 
 	a.known.runBegins()
-	err := r.start()
+	err := r.start(code)
 	if err != nil {
 		a.known.runEnds()
 		a.mu.Lock()
@@ -106,123 +86,54 @@ func (a *Agent) startRun(req *guest.RunRequest, code []byte) (*run, error) {
 	return r, nil
 }
 
-func (r *run) start() (err error) {
-	r.cleared = r.a.clearBombs(r.req.Processes)
+func (r *run) start(code []byte) (err error) {
+	r.cleared = r.a.processes.KillLeftovers(r.req.Processes)
+	if r.lang = r.a.language(r.req.Language); r.lang == nil {
+		return refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
+	}
+	r.input = warm.Run{Code: code, Limits: limitsOf(r.req), Modules: r.a.modulesOf(r.req, code)}
 	for _, setting := range r.req.Env {
-		r.env = append(r.env, string(setting))
+		r.input.Env = append(r.input.Env, string(setting))
 	}
-	switch agentsandbox.Language(r.req.Language) {
-	case agentsandbox.Python:
-		r.modules = r.a.modulesOf(r.code)
-		forked := false
-		if len(r.modules) > 0 {
-			r.proc, forked = r.a.forks.run(r.modules, r.code, r.env, r.req)
-		}
-		if !forked {
-			r.proc, err = r.a.interprets.run(r.code, r.env, r.req)
-		}
-	case agentsandbox.Bash:
-		var waited bool
-		if r.proc, waited = r.a.shells.run(r.code, r.env, r.req); !waited {
-			r.proc, err = r.a.startBash(r.code, r.env, r.req)
-		}
-	default:
-		err = refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
-	}
+	r.proc, err = r.lang.starter.Start(r.input)
 	return err
-}
-
-func (a *Agent) startBash(code []byte, env []string, req *guest.RunRequest) (process, error) {
-	s, err := a.scripts.new(".sh")
-	if err != nil {
-		return process{}, notStarted("make room for the script", err)
-	}
-	if err := s.write(code); err != nil {
-		s.remove()
-		return process{}, notStarted("write the script", err)
-	}
-	// Bash opens the script when it is about to run it.
-	opened, err := watchOpen(s.path)
-	if err != nil {
-		s.remove()
-		return process{}, notStarted("watch the script", err)
-	}
-	release := func() {
-		opened.close()
-		s.remove()
-	}
-	started := time.Now()
-	ch, out, err := a.spawn(program{
-		path:   a.opts.Bash,
-		args:   []string{filepath.Base(a.opts.Bash), s.name()},
-		env:    merge(a.opts.Env, env),
-		script: s,
-	})
-	if err != nil {
-		release()
-		return process{}, notStarted("start "+filepath.Base(a.opts.Bash), err)
-	}
-	if err := a.limit(ch, req); err != nil {
-		a.killRun(ch)
-		<-ch.done
-		out.close()
-		release()
-		return process{}, err
-	}
-	begun := opened.happened
-	if first, _ := lookup(env, "BASH_ENV"); first != "" {
-		begun = func() bool { return true } // that is code of the user's, and comes first
-	}
-	return process{child: ch, out: out, started: started, begun: begun, release: release}, nil
-}
-
-// merge adds variables to an environment: each name stands in it once.
-func merge(base, add []string) []string {
-	merged := base[:len(base):len(base)]
-	for _, setting := range add {
-		name, _, _ := strings.Cut(setting, "=")
-		merged = without(merged, name)
-	}
-	return append(merged, add...)
 }
 
 // supervise takes a run from its start to its result.
 func (r *run) supervise() {
 	defer func() {
-		r.a.retire(r)
+		r.a.keepFinished(r)
 		close(r.over)
 		r.refill()
 	}()
-	result, pumps := r.conduct()
+	result, pumps := r.runProcess()
 	for begins := 1; begins < maxBegins && r.mayBeginAgain(pumps); begins++ {
-		r.letGo(pumps)
+		r.releaseProcess(pumps)
 		var err error
-		if r.proc, err = r.startAgain(); err != nil {
+		if r.proc, err = r.lang.starter.StartFresh(r.input); err != nil {
 			r.log.fail(err)
 			return
 		}
-		result, pumps = r.conduct()
+		result, pumps = r.runProcess()
 	}
 	pumps.release()
-	r.code, r.env = nil, nil
+	r.input.Code, r.input.Env = nil, nil
 	if r.req.Final {
-		r.a.killUser()
+		r.a.processes.KillUser()
 	} else {
 		releaseMemory(keptMemory)
 	}
-	if r.proc.settle != nil {
-		r.proc.settle()
-	}
+	r.proc.FreeShared()
 	result.StdoutBytes, result.StderrBytes = pumps.streams[0].total, pumps.streams[1].total
 	r.report(result)
 
 	// Nobody waits for the rest: who sends the result comes first.
 	stdruntime.Gosched()
-	r.letGo(pumps)
+	r.releaseProcess(pumps)
 }
 
-// refill lets another interpreter wait in the place of the one that the run may
-// have used: when the run is over and the host has let go of it, because the
+// refill lets another process wait in the place of the one that the run may
+// have used: when the run is over and the host has released it, because the
 // start of an interpreter would slow down both.
 func (r *run) refill() {
 	if r.req.Final {
@@ -235,14 +146,7 @@ func (r *run) refill() {
 			return
 		}
 	}
-	if r.req.Language == string(agentsandbox.Bash) {
-		r.a.shells.refill()
-		return
-	}
-	r.a.interprets.refill()
-	if len(r.modules) > 0 {
-		r.a.forks.refill(r.modules)
-	}
+	r.lang.starter.Refill(r.input)
 }
 
 // maxBegins is how often a run is begun, if process after process dies before it
@@ -254,46 +158,34 @@ const maxBegins = 5
 // mayBeginAgain tells, when the process of the run has ended, whether that died
 // before it had begun the code. Whoever asked for the run need not hear of it.
 func (r *run) mayBeginAgain(pumps *pumps) bool {
-	if pumps.released() || r.proc.begun() {
+	if pumps.released() || r.proc.Begun() {
 		return false
 	}
-	if r.proc.preceded && r.proc.status.Exited() {
+	if r.proc.Preceded() && r.proc.Exit().Status.Exited() {
 		return false
 	}
 	// Memory is relieved by the end of every process, and this one had no part in
 	// the use of it.
 	r.a.relieving.Lock()
 	defer r.a.relieving.Unlock()
-	return r.reopen() || !r.ended
-}
-
-// startAgain starts a process of the run's own, after another one died before it
-// had begun the run.
-func (r *run) startAgain() (process, error) {
-	if r.req.Language == string(agentsandbox.Bash) {
-		return r.a.startBash(r.code, r.env, r.req)
-	}
-	return r.a.interprets.runFresh(r.code, r.env, r.req)
+	return r.cancelEnd() || !r.ended
 }
 
 // preloadMemory is the least memory limit with which interpreters of a session
 // wait with modules loaded, in bytes.
 const preloadMemory = 512 << 20
 
-// modulesOf returns what interpreters of a session load ahead for some code: one
-// run is much like the next.
-func (a *Agent) modulesOf(code []byte) []string {
-	limit := a.memory.Load()
-	// Only process 1 becomes the parent of what a fork server forks.
-	if !a.opts.Init || a.opts.User == nil || a.preparing.Load() || limit > 0 && limit < preloadMemory {
+// modulesOf returns what interpreters of a session load ahead for some code.
+func (a *Agent) modulesOf(req *guest.RunRequest, code []byte) []string {
+	if limit := a.memory.Load(); limit > 0 && limit < preloadMemory {
 		return nil
 	}
-	return runtime.VariantFor(agentsandbox.Python, string(code)).Modules()
+	return runtime.VariantFor(agentsandbox.Language(req.Language), string(code)).Modules()
 }
 
-// conduct waits for the process of the run, and takes all that it writes.
-func (r *run) conduct() (guest.RunResult, *pumps) {
-	pumps := startPumps(r.proc.out, r, r.proc.begun)
+// runProcess waits for the process of the run, and takes all that it writes.
+func (r *run) runProcess() (guest.RunResult, *pumps) {
+	pumps := startPumps(r.proc.Output(), r, r.proc.Begun)
 	stopGuard := r.guard()
 	result := r.await()
 	stopGuard(&result)
@@ -301,17 +193,18 @@ func (r *run) conduct() (guest.RunResult, *pumps) {
 	return result, pumps
 }
 
-// letGo frees what the process of a run held.
-func (r *run) letGo(pumps *pumps) {
+// releaseProcess frees what the process of a run held. What it has left behind may
+// still write.
+func (r *run) releaseProcess(pumps *pumps) {
 	for _, pu := range pumps.streams {
 		if pu.open && !r.req.Final {
 			r.a.drains.adopt(pu.pipe)
 		} else {
-			pu.pipe.close()
+			pu.pipe.Close()
 		}
 	}
-	r.proc.out.waiter.close()
-	r.proc.release()
+	pumps.waiter.Close()
+	r.proc.Release()
 }
 
 // await waits until the main process has ended, and ends it where it must.
@@ -325,7 +218,7 @@ func (r *run) await() guest.RunResult {
 	var used time.Duration
 	kill := true
 	select {
-	case <-r.proc.done:
+	case <-r.proc.Done():
 		kill = false
 	case <-timeout:
 		r.endBy(ending{timedOut: true})
@@ -335,14 +228,15 @@ func (r *run) await() guest.RunResult {
 	}
 	r.ended = kill
 	if kill {
-		used = r.a.killRun(r.proc.child) // what is killed is not waited for
-		<-r.proc.done
+		used = r.proc.Kill() // what is killed is not waited for
+		<-r.proc.Done()
 	}
 	var result guest.RunResult
-	if r.proc.status.Signaled() {
-		result.Signal = int(r.proc.status.Signal())
+	exit := r.proc.Exit()
+	if exit.Status.Signaled() {
+		result.Signal = int(exit.Status.Signal())
 	} else {
-		result.ExitCode = r.proc.status.ExitStatus()
+		result.ExitCode = exit.Status.ExitStatus()
 	}
 	if end := r.ending(); kill || end.limit == runtime.LimitMemory && result.Signal == int(unix.SIGKILL) {
 		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.asked, string(end.limit)
@@ -351,32 +245,27 @@ func (r *run) await() guest.RunResult {
 		// Whatever it made of its last moment, its time was over.
 		result.ExitCode, result.Signal = 0, int(unix.SIGKILL)
 	}
-	result.DurationNS = int64(max(r.proc.ended.Sub(r.proc.started), 0))
-	result.CPUNS = int64(max(r.proc.cpu+used-r.proc.usedBefore, 0))
+	result.DurationNS = int64(max(exit.Duration, 0))
+	result.CPUNS = int64(max(exit.CPU+used, 0))
 	return result
 }
 
-// interruptTime is what a Python run has, after its time is over, to say where it
-// was.
+// interruptTime is what a run has, after its time is over, to say where it was.
 const interruptTime = 150 * time.Millisecond
 
-// interrupt does to a Python run what Ctrl-C does on a terminal, and waits a moment
+// interrupt does to a run what Ctrl-C does on a terminal, and waits a moment
 // for the end of its main process: that says where it was, in a traceback, and what
 // it had not written yet is written. Processes that the main process waits for are
-// interrupted too, or it would go on waiting for them. Bash is not interrupted: it
-// might go on to the next command.
+// interrupted too, or it would go on waiting for them.
 func (r *run) interrupt() {
-	if r.req.Language != string(agentsandbox.Python) || !r.proc.begun() {
+	if !r.lang.interrupted || !r.proc.Begun() {
 		return
 	}
-	r.proc.withLive(func(pid int) {
-		_ = unix.Kill(-pid, unix.SIGINT)
-		_ = unix.Kill(-pid, unix.SIGCONT)
-	})
+	r.proc.Interrupt()
 	over := time.NewTimer(interruptTime)
 	defer over.Stop()
 	select {
-	case <-r.proc.done:
+	case <-r.proc.Done():
 	case <-over.C:
 	case <-r.dropped:
 	}
@@ -445,9 +334,9 @@ func (r *run) ending() ending {
 	return r.end
 }
 
-// reopen takes back that a run must end, if that was because of a limit of the
+// cancelEnd cancels that a run must end, if that was because of a limit of the
 // sandbox as a whole. It tells whether it did.
-func (r *run) reopen() bool {
+func (r *run) cancelEnd() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.end.limit != runtime.LimitMemory && r.end.limit != runtime.LimitInodes {
@@ -463,8 +352,8 @@ func (r *run) abandon() {
 	r.log.drop()
 }
 
-// retire keeps a run that is over until the host has taken it.
-func (a *Agent) retire(r *run) {
+// keepFinished keeps a run that is over until the host has taken it.
+func (a *Agent) keepFinished(r *run) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.runs[r.req.ID] != r {

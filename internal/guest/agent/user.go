@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
 )
 
 // userThreadCount bounds the file operations that go on at once.
@@ -25,7 +27,7 @@ type userThreads struct {
 
 // newUserThreads starts the threads; for a nil user, none: then the work is
 // done with the agent's own rights.
-func newUserThreads(user *User) (*userThreads, error) {
+func newUserThreads(user *proc.User) (*userThreads, error) {
 	if user == nil {
 		return &userThreads{}, nil
 	}
@@ -41,7 +43,7 @@ func newUserThreads(user *User) (*userThreads, error) {
 }
 
 // serve lives as long as the agent. If it returns, its thread goes with it.
-func (t *userThreads) serve(user User, ready chan<- error) {
+func (t *userThreads) serve(user proc.User, ready chan<- error) {
 	runtime.LockOSThread()
 	if err := becomeUser(user); err != nil {
 		ready <- fmt.Errorf("take the rights of uid %d: %w", user.UID, err)
@@ -53,7 +55,7 @@ func (t *userThreads) serve(user User, ready chan<- error) {
 	}
 }
 
-func becomeUser(user User) error {
+func becomeUser(user proc.User) error {
 	const keep = ^uintptr(0)
 	uid, gid := uintptr(user.UID), uintptr(user.GID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {

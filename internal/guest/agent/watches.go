@@ -128,20 +128,3 @@ func (w *watches) close() {
 		w.fd = -1
 	}
 }
-
-// leftovers tells whether there may be processes that a run has left behind. Where
-// the agent is not process 1, they cannot be told from others.
-func (a *Agent) leftovers() bool {
-	if !a.opts.Init {
-		return true
-	}
-	pids := processes()
-	a.children.mu.Lock()
-	defer a.children.mu.Unlock()
-	for _, pid := range pids {
-		if pid != 1 && a.children.live[pid] == nil {
-			return true
-		}
-	}
-	return false
-}

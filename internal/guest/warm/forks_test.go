@@ -1,4 +1,4 @@
-package agent
+package warm
 
 import (
 	"testing"
@@ -10,7 +10,8 @@ import (
 func TestARunWaitsForTheForkThatIsBeingMade(t *testing.T) {
 	loaded, filling := make(chan struct{}), make(chan struct{})
 	close(loaded)
-	f := &forks{server: &forkServer{forking: loaded}, filling: filling}
+	f := &forks{server: &forkServer{forking: loaded}}
+	f.slot.filling = filling
 	taken := make(chan *interpreter, 1)
 	go func() { taken <- f.take(nil) }()
 	select {
@@ -19,9 +20,9 @@ func TestARunWaitsForTheForkThatIsBeingMade(t *testing.T) {
 	case <-time.After(20 * time.Millisecond):
 	}
 	made := &interpreter{}
-	f.mu.Lock()
-	f.waiting, f.filling = made, nil
-	f.mu.Unlock()
+	f.slot.mu.Lock()
+	f.slot.held, f.slot.filling = made, nil
+	f.slot.mu.Unlock()
 	close(filling)
 	if got := <-taken; got != made {
 		t.Errorf("the run got %v, not the fork that was made", got)

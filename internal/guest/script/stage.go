@@ -1,4 +1,4 @@
-package agent
+package script
 
 import (
 	"errors"
@@ -27,16 +27,16 @@ import (
 // that it is written to.
 type stages struct {
 	workspace string // empty: there are none
-	cover     string
+	cover     string // a file in a directory that only root can write to
 	log       *slog.Logger
 }
 
-// extensions are those of the scripts of all languages.
-var extensions = []string{".py", ".sh"}
-
-// prepare makes the stages, and the cover in a directory that only root can write to.
-func (s *stages) prepare(workspace, dir string, log *slog.Logger) error {
-	s.workspace, s.cover, s.log = workspace, filepath.Join(dir, "cover"), log
+// Stage has scripts of languages seen in the workspace, by the extensions of their
+// files. The program must be the only one of its mount namespace. No script may have
+// been made yet.
+func (d *Dir) Stage(workspace string, extensions []string, log *slog.Logger) error {
+	s := &d.stages
+	s.workspace, s.cover, s.log = workspace, filepath.Join(d.path, "cover"), log
 	if err := rawio.WriteFile(s.cover, unix.O_CREAT|unix.O_EXCL, nil); err != nil {
 		return err
 	}
@@ -112,11 +112,11 @@ func mountOver(path, stage string) error {
 	return nil
 }
 
-// staged calls start where a script is mounted over its stage. What it starts
-// inherits that.
-func (s script) staged(start func() (int, error)) (pid int, err error) {
+// Fork calls a function that forks where the script is mounted over its stage. What
+// it forks inherits that.
+func (s Script) Fork(fork func() (pid int, err error)) (pid int, err error) {
 	if s.stage == "" {
-		return start()
+		return fork()
 	}
 	done := make(chan struct{})
 	go func() {
@@ -130,7 +130,7 @@ func (s script) staged(start func() (int, error)) (pid int, err error) {
 		// In place of the cover. If the user took that away, there is none.
 		_ = unix.Unmount(s.stage, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		if err = mountOver(s.path, s.stage); err == nil {
-			pid, err = start()
+			pid, err = fork()
 		}
 	}()
 	<-done

@@ -1,6 +1,8 @@
-package agent
+package proc
 
-import "testing"
+import (
+	"testing"
+)
 
 func TestMembersAreToldByTheirStatus(t *testing.T) {
 	tests := []struct {

@@ -1,4 +1,4 @@
-package agent
+package warm
 
 import (
 	"os"
@@ -14,23 +14,18 @@ var preloaded = []string{"json", "xml.etree.ElementTree", "concurrent.futures", 
 
 // aheadOf makes an interpreter wait that has the modules loaded, and returns its
 // process id.
-func aheadOf(t *testing.T, a *Agent) string {
+func aheadOf(t *testing.T, w *world) string {
 	t.Helper()
-	if err := a.interprets.wait(deadline(t)); err != nil {
-		t.Fatal(err)
-	}
-	a.interprets.load(preloaded)
-	if err := a.interprets.wait(deadline(t)); err != nil {
-		t.Fatal(err)
-	}
-	return strconv.Itoa(a.waitingPID()) + "\n"
+	w.waitingInterpreter(t)
+	stop := w.python.Preload(preloaded)
+	defer stop()
+	return strconv.Itoa(w.waitingInterpreter(t)) + "\n"
 }
 
 // TestHiddenModulesComeAsFromAnImport compares what statements do in an
 // interpreter that had loaded the modules and in one that had not.
 func TestHiddenModulesComeAsFromAnImport(t *testing.T) {
-	a := newAgent(t, nil)
-	c := client(t, a)
+	w := newWorld(t)
 	const report = `
 import sys
 print(sorted(sys.modules), [str(f).split(' at ')[0] for f in sys.meta_path], sys.path_hooks == sys.path_hooks)
@@ -46,9 +41,9 @@ print(sys.flags, sys.argv[1:])
 		"import importlib; importlib.import_module('json.encoder')",
 		"import json, sys; del sys.modules['json']; import json as j; assert j is not json",
 	} {
-		fresh := python(t, c, statement+report, map[string]string{"TZ": "UTC"})
-		pid := aheadOf(t, a)
-		got := python(t, c, statement+report+"print(os.getpid())", nil)
+		fresh := do(t, w.python, statement+report, map[string]string{"TZ": "UTC"})
+		pid := aheadOf(t, w)
+		got := do(t, w.python, statement+report+"print(os.getpid())", nil)
 		if body, ran := strings.CutSuffix(got, pid); !ran {
 			t.Errorf("%s: another process than %q ran it", statement, pid)
 		} else if body != fresh {
@@ -58,9 +53,8 @@ print(sys.flags, sys.argv[1:])
 }
 
 func TestHiddenModulesGiveWay(t *testing.T) {
-	a := newAgent(t, nil)
-	c := client(t, a)
-	own := filepath.Join(a.workspace, "later")
+	w := newWorld(t)
+	own := filepath.Join(w.workspace, "later")
 	for name, tc := range map[string]struct{ code, want string }{
 		"a file that the run writes": {"open('json.py', 'w').write('word = 1')\nimport json; print(json.word)", "1\n"},
 		"an entry of sys.path":       {"import sys, os\nos.mkdir(" + strconv.Quote(own) + "); open(" + strconv.Quote(own+"/decimal.py") + ", 'w').write('word = 2')\nsys.path.insert(0, " + strconv.Quote(own) + ")\nimport decimal; print(decimal.word)", "2\n"},
@@ -69,38 +63,37 @@ func TestHiddenModulesGiveWay(t *testing.T) {
 		"sys.modules":                {"import sys\nsys.modules['json'] = None\ntry: import json\nexcept ModuleNotFoundError: print(5)", "5\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_ = os.Remove(filepath.Join(a.workspace, "json.py"))
-			pid := aheadOf(t, a)
-			if got := python(t, c, tc.code+"\nimport os; print(os.getpid())", nil); got != tc.want+pid {
+			_ = os.Remove(filepath.Join(w.workspace, "json.py"))
+			pid := aheadOf(t, w)
+			if got := do(t, w.python, tc.code+"\nimport os; print(os.getpid())", nil); got != tc.want+pid {
 				t.Errorf("got %q, want %q", got, tc.want+pid)
 			}
 		})
 	}
 	// What is there before the run gets an interpreter of its own.
-	if err := os.WriteFile(filepath.Join(a.workspace, "random.py"), []byte("word = 6"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(w.workspace, "random.py"), []byte("word = 6"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	pid := aheadOf(t, a)
-	if got := python(t, c, "import random; print(random.word)\nimport os; print(os.getpid())", nil); !strings.HasPrefix(got, "6\n") || strings.HasSuffix(got, pid) {
+	pid := aheadOf(t, w)
+	if got := do(t, w.python, "import random; print(random.word)\nimport os; print(os.getpid())", nil); !strings.HasPrefix(got, "6\n") || strings.HasSuffix(got, pid) {
 		t.Errorf("got %q", got)
 	}
 }
 
 func TestPreloadedInterpretersRenewAndEnd(t *testing.T) {
-	a := newAgent(t, nil)
-	c := client(t, a)
-	aheadOf(t, a)
-	first := python(t, c, "import random; print(random.random())", nil)
-	aheadOf(t, a)
-	if second := python(t, c, "import random; print(random.random())", nil); first == second {
+	w := newWorld(t)
+	aheadOf(t, w)
+	first := do(t, w.python, "import random; print(random.random())", nil)
+	aheadOf(t, w)
+	if second := do(t, w.python, "import random; print(random.random())", nil); first == second {
 		t.Errorf("two runs drew %q", first)
 	}
-	aheadOf(t, a)
+	aheadOf(t, w)
 	const ends = "import atexit, json, logging, sys\natexit.register(lambda: print(json.dumps([1])))\nclass C:\n  def __del__(self): print('gone')\nc = C()\nf = open('out.txt', 'w'); f.write('flushed')"
-	if got := python(t, c, ends, nil); got != "[1]\ngone\n" {
+	if got := do(t, w.python, ends, nil); got != "[1]\ngone\n" {
 		t.Errorf("at the end: %q", got)
 	}
-	if got, err := os.ReadFile(filepath.Join(a.workspace, "out.txt")); string(got) != "flushed" {
+	if got, err := os.ReadFile(filepath.Join(w.workspace, "out.txt")); string(got) != "flushed" {
 		t.Errorf("the file has %q, %v", got, err)
 	}
 }
