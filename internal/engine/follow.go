@@ -24,6 +24,7 @@ func (e *Engine) command(x *execution) runtime.Command {
 	collect.Ignored = x.bounds.ignored
 	return runtime.Command{
 		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
+		Modules:     runtime.VariantFor(rec.Language, rec.Code).Modules(),
 		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
 		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: collect,
 	}

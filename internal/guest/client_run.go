@@ -76,6 +76,7 @@ func runRequest(cmd runtime.Command) (*RunRequest, error) {
 		CollectNS:   int64(cmd.Collect.Time),
 
 		CollectIgnored: cmd.Collect.Ignored,
+		Modules:        cmd.Modules,
 
 		CPUTimeNS:   int64(cmd.Limits.CPUTime),
 		Processes:   cmd.Limits.Processes,

@@ -139,8 +139,11 @@ type RunRequest struct {
 	ID       string `json:"id"`
 	Language string `json:"language,omitempty"`
 	// CodeBytes says how much code follows as data.
-	CodeBytes   int64    `json:"code_bytes,omitempty"`
-	Env         [][]byte `json:"env,omitempty"` // NAME=value
+	CodeBytes int64    `json:"code_bytes,omitempty"`
+	Env       [][]byte `json:"env,omitempty"` // NAME=value
+	// Modules are what the next runs may find loaded ahead, because this one imports
+	// it. An agent that does not know the field ignores it.
+	Modules     []string `json:"modules,omitempty"`
 	TimeoutNS   int64    `json:"timeout_ns,omitempty"`
 	OutputLimit int64    `json:"output_limit,omitempty"`
 	Final       bool     `json:"final,omitempty"`

@@ -196,6 +196,9 @@ type Command struct {
 	Code     string
 	// Env is added to the sandbox's base environment.
 	Env map[string]string
+	// Modules are what the code imports of what is worth loading ahead. The next runs
+	// that name them may find them loaded; nothing but their speed tells.
+	Modules []string `json:"-"`
 	// Timeout ends the run with SIGKILL to its process group and descendants;
 	// 0: none. The process group of a Python run gets SIGINT first, and has 150 ms
 	// to end; the result does not tell.

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
 	"github.com/agentsandbox/agentsandbox/internal/guest/warm"
@@ -91,7 +90,7 @@ func (r *run) start(code []byte) (err error) {
 	if r.lang = r.a.language(r.req.Language); r.lang == nil {
 		return refuse(guest.FailInvalid, "this agent runs no %q", r.req.Language)
 	}
-	r.input = warm.Run{Code: code, Limits: limitsOf(r.req), Modules: r.a.modulesOf(r.req, code)}
+	r.input = warm.Run{Code: code, Limits: limitsOf(r.req), Modules: r.a.modulesOf(r.req)}
 	for _, setting := range r.req.Env {
 		r.input.Env = append(r.input.Env, string(setting))
 	}
@@ -175,12 +174,12 @@ func (r *run) mayBeginAgain(pumps *pumps) bool {
 // wait with modules loaded, in bytes.
 const preloadMemory = 512 << 20
 
-// modulesOf returns what interpreters of a session load ahead for some code.
-func (a *Agent) modulesOf(req *guest.RunRequest, code []byte) []string {
+// modulesOf returns which of the modules of a run are loaded ahead for the next ones.
+func (a *Agent) modulesOf(req *guest.RunRequest) []string {
 	if limit := a.memory.Load(); limit > 0 && limit < preloadMemory {
 		return nil
 	}
-	return runtime.VariantFor(agentsandbox.Language(req.Language), string(code)).Modules()
+	return req.Modules
 }
 
 // runProcess waits for the process of the run, and takes all that it writes.

@@ -225,6 +225,7 @@ func try(ctx context.Context, sb runtime.Sandbox, language agentsandbox.Language
 func tryCommand(ctx context.Context, sb runtime.Sandbox, cmd runtime.Command) (ran, error) {
 	var out ran
 	cmd.ID = fmt.Sprintf("run-%d", runs.Add(1))
+	cmd.Modules = runtime.VariantFor(cmd.Language, cmd.Code).Modules() // as the engine does
 	run, err := sb.Run(ctx, cmd)
 	if err != nil {
 		return out, err
