@@ -97,7 +97,7 @@ async def test_every_tool(door, sessions):
     before = sessions()
     async with door.client() as client:
         assert {t.name for t in (await client.list_tools()).tools} == TOOLS
-        assert sessions() == before  # no tool needed a sandbox yet
+        assert not sessions() - before  # no tool needed a sandbox yet
 
         drawn = await call(client, "execute_python", code=PLOT)
         out = drawn.structured_content
@@ -138,7 +138,7 @@ async def test_every_tool(door, sessions):
 
         await call(client, "delete_session", session_id=made["session_id"])
         assert sessions() - before == {own}
-    assert eventually(lambda: sessions() == before)  # the sandbox ends with its conversation
+    assert eventually(lambda: not sessions() - before)  # the sandbox ends with its conversation
 
 
 async def test_refusals_say_what_to_do(door, sessions):
@@ -201,7 +201,7 @@ async def test_leaving_ends_what_runs(door, server, sessions):
                 await anyio.sleep(0.02)
             group.cancel_scope.cancel()
     assert eventually(lambda: running <= executions("cancelled") - known)
-    assert eventually(lambda: sessions() == before)
+    assert eventually(lambda: not sessions() - before)  # those of earlier conversations may end meanwhile
 
 
 async def test_a_stopped_door_ends_its_conversations(server, sessions):
