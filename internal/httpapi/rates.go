@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/agentsandbox/agentsandbox"
 )
 
@@ -20,8 +22,8 @@ type Rates struct {
 }
 
 // limiter counts what each key asks for: a bucket of tokens, which fills with
-// time, and the executions under way. What it costs does not depend on how many
-// requests are refused.
+// time, and the requests and executions under way. What it costs does not depend
+// on how many requests are refused.
 type limiter struct {
 	rates Rates
 	now   func() time.Time
@@ -33,10 +35,9 @@ type limiter struct {
 
 // account is what is known of one key.
 type account struct {
-	tokens   float64
-	at       time.Time // when tokens were counted
-	underWay int       // requests
-	running  int       // executions
+	bucket   *rate.Limiter
+	underWay int // requests
+	running  int // executions
 }
 
 // sweepEvery is how often keys are forgotten that have been quiet.
@@ -53,24 +54,17 @@ func (l *limiter) accountLocked(key string, now time.Time) *account {
 	if now.Sub(l.swept) >= sweepEvery {
 		l.swept = now
 		for id, a := range l.keys {
-			if l.fill(a, now); a.running == 0 && a.underWay == 0 && a.tokens >= float64(l.rates.Burst) {
+			if a.running == 0 && a.underWay == 0 && a.bucket.TokensAt(now) >= float64(l.rates.Burst) {
 				delete(l.keys, id)
 			}
 		}
 	}
 	a := l.keys[key]
 	if a == nil {
-		a = &account{tokens: float64(l.rates.Burst), at: now}
+		a = &account{bucket: rate.NewLimiter(rate.Limit(l.rates.PerSecond), l.rates.Burst)}
 		l.keys[key] = a
 	}
 	return a
-}
-
-func (l *limiter) fill(a *account, now time.Time) {
-	if d := now.Sub(a.at); d > 0 {
-		a.tokens = min(a.tokens+d.Seconds()*float64(l.rates.PerSecond), float64(l.rates.Burst))
-		a.at = now
-	}
 }
 
 // request counts a request of a key, sets the headers that say how many it has
@@ -79,15 +73,11 @@ func (l *limiter) request(key string, h http.Header) error {
 	if l.rates.PerSecond == 0 {
 		return nil
 	}
-	l.mu.Lock()
+	l.mu.Lock() // the headers tell of the bucket as this request left it
 	now := l.now()
-	a := l.accountLocked(key, now)
-	l.fill(a, now)
-	ok := a.tokens >= 1
-	if ok {
-		a.tokens--
-	}
-	tokens := a.tokens
+	bucket := l.accountLocked(key, now).bucket
+	ok := bucket.AllowN(now, 1)
+	tokens := bucket.TokensAt(now)
 	l.mu.Unlock()
 
 	per := float64(l.rates.PerSecond)
