@@ -23,6 +23,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -53,7 +54,7 @@ type daemon struct {
 	log         *slog.Logger
 	stdout      io.Writer
 	listener    net.Listener
-	connections *httpapi.Connections
+	connections *httpserver.Listener
 	store       *store.DB
 	machine     machine
 	pool        *pool.Pool
@@ -170,7 +171,7 @@ func (d *daemon) run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	d.engine.Start()
-	server := httpapi.NewServer(d.handler, d.log)
+	server := httpserver.New(d.handler, d.log)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -272,7 +273,7 @@ func (d *daemon) close() error {
 
 // listen takes the address. connections is what the listener accepts from, beneath
 // TLS.
-func listen(cfg config.Config, log *slog.Logger) (l net.Listener, connections *httpapi.Connections, err error) {
+func listen(cfg config.Config, log *slog.Logger) (l net.Listener, connections *httpserver.Listener, err error) {
 	var certificates []tls.Certificate
 	if cfg.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
@@ -289,7 +290,7 @@ func listen(cfg config.Config, log *slog.Logger) (l net.Listener, connections *h
 	if !ok {
 		return nil, nil, errors.Join(fmt.Errorf("listening on %s: it is a %T", cfg.Listen, l), l.Close())
 	}
-	connections = httpapi.NewConnections(tcp, cfg.MaxConnections, certificates != nil, log)
+	connections = httpserver.NewListener(tcp, cfg.MaxConnections, certificates != nil, log)
 	if certificates == nil {
 		return connections, connections, nil
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -422,8 +421,5 @@ func TestOptionsAreChecked(t *testing.T) {
 		if _, err := New(o); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: error %v", name, err)
 		}
-	}
-	if s := NewServer(http.NotFoundHandler(), good.Logger); s.ReadHeaderTimeout == 0 || s.IdleTimeout == 0 || s.WriteTimeout != 0 || s.ReadTimeout != 0 {
-		t.Errorf("timeouts of the server: %+v", s)
 	}
 }

@@ -16,13 +16,14 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 )
 
 // listen serves on a real connection, with the server that the program uses.
 func (s *server) listen(t *testing.T) *httptest.Server {
 	t.Helper()
 	ts := httptest.NewUnstartedServer(s)
-	ts.Config = NewServer(s, slog.New(slog.DiscardHandler))
+	ts.Config = httpserver.New(s, slog.New(slog.DiscardHandler))
 	ts.Start()
 	t.Cleanup(ts.Close)
 	return ts

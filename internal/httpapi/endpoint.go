@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 )
 
 // call is one request on its way.
@@ -240,7 +241,7 @@ func (c *call) admit(rt *route) error {
 		return err
 	}
 	c.keyID, c.tenant = p.KeyID, p.Tenant
-	isKnown(c.Context())
+	httpserver.MarkKnown(c.Context())
 	if err := c.api.limiter.request(p.KeyID, c.w.Header()); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 	"github.com/agentsandbox/agentsandbox/internal/mcp"
 )
 
@@ -111,7 +111,7 @@ func (c *mcpCommand) listen(a *app, opts mcp.Options) error {
 		return fmt.Errorf("--listen %s: %w", c.Listen, err)
 	}
 	// Nobody's idle connections must not keep others out.
-	listener := httpapi.NewConnections(tcp.(*net.TCPListener), 0, false, opts.Logger)
+	listener := httpserver.NewListener(tcp.(*net.TCPListener), 0, false, opts.Logger)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 64
 	transport.DisableCompression = true
@@ -120,7 +120,7 @@ func (c *mcpCommand) listen(a *app, opts mcp.Options) error {
 	}, opts)
 	mux := http.NewServeMux()
 	mux.Handle("/mcp", handler)
-	server := httpapi.NewServer(mux, opts.Logger)
+	server := httpserver.New(mux, opts.Logger)
 	a.note("MCP over streamable HTTP at http://%s/mcp, for the server at %s. Clients send their API key as a bearer token.", listener.Addr(), c.Server)
 	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
 		a.note("Keys and code travel in clear: put a proxy with TLS in front, or listen on 127.0.0.1.")

@@ -1,4 +1,4 @@
-package httpapi
+package httpserver
 
 import (
 	"bufio"
@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-func newConnections(t *testing.T, most int) *Connections {
+func newListener(t *testing.T, most int) *Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	tcp, _ := l.(*net.TCPListener)
-	c := NewConnections(tcp, most, false, slog.New(slog.DiscardHandler))
+	c := NewListener(tcp, most, false, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
@@ -27,11 +27,11 @@ func newConnections(t *testing.T, most int) *Connections {
 // TestIdleConnectionsMakeRoom: the longest idle is closed for a new one, whoever
 // is served is left alone, and when all are served a new one is told to wait.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
-	l := newConnections(t, 4)
+	l := newListener(t, 4)
 	entered, goOn := make(chan struct{}), make(chan struct{})
-	server := NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := New(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/known" {
-			isKnown(r.Context())
+			MarkKnown(r.Context())
 		}
 		if r.URL.Path == "/slow" {
 			entered <- struct{}{}
@@ -113,7 +113,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 // TestAnAddressHasItsShare: of those that wait. Loopback, where proxies are, has
 // no share of its own.
 func TestAnAddressHasItsShare(t *testing.T) {
-	l := newConnections(t, 40)
+	l := newListener(t, 40)
 	add := func(addr string) *connection {
 		outside, inside := tcpPair(t)
 		t.Cleanup(func() { _ = outside.Close() })
@@ -154,7 +154,7 @@ func TestAnAddressHasItsShare(t *testing.T) {
 
 // TestFewDescriptorsMakeRoomToo: the reserve is kept, whoever holds the rest.
 func TestFewDescriptorsMakeRoomToo(t *testing.T) {
-	l := newConnections(t, 40)
+	l := newListener(t, 40)
 	few := false
 	l.full = func() bool { return few }
 	_, first := tcpPair(t)
@@ -174,6 +174,13 @@ func TestFewDescriptorsMakeRoomToo(t *testing.T) {
 	}
 	if fewDescriptors(1<<20)() || !fewDescriptors(16)() {
 		t.Error("descriptors are miscounted")
+	}
+}
+
+func TestSlowAndIdleClientsAreCutAndLongAnswersAreNot(t *testing.T) {
+	s := New(http.NotFoundHandler(), slog.New(slog.DiscardHandler))
+	if s.ReadHeaderTimeout == 0 || s.IdleTimeout == 0 || s.WriteTimeout != 0 || s.ReadTimeout != 0 {
+		t.Errorf("timeouts: header %v, idle %v, read %v, write %v", s.ReadHeaderTimeout, s.IdleTimeout, s.ReadTimeout, s.WriteTimeout)
 	}
 }
 

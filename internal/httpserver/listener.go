@@ -1,4 +1,4 @@
-package httpapi
+package httpserver
 
 import (
 	"container/list"
@@ -18,15 +18,15 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 )
 
-// Connections is a listener that keeps connections of nobody from taking the
+// Listener bounds the connections of clients, so that they cannot take the
 // descriptors that runs, the store and the watch over memory need. A connection
-// waits while no request of it is being served. When there are too many, one that
-// waits is closed: the longest waiting of those that never had a request with a
+// is idle while no request of it is being served. When there are too many, an
+// idle one is closed: the longest idle of those that never had a request with a
 // key, and only then one of a client that is known. A new one is refused only when
-// every other is being served. Of connections without a key an address may have a
-// share, except for loopback, where a proxy in front of the server has all of its
-// own.
-type Connections struct {
+// every other is being served. Of idle connections without a key an address may
+// have a share. Loopback has no such bound: a proxy in front of the server has all
+// of its connections from there.
+type Listener struct {
 	*net.TCPListener
 	most, perAddress int
 	plain            bool // refusals can be written as HTTP
@@ -46,7 +46,7 @@ type Connections struct {
 // connection is one of them.
 type connection struct {
 	*net.TCPConn
-	all  *Connections
+	all  *Listener
 	addr netip.Addr
 	// queue is where it waits, and place where in it; both nil while a request is
 	// served.
@@ -58,15 +58,15 @@ type connection struct {
 // refusalsAtOnce is how many refusals wait for their clients to read them.
 const refusalsAtOnce = 16
 
-// NewConnections bounds the connections of a listener to most, 0 for a quarter of
+// NewListener bounds the connections of a listener to most, 0 for a quarter of
 // the descriptors that the process may have; overTLS says that what is accepted
 // speaks TLS.
-func NewConnections(l *net.TCPListener, most int, overTLS bool, log *slog.Logger) *Connections {
+func NewListener(l *net.TCPListener, most int, overTLS bool, log *slog.Logger) *Listener {
 	descriptors := maxDescriptors()
 	if most == 0 {
 		most = max(descriptors/4, 16)
 	}
-	return &Connections{
+	return &Listener{
 		TCPListener: l, most: most, perAddress: max(most/4, 4), plain: !overTLS,
 		full: fewDescriptors(descriptors), log: log, refusing: make(chan struct{}, refusalsAtOnce),
 		open: map[*connection]bool{}, keyless: list.New(), known: list.New(), waiting: map[netip.Addr]int{},
@@ -78,10 +78,10 @@ func NewConnections(l *net.TCPListener, most int, overTLS bool, log *slog.Logger
 }
 
 // Most is how many connections there may be.
-func (l *Connections) Most() int { return l.most }
+func (l *Listener) Most() int { return l.most }
 
 // Collectors are the metrics.
-func (l *Connections) Collectors() []prometheus.Collector {
+func (l *Listener) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{l.closed, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "agentsandbox_http_connections", Help: "Connections of clients that are open.",
 	}, func() float64 {
@@ -92,7 +92,7 @@ func (l *Connections) Collectors() []prometheus.Collector {
 }
 
 // Accept implements net.Listener.
-func (l *Connections) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		tcp, err := l.AcceptTCP()
 		if err != nil {
@@ -108,7 +108,7 @@ func (l *Connections) Accept() (net.Conn, error) {
 }
 
 // admit makes room for a connection, and tells whether there is any.
-func (l *Connections) admit(c *connection) bool {
+func (l *Listener) admit(c *connection) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !c.addr.IsLoopback() && l.waiting[c.addr] >= l.perAddress {
@@ -130,7 +130,7 @@ func (l *Connections) admit(c *connection) bool {
 
 // closeLongest closes the connection that waits longest, of one address without a
 // key or of all; false when none waits.
-func (l *Connections) closeLongest(of netip.Addr, why string) bool {
+func (l *Listener) closeLongest(of netip.Addr, why string) bool {
 	for _, queue := range []*list.List{l.keyless, l.known} {
 		for e := queue.Front(); e != nil; e = e.Next() {
 			if c, _ := e.Value.(*connection); !of.IsValid() || c.addr == of {
@@ -144,7 +144,7 @@ func (l *Connections) closeLongest(of netip.Addr, why string) bool {
 	return false
 }
 
-func (l *Connections) enqueue(c *connection) {
+func (l *Listener) enqueue(c *connection) {
 	c.queue = l.known
 	if !c.known {
 		c.queue = l.keyless
@@ -153,7 +153,7 @@ func (l *Connections) enqueue(c *connection) {
 	c.place = c.queue.PushBack(c)
 }
 
-func (l *Connections) dequeue(c *connection) {
+func (l *Listener) dequeue(c *connection) {
 	if c.place == nil {
 		return
 	}
@@ -166,7 +166,7 @@ func (l *Connections) dequeue(c *connection) {
 	c.queue, c.place = nil, nil
 }
 
-func (l *Connections) forget(c *connection) {
+func (l *Listener) forget(c *connection) {
 	delete(l.open, c)
 	l.dequeue(c)
 }
@@ -185,8 +185,9 @@ func (c *connection) serving(served bool) {
 	}
 }
 
-// isKnown notes that the connection of a request belongs to who has a key.
-func isKnown(ctx context.Context) {
+// MarkKnown notes that the request of a context came with a valid key: its
+// connection is closed later than those of strangers.
+func MarkKnown(ctx context.Context) {
 	if c, ok := ctx.Value(connectionKey{}).(*connection); ok {
 		c.all.mu.Lock()
 		defer c.all.mu.Unlock()
@@ -203,7 +204,7 @@ func (c *connection) Close() error {
 }
 
 // refuse tells a client to come again, if few others are being told.
-func (l *Connections) refuse(c *net.TCPConn) {
+func (l *Listener) refuse(c *net.TCPConn) {
 	l.closed.WithLabelValues("refused").Inc()
 	select {
 	case l.refusing <- struct{}{}:
@@ -217,6 +218,8 @@ func (l *Connections) refuse(c *net.TCPConn) {
 		if !l.plain {
 			return
 		}
+		// No request is read, so the surface that it is for is not known: the body is
+		// the one that clients of our own API read.
 		body := fmt.Sprintf(`{"error":{"code":%q,"message":"The server serves as many connections as it may; try again shortly.","details":[],"request_id":%q}}`+"\n",
 			agentsandbox.CodeUnavailable, agentsandbox.NewID("req_"))
 		_ = c.SetDeadline(time.Now().Add(time.Second))
