@@ -20,10 +20,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
 )
-
-var _ engine.Blobs = (*blob.Dir)(nil)
 
 func open(t *testing.T, path string) *blob.Dir {
 	t.Helper()

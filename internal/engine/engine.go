@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/files"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
@@ -43,7 +44,7 @@ type Limits struct {
 // Options configure an Engine.
 type Options struct {
 	Store     Store
-	Blobs     Blobs
+	Blobs     files.Blobs
 	Sandboxes Sandboxes
 	Spool     Spool
 	Keys      Keys
@@ -78,8 +79,9 @@ type Options struct {
 // Make one with New, call Recover before the first request, Start for what happens
 // by itself, and Close at the end.
 type Engine struct {
+	*files.Library
+
 	store     Store
-	blobs     Blobs
 	sandboxes Sandboxes
 	supply    *supply.Supply
 	spool     Spool
@@ -106,7 +108,6 @@ type Engine struct {
 
 	witnesses witnesses
 	requests  requests
-	pins      filePins
 	// keeping is the housekeeping that Start begins, and the ends of sessions
 	// that have expired.
 	keeping        sync.WaitGroup
@@ -140,15 +141,19 @@ func New(opts Options) *Engine {
 	}
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
-		store: opts.Store, blobs: opts.Blobs, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
+		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		answerStatus: opts.AnswerStatus,
 		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
-		requests: requests{serving: map[requestKey]*servedRequest{}},
-		pins:     filePins{pinned: map[string]int{}}, lifetimes: opts.Lifetimes,
+		requests:   requests{serving: map[requestKey]*servedRequest{}},
+		lifetimes:  opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
 		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{},
 		work: work.NewGroup(opts.Logger),
 	}
+	e.Library = files.New(files.Options{
+		Store: opts.Store, Blobs: opts.Blobs, Quotas: e.quotas, Vault: opts.Vault,
+		UploadBytes: opts.Limits.UploadBytes, Collect: opts.Limits.Collect, Logger: opts.Logger, Now: e.now,
+	})
 	e.supply = supply.New(opts.Sandboxes, opts.Network, egressAudit{e}, e.work, opts.Logger)
 	e.keepSessions.Store(opts.KeepSessions)
 	e.keys.OnRevoke(e.closeForKey)

@@ -46,8 +46,8 @@ func (e *Engine) Execute(ctx context.Context, req agentsandbox.ExecuteRequest) (
 		return nil, err
 	}
 	defer done()
-	defer e.pins.pin(req.FileIDs)()
-	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
+	defer e.Library.Pin(req.FileIDs)()
+	files, err := e.Library.Find(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execu
 		if err := e.store.InsertExecution(ctx, *rec); err != nil {
 			return nil, err
 		}
-		err = e.inject(ctx, x.sandbox, x.files)
+		err = e.Library.Inject(ctx, x.sandbox, x.files)
 	}
 	var result *runtime.Result
 	if err == nil {
@@ -182,7 +182,7 @@ func (e *Engine) perform(ctx context.Context, x *execution) (*agentsandbox.Execu
 	case result != nil:
 		cleared = clearedNote(result, x.bounds)
 		note = judge(rec, result, x.bounds)
-		if err = x.explain(e.collect(ctx, x.sandbox, rec, result)); err != nil {
+		if err = x.explain(e.Library.Collect(ctx, x.sandbox, rec, result)); err != nil {
 			rec.Error = "Files that the run made could not be kept: " + agentsandbox.MessageOf(err)
 		}
 	case errors.Is(err, errNoVerdict): // its session sees the sandbox die of that, and is not the cause
@@ -263,7 +263,7 @@ func (e *Engine) finish(ctx context.Context, x *execution, last func() []string,
 	})
 	if ferr != nil {
 		for _, f := range rec.Files {
-			e.removeBlob(f.ID) // no row names it
+			e.Library.Remove(f.ID) // no row names it
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
@@ -286,7 +286,7 @@ func (e *Engine) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, 
 	defer done()
 	kept, omitted, full := e.quotas.FitFiles(rec.Files, &u)
 	for _, f := range omitted {
-		e.removeBlob(f.ID)
+		e.Library.Remove(f.ID)
 	}
 	rec.Files = kept
 	rec.Omit(agentsandbox.OmittedStorageFull, len(omitted))

@@ -2,11 +2,11 @@ package engine
 
 import (
 	"context"
-	"io"
 	"net"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/files"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -18,7 +18,7 @@ import (
 type Store interface {
 	SessionStore
 	ExecutionStore
-	FileStore
+	files.Store
 	AdmissionStore
 	RequestStore
 }
@@ -85,21 +85,6 @@ type Left = struct {
 	Plan                        []byte
 }
 
-// FileStore keeps what is known of files; their contents are in Blobs.
-type FileStore interface {
-	InsertFile(ctx context.Context, f agentsandbox.File) error
-	File(ctx context.Context, tenant, id string) (agentsandbox.File, error)
-	// Files lists newest first, in one total order.
-	Files(ctx context.Context, tenant string, page agentsandbox.Page) (agentsandbox.FilePage, error)
-	DeleteFile(ctx context.Context, tenant, id string) error
-	// HasFile tells whether any tenant has a file of that id.
-	HasFile(ctx context.Context, id string) (bool, error)
-	// OldFiles lists at most limit files from before a time, oldest first, and
-	// DeleteFiles forgets files; both whose ever they are.
-	OldFiles(ctx context.Context, before time.Time, limit int) ([]string, error)
-	DeleteFiles(ctx context.Context, ids []string) error
-}
-
 // RequestStore keeps requests with an Idempotency-Key. Inserting an object with
 // a context that has a claim (agentsandbox.WithClaim) notes in the same
 // transaction that the request made it.
@@ -131,29 +116,6 @@ type Audit interface {
 	// Append adds a row, also when the caller is gone. It logs a row that cannot be
 	// written, and writes it when that is possible.
 	Append(ctx context.Context, entry agentsandbox.AuditEntry) error
-}
-
-// Blobs keeps the contents of files, by file id.
-type Blobs interface {
-	// Put stores body under an id: it writes a temporary name and renames it at
-	// the end. limit bounds the size (0: none); past it the error has code
-	// too_large, on a full disk storage_full. After an error nothing is left.
-	Put(ctx context.Context, id string, body io.Reader, limit int64) (Blob, error)
-	// Open opens contents that are what Put said of them, and fails for any others;
-	// what is not there is fs.ErrNotExist.
-	Open(id string, want Blob) (io.ReadSeekCloser, error)
-	// Remove can be repeated.
-	Remove(id string) error
-	// Sweep removes the contents for which keep says false, and temporary names
-	// that an earlier process left. It returns how many it removed.
-	Sweep(ctx context.Context, keep func(id string) (bool, error)) (int, error)
-}
-
-// Blob says what was stored. It is an alias, so that an implementation of Blobs
-// need not import this package to return it.
-type Blob = struct {
-	SizeBytes int64
-	SHA256    string // hex
 }
 
 // Spool keeps the output of runs that go on, so that the sandbox may forget it.

@@ -53,8 +53,8 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 		return nil, err
 	}
 	defer done()
-	defer e.pins.pin(req.FileIDs)()
-	files, err := e.lookUpFiles(ctx, p.Tenant, req.FileIDs)
+	defer e.Library.Pin(req.FileIDs)()
+	files, err := e.Library.Find(ctx, p.Tenant, req.FileIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (e *Engine) bringUp(ctx context.Context, owner supply.Owner, info *agentsan
 			e.supply.DestroyLater(sb)
 		}
 	}()
-	if err := e.inject(ctx, sb, files); err != nil {
+	if err := e.Library.Inject(ctx, sb, files); err != nil {
 		return err
 	}
 	if err := e.store.BindSession(ctx, info.ID, sb.ID()); err != nil {
@@ -367,12 +367,12 @@ func (e *Engine) InjectFiles(ctx context.Context, sessionID string, fileIDs []st
 		return err
 	}
 	return e.inSession(ctx, sessionID, "injectFiles", func(ctx context.Context, s *session) error {
-		defer e.pins.pin(fileIDs)()
-		files, err := e.lookUpFiles(ctx, p.Tenant, fileIDs)
+		defer e.Library.Pin(fileIDs)()
+		files, err := e.Library.Find(ctx, p.Tenant, fileIDs)
 		if err != nil {
 			return err
 		}
-		return e.inject(ctx, s.sandbox, files)
+		return e.Library.Inject(ctx, s.sandbox, files)
 	})
 }
 

@@ -3,8 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -126,27 +124,4 @@ func (s *session) explain(err error) error {
 		return work.Closing()
 	}
 	return err
-}
-
-// sentBody is a body that a client sends, as slowly as it likes.
-type sentBody struct {
-	ctx  context.Context
-	from io.Reader
-}
-
-// bodyWithin returns a body whose reads end with ctx, also one that waits, if the
-// body can be interrupted. The caller calls stop when it reads no more.
-func bodyWithin(ctx context.Context, body io.Reader) (within io.Reader, stop func() bool) {
-	stop = func() bool { return true }
-	if b, ok := body.(agentsandbox.Interrupter); ok {
-		stop = context.AfterFunc(ctx, b.Interrupt)
-	}
-	return &sentBody{ctx, body}, stop
-}
-
-func (b *sentBody) Read(p []byte) (int, error) {
-	if b.ctx.Err() != nil {
-		return 0, fmt.Errorf("%w: %w", context.Canceled, context.Cause(b.ctx))
-	}
-	return b.from.Read(p)
 }

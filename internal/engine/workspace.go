@@ -7,6 +7,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
+	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -67,7 +68,7 @@ func (r *visitingReader) Close() error {
 func (e *Engine) WritePath(ctx context.Context, sessionID, p string, body io.Reader) (*agentsandbox.PathInfo, error) {
 	var info agentsandbox.PathInfo
 	err := e.atPath(ctx, sessionID, p, "writePath", func(ctx context.Context, sb runtime.Sandbox, p string) (err error) {
-		body, stop := bodyWithin(ctx, body)
+		body, stop := work.BodyWithin(ctx, body)
 		defer stop()
 		info, err = sb.WriteFile(ctx, p, body)
 		return err
