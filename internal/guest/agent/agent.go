@@ -84,7 +84,7 @@ type Agent struct {
 	memory    atomic.Int64 // the sandbox's limit, in bytes; 0: none is known
 	alone     atomic.Int64 // how long it goes on without a conversation, in ms; 0: for ever
 	inodes    inodes
-	relieving sync.Mutex // held while every process of the user is ended
+	relieving sync.Mutex // while every process of the user is ended
 
 	mu     sync.Mutex
 	runs   map[string]*run
@@ -143,7 +143,7 @@ func (a *Agent) Close() {
 	a.known.close()
 }
 
-// Serve holds one conversation, from the host's hello to its end. It returns
+// Serve serves one conversation, from the host's hello to its end. It returns
 // nil if the host ended it in order: then rw can be used for the next one. Runs
 // outlive it.
 func (a *Agent) Serve(ctx context.Context, rw io.ReadWriteCloser) error {

@@ -39,7 +39,7 @@ func (a *Agent) serveAttach(ctx context.Context, s *wire.Stream, req *guest.RunR
 	switch {
 	case r == nil:
 		return refuse(guest.FailNotExist, "there is no run %q", req.ID)
-	case !r.log.holds(req.After):
+	case !r.log.has(req.After):
 		return refuse(guest.FailNotExist, "run %q does not have what follows message %d", req.ID, req.After)
 	}
 	return r.follow(ctx, s, req.After)
@@ -128,7 +128,7 @@ func (r *run) readControl(ctx context.Context, s *wire.Stream) error {
 		}
 		switch m.Kind {
 		case guest.KindKill:
-			r.endBy(ending{asked: true})
+			r.endBy(ending{byHost: true})
 		case guest.KindAck:
 			seq, _, err := guest.ParseSequence(m.Payload)
 			if err == nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
 
-// identify makes this sandbox another one than its snapshot. An interpreter
-// that waits needs nothing: it renews what random numbers it has drawn when it
-// is given a run (see the launcher), and the kernel's come from the host. What stays the snapshot's is the
+// identify makes this sandbox another one than its snapshot. What waits needs nothing:
+// it renews the random numbers that it has drawn when it is given a run (see the
+// launchers), and the kernel's come from the host. What stays the snapshot's is the
 // interpreter's hash secret and the layout of its memory.
 func (a *Agent) identify(id *guest.Identity) error {
 	if id == nil {

@@ -281,7 +281,7 @@ func (k *known) tick() {
 // maxOpen bounds the files that are counted as open.
 const maxOpen = 1 << 16
 
-// drain notes which files were opened and closed. The lock is held. The kernel tells
+// drain notes which files were opened and closed. The caller holds mu. The kernel tells
 // of two equal events in a row once, so the count of openings can be wrong for files
 // that have no watch of their own. That a file was closed for the last time after
 // writing is told in any case.

@@ -115,8 +115,8 @@ func (l *outputLog) ack(seq uint64) error {
 	return nil
 }
 
-// holds tells whether what comes after a number can still be had.
-func (l *outputLog) holds(after uint64) bool {
+// has tells whether what comes after a number can still be had.
+func (l *outputLog) has(after uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return after >= l.acked && after <= l.last

@@ -58,7 +58,7 @@ func (d *drains) adopt(p *proc.Pipe) {
 	})
 }
 
-// close lets go of every pipe.
+// close closes every pipe.
 func (d *drains) close() {
 	d.mu.Lock()
 	d.closed = true

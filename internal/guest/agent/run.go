@@ -155,7 +155,7 @@ func (r *run) refill() {
 const maxBegins = 5
 
 // mayBeginAgain tells, when the process of the run has ended, whether that died
-// before it had begun the code. Whoever asked for the run need not hear of it.
+// before it had begun the code. Whoever asked for the run need not know.
 func (r *run) mayBeginAgain(pumps *pumps) bool {
 	if pumps.released() || r.proc.Begun() {
 		return false
@@ -163,8 +163,8 @@ func (r *run) mayBeginAgain(pumps *pumps) bool {
 	if r.proc.Preceded() && r.proc.Exit().Status.Exited() {
 		return false
 	}
-	// Memory is relieved by the end of every process, and this one had no part in
-	// the use of it.
+	// When the sandbox had too much memory, every process was ended, and this one had
+	// no part in the use of it.
 	r.a.relieving.Lock()
 	defer r.a.relieving.Unlock()
 	return r.cancelEnd() || !r.ended
@@ -238,7 +238,7 @@ func (r *run) await() guest.RunResult {
 		result.ExitCode = exit.Status.ExitStatus()
 	}
 	if end := r.ending(); kill || end.limit == runtime.LimitMemory && result.Signal == int(unix.SIGKILL) {
-		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.asked, string(end.limit)
+		result.TimedOut, result.Killed, result.Limit = end.timedOut, end.byHost, string(end.limit)
 	}
 	if result.TimedOut {
 		// Whatever it made of its last moment, its time was over.
@@ -312,7 +312,7 @@ func encodeEntries(entries []guest.Entry) (list []byte, rest []guest.Entry) {
 // ending is why a run was ended: exactly one of the fields is set.
 type ending struct {
 	timedOut bool
-	asked    bool // by the host
+	byHost   bool // the host has asked for it
 	limit    runtime.Limit
 }
 

@@ -129,7 +129,7 @@ func TestRunOutlivesItsConversation(t *testing.T) {
 	a.mu.Lock()
 	r := a.runs["r"]
 	a.mu.Unlock()
-	eventually(t, "the acknowledgement arrives", func() bool { return !r.log.holds(0) })
+	eventually(t, "the acknowledgement arrives", func() bool { return !r.log.has(0) })
 	for _, req := range []*guest.RunRequest{{ID: "r"}, {ID: "r", After: 99}, {ID: "none"}, nil} {
 		s := follow(t, second, guest.Request{Method: guest.MethodAttach, Run: req})
 		var reset *wire.ResetError

@@ -35,8 +35,9 @@ func (ch *Child) Kill() (used time.Duration) {
 	return used
 }
 
-// killMarked ends the processes that have a mark, and those that have given up theirs. It returns how many, and the CPU time of those with the mark that the agent
-// did not start. The lock is held.
+// killMarked ends the processes that have a mark, and those that have given up theirs.
+// It returns how many, and the CPU time of those with the mark that are no children.
+// The caller holds mu.
 func (t *Table) killMarked(marked mark) (ended int, used time.Duration) {
 	var others []int
 	measured := map[int]bool{}
@@ -73,7 +74,7 @@ const crowd = 64
 // killGroup ends the process group of a child that has a crowd below it. A fork
 // bomb leaves so little of the processor that to look at each of its processes takes
 // minutes. What was just being forked goes on, and forks in its turn, so it is done
-// more than once. The lock is held.
+// more than once. The caller holds mu.
 func (t *Table) killGroup(ch *Child) {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil || info.Procs < crowd {

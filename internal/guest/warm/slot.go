@@ -51,7 +51,7 @@ func (s *slot[T]) put(it T) {
 	}
 }
 
-// keep holds a process if there is room. The lock is held.
+// keep holds a process if there is room. The caller holds mu.
 func (s *slot[T]) keep(it T) bool {
 	var none T
 	if s.held != none || s.closed {
