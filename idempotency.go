@@ -1,13 +1,6 @@
 package agentsandbox
 
-import (
-	"context"
-	"strings"
-	"time"
-)
-
-// IdempotencyPeriod is how long a request with an Idempotency-Key is remembered.
-const IdempotencyPeriod = 24 * time.Hour
+import "strings"
 
 // MaxIdempotencyKeyBytes bounds an Idempotency-Key.
 const MaxIdempotencyKeyBytes = 255
@@ -18,60 +11,4 @@ func ValidateIdempotencyKey(key string) error {
 		return Invalid("Idempotency-Key", "must be 1 to %d printable ASCII characters, such as a UUID.", MaxIdempotencyKeyBytes)
 	}
 	return nil
-}
-
-// IdempotentRequest is a request that its sender may repeat: however often it
-// arrives, it has one effect and one answer.
-type IdempotentRequest struct {
-	// Key is the Idempotency-Key that the sender chose.
-	Key string
-	// Method, Path (with its query) and Digest (of the body, in hex) say which
-	// request it is. Digest is empty while the body has not been read.
-	Method, Path, Digest string
-}
-
-// Same tells whether two requests are one that was repeated. A digest that is
-// not known yet is no difference.
-func (r IdempotentRequest) Same(other IdempotentRequest) bool {
-	return r.Method == other.Method && r.Path == other.Path &&
-		(r.Digest == other.Digest || r.Digest == "" || other.Digest == "")
-}
-
-// KeptAnswer is the answer to a request, to be given again.
-type KeptAnswer struct {
-	Status int
-	Header map[string]string
-	// Body is nil when it was not kept and is made again from the object.
-	Body []byte
-}
-
-// RequestClaim is a hold on an Idempotency-Key: whoever has it serves the
-// request, or gives its Answer again.
-type RequestClaim struct {
-	// Seq is the store's number of the request.
-	Seq       int64
-	Tenant    string
-	KeyID     string // the API key that sent it
-	Request   IdempotentRequest
-	CreatedAt time.Time
-	// ObjectID is what the request made; empty for nothing.
-	ObjectID string
-	// Answer is nil while the request has none. With an ObjectID, the process
-	// that served it died before it could answer.
-	Answer *KeptAnswer
-}
-
-type claimKey struct{}
-
-// WithClaim returns a context whose first new row is written together with the
-// note that this request made it.
-func WithClaim(ctx context.Context, seq int64) context.Context {
-	return context.WithValue(ctx, claimKey{}, seq)
-}
-
-// ClaimFrom returns the request that a context serves; false for one without an
-// Idempotency-Key.
-func ClaimFrom(ctx context.Context) (seq int64, ok bool) {
-	seq, ok = ctx.Value(claimKey{}).(int64)
-	return seq, ok
 }

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 // Keys remembers requests with an Idempotency-Key, for an HTTP layer in front of
@@ -12,11 +13,11 @@ import (
 // zero value is empty and ready.
 type Keys struct {
 	mu     sync.Mutex
-	claims map[string]agentsandbox.RequestClaim
+	claims map[string]idempotency.Claim
 }
 
 // BeginRequest claims a key, or returns the claim with the answer.
-func (k *Keys) BeginRequest(_ context.Context, r agentsandbox.IdempotentRequest) (*agentsandbox.RequestClaim, error) {
+func (k *Keys) BeginRequest(_ context.Context, r idempotency.Request) (*idempotency.Claim, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	claim, known := k.claims[r.Key]
@@ -24,9 +25,9 @@ func (k *Keys) BeginRequest(_ context.Context, r agentsandbox.IdempotentRequest)
 		return nil, agentsandbox.Invalid("Idempotency-Key", "was used for another request.")
 	}
 	if !known {
-		claim = agentsandbox.RequestClaim{Seq: int64(len(k.claims) + 1), Request: r, CreatedAt: Epoch}
+		claim = idempotency.Claim{Seq: int64(len(k.claims) + 1), Request: r, CreatedAt: Epoch}
 		if k.claims == nil {
-			k.claims = make(map[string]agentsandbox.RequestClaim)
+			k.claims = make(map[string]idempotency.Claim)
 		}
 		k.claims[r.Key] = claim
 	}
@@ -34,7 +35,7 @@ func (k *Keys) BeginRequest(_ context.Context, r agentsandbox.IdempotentRequest)
 }
 
 // KeepAnswer keeps the answer to a request.
-func (k *Keys) KeepAnswer(_ context.Context, c *agentsandbox.RequestClaim, digest string, a agentsandbox.KeptAnswer) error {
+func (k *Keys) KeepAnswer(_ context.Context, c *idempotency.Claim, digest string, a idempotency.Answer) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	kept := *c
@@ -44,7 +45,7 @@ func (k *Keys) KeepAnswer(_ context.Context, c *agentsandbox.RequestClaim, diges
 }
 
 // DropRequest forgets a request.
-func (k *Keys) DropRequest(_ context.Context, c *agentsandbox.RequestClaim) error {
+func (k *Keys) DropRequest(_ context.Context, c *idempotency.Claim) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.claims, c.Request.Key)
@@ -52,4 +53,4 @@ func (k *Keys) DropRequest(_ context.Context, c *agentsandbox.RequestClaim) erro
 }
 
 // ReleaseRequest leaves a request as it is.
-func (k *Keys) ReleaseRequest(*agentsandbox.RequestClaim) {}
+func (k *Keys) ReleaseRequest(*idempotency.Claim) {}

@@ -22,8 +22,10 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/httpserver"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -61,6 +63,7 @@ type daemon struct {
 	network     *border.Border
 	keys        *keys.Registry
 	audit       *audit.Log
+	requests    *idempotency.Requests
 	engine      *engine.Engine
 	handler     http.Handler
 	adminKey    string // made by this start; else empty
@@ -133,17 +136,19 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	})
 	d.audit = audit.New(audit.Options{Store: d.store, Vault: seals, Logger: d.log})
 	d.keys = keys.New(keys.Options{Store: d.store, Audit: d.audit, Vault: seals, Logger: d.log})
+	quotas := quota.New(quotas(d.cfg), d.store, d.log)
+	d.requests = idempotency.New(idempotency.Options{Store: d.store, Quotas: quotas, Logger: d.log})
 	d.engine = engine.New(engine.Options{
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, Template: template.DefaultName,
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
-		Limits:       limits, Quotas: quotas(d.cfg), Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
+		Limits:       limits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
 	})
 	if err := d.bootstrap(ctx); err != nil {
 		return err
 	}
 	if d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.engine, Audit: d.audit.Append, AuditReady: d.audit.Ready, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
+		Idempotency: d.requests, Audit: d.audit.Append, AuditReady: d.audit.Ready, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
 		Service: service{d.engine, d.keys, d.audit}, Authenticate: d.keys.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
 		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
 		Logger: d.log, Version: version,
@@ -171,6 +176,7 @@ func (d *daemon) run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	d.engine.Start()
+	d.requests.Start()
 	server := httpserver.New(d.handler, d.log)
 	served := make(chan struct{})
 	go func() {
@@ -251,7 +257,9 @@ func (d *daemon) drain(server *http.Server) {
 	}()
 	running, cancelRunning := context.WithTimeout(ctx, grace)
 	defer cancelRunning()
+	context.AfterFunc(running, d.requests.Stop) // what runs is cancelled then
 	d.engine.Close(running)
+	d.requests.Stop()
 	<-closed
 	// Last: all who use a key or append a row have ended.
 	if err := errors.Join(d.keys.Close(), d.audit.Close()); err != nil {

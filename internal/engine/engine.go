@@ -62,7 +62,7 @@ type Options struct {
 	// Template is the name of the default one.
 	Template string
 	Limits   Limits
-	Quotas   quota.Limits
+	Quotas   *quota.Quotas
 	// Ports bound the connections to ports of sessions.
 	Ports PortLimits
 	// Lifetimes say what expires and when; the zero value: nothing does.
@@ -107,7 +107,6 @@ type Engine struct {
 	clock        func() time.Time
 
 	witnesses witnesses
-	requests  requests
 	// keeping is the housekeeping that Start begins, and the ends of sessions
 	// that have expired.
 	keeping        sync.WaitGroup
@@ -143,8 +142,7 @@ func New(opts Options) *Engine {
 	e := &Engine{
 		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		answerStatus: opts.AnswerStatus,
-		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: quota.New(opts.Quotas, opts.Store, opts.Logger), loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
-		requests:   requests{serving: map[requestKey]*servedRequest{}},
+		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		lifetimes:  opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
 		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{},

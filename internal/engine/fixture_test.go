@@ -18,6 +18,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -33,12 +34,13 @@ type fixture struct {
 	*engine.Engine
 	agentsandbox.KeyService
 	agentsandbox.AuditService
-	keys  *keys.Registry
-	audit *audit.Log
-	t     *testing.T
-	pool  *pool.Pool
-	Store *store.DB
-	dir   string
+	keys     *keys.Registry
+	requests *idempotency.Requests
+	audit    *audit.Log
+	t        *testing.T
+	pool     *pool.Pool
+	Store    *store.DB
+	dir      string
 	// sandboxes are those that are alive.
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
@@ -85,16 +87,16 @@ func newFixture(t *testing.T, dir string) *fixture {
 
 func newFixtureWithin(t *testing.T, dir string, quotas quota.Limits) *fixture {
 	t.Helper()
-	return newFixtureWith(t, dir, engine.Options{Quotas: quotas})
+	return newFixtureOn(t, dir, engine.Options{}, quotas, func(s engine.Sandboxes) engine.Sandboxes { return s })
 }
 
-// newFixtureWith takes the lifetimes, the quotas and the clock of opts.
+// newFixtureWith takes the lifetimes and the clock of opts.
 func newFixtureWith(t *testing.T, dir string, opts engine.Options) *fixture {
 	t.Helper()
-	return newFixtureOn(t, dir, opts, func(s engine.Sandboxes) engine.Sandboxes { return s })
+	return newFixtureOn(t, dir, opts, quota.Limits{}, func(s engine.Sandboxes) engine.Sandboxes { return s })
 }
 
-func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
+func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Limits, supply func(engine.Sandboxes) engine.Sandboxes) *fixture {
 	t.Helper()
 	if opts.Vault == nil {
 		v, err := vault.Open(dir)
@@ -125,7 +127,8 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, supply func(eng
 	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
-	opts.AnswerStatus = httpapi.Status
+	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, opts.Store, log)
+	f.requests = idempotency.New(idempotency.Options{Store: db, Quotas: opts.Quotas, Logger: log, Now: opts.Now})
 	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.KeyService, opts.Keys = f.keys, f.keys
 	f.Engine = engine.New(opts)

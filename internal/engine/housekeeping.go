@@ -63,8 +63,8 @@ func (e *Engine) stopKeeping() {
 	e.keeping.Wait()
 }
 
-// Sweep removes files, records of executions and of sessions, and kept answers
-// that are too old, batch by batch, until none is left or ctx ends. What cannot
+// Sweep removes files, and records of executions and of sessions, that are too old,
+// batch by batch, until none is left or ctx ends. What cannot
 // be removed is logged, and tried again by the next sweep.
 func (e *Engine) Sweep(ctx context.Context) {
 	now := e.now()
@@ -80,8 +80,7 @@ func (e *Engine) Sweep(ctx context.Context) {
 		n, err = inBatches(ctx, now.Add(-kept), e.store.DeleteSessions)
 		sessions, errs = n, append(errs, err)
 	}
-	_, err := inBatches(ctx, now.Add(-agentsandbox.IdempotencyPeriod), e.store.DropRequests)
-	if err := errors.Join(append(errs, err)...); err != nil && ctx.Err() == nil {
+	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
 		e.log.Error("what is too old could not be removed", "error", err)
 	}
 	if files+executions+sessions > 0 {

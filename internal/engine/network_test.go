@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/vault"
@@ -138,7 +139,7 @@ func wiredWith(t *testing.T, opts engine.Options) (*fixture, *wires, func(time.D
 		defer mu.Unlock()
 		return time.Now().Add(ahead)
 	}
-	f := newFixtureOn(t, dir, opts, func(s engine.Sandboxes) engine.Sandboxes { return noting{s, w} })
+	f := newFixtureOn(t, dir, opts, quota.Limits{}, func(s engine.Sandboxes) engine.Sandboxes { return noting{s, w} })
 	ctx := agentsandbox.WithPrincipal(t.Context(), agentsandbox.Principal{KeyID: "key_a", Tenant: "a", Scopes: []agentsandbox.Scope{agentsandbox.ScopeSandbox}})
 	return f, w, func(d time.Duration) { mu.Lock(); ahead += d; mu.Unlock() }, ctx
 }

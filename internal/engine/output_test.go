@@ -13,6 +13,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 func (f *fixture) record(ctx context.Context, id string) *agentsandbox.Execution {
@@ -156,15 +157,15 @@ func TestKeptAnswersCountAsOutput(t *testing.T) {
 	f := newFixtureWithin(t, t.TempDir(), quota.Limits{Output: 2000})
 	ctx := as(t, "a")
 	x := f.bash(ctx, "", print900)
-	ask := func(key string, size int) (again *agentsandbox.RequestClaim) {
+	ask := func(key string, size int) (again *idempotency.Claim) {
 		t.Helper()
-		req := agentsandbox.IdempotentRequest{Key: key, Method: "POST", Path: "/v1/x", Digest: "d"}
-		claim, err := f.BeginRequest(ctx, req)
+		req := idempotency.Request{Key: key, Method: "POST", Path: "/v1/x", Digest: "d"}
+		claim, err := f.requests.BeginRequest(ctx, req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if claim.Answer == nil {
-			if err := f.KeepAnswer(ctx, claim, "d", agentsandbox.KeptAnswer{Status: 200, Body: make([]byte, size)}); err != nil {
+			if err := f.requests.KeepAnswer(ctx, claim, "d", idempotency.Answer{Status: 200, Body: make([]byte, size)}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -20,7 +20,6 @@ type Store interface {
 	ExecutionStore
 	files.Store
 	AdmissionStore
-	RequestStore
 }
 
 // AdmissionStore keeps what the admission of work needs to know.
@@ -83,20 +82,6 @@ type ExecutionStore interface {
 type Left = struct {
 	Tenant, ID, Status, Sandbox string
 	Plan                        []byte
-}
-
-// RequestStore keeps requests with an Idempotency-Key. Inserting an object with
-// a context that has a claim (agentsandbox.WithClaim) notes in the same
-// transaction that the request made it.
-type RequestStore interface {
-	// ClaimRequest stores a request, or returns the one with the same key that
-	// is stored already, unless that is from before oldest.
-	ClaimRequest(ctx context.Context, r agentsandbox.RequestClaim, oldest time.Time) (agentsandbox.RequestClaim, bool, error)
-	KeepAnswer(ctx context.Context, seq int64, digest string, answer agentsandbox.KeptAnswer) error
-	// DropRequest forgets a request that has made nothing.
-	DropRequest(ctx context.Context, seq int64) error
-	// DropRequests forgets at most limit requests from before a time.
-	DropRequests(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
 // Keys tells when API keys stop being valid. What a key has opened ends with it.

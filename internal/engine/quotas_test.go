@@ -164,7 +164,7 @@ func (d *doomed) evict(why string) {
 
 func TestAnEvictionIsTold(t *testing.T) {
 	d := &doomed{}
-	f := newFixtureOn(t, t.TempDir(), engine.Options{}, func(s engine.Sandboxes) engine.Sandboxes {
+	f := newFixtureOn(t, t.TempDir(), engine.Options{}, quota.Limits{}, func(s engine.Sandboxes) engine.Sandboxes {
 		d.Sandboxes = s
 		return d
 	})

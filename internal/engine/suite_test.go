@@ -23,7 +23,7 @@ func TestService(t *testing.T) {
 			t.Fatal(err)
 		}
 		handler, err := httpapi.New(httpapi.Options{
-			Service: f.service(), Authenticate: f.keys.Authenticate, Idempotency: f.Engine, Audit: f.audit.Append,
+			Service: f.service(), Authenticate: f.keys.Authenticate, Idempotency: f.requests, Audit: f.audit.Append,
 			Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

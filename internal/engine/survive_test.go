@@ -18,6 +18,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -138,7 +139,7 @@ func (h *host) start() *server {
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit, Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Limits: l, AnswerStatus: httpapi.Status, Logger: log,
+		KeepSessions: h.keep, Template: "default", Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {

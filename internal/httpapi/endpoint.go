@@ -14,6 +14,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/httpserver"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 // call is one request on its way.
@@ -38,7 +39,7 @@ type call struct {
 	tenant, action, object string
 	// For a request with an Idempotency-Key: the claim, while it is held, and
 	// what settle has to know.
-	claim                               *agentsandbox.RequestClaim
+	claim                               *idempotency.Claim
 	digest                              string
 	streamed, secret, replayed, settled bool
 

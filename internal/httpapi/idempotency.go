@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 // Idempotency remembers requests with an Idempotency-Key and their answers. Each
@@ -18,14 +19,14 @@ import (
 type Idempotency interface {
 	// BeginRequest claims a key. A claim without an Answer is then given to one
 	// of the others.
-	BeginRequest(ctx context.Context, r agentsandbox.IdempotentRequest) (*agentsandbox.RequestClaim, error)
+	BeginRequest(ctx context.Context, r idempotency.Request) (*idempotency.Claim, error)
 	// KeepAnswer keeps the answer to a request whose body has that digest.
-	KeepAnswer(ctx context.Context, c *agentsandbox.RequestClaim, digest string, a agentsandbox.KeptAnswer) error
+	KeepAnswer(ctx context.Context, c *idempotency.Claim, digest string, a idempotency.Answer) error
 	// DropRequest forgets the request, so that it can be made anew, unless it has
 	// made an object.
-	DropRequest(ctx context.Context, c *agentsandbox.RequestClaim) error
+	DropRequest(ctx context.Context, c *idempotency.Claim) error
 	// ReleaseRequest leaves the request as it is.
-	ReleaseRequest(c *agentsandbox.RequestClaim)
+	ReleaseRequest(c *idempotency.Claim)
 }
 
 const (
@@ -56,7 +57,7 @@ func (c *call) claimKey(rt *route, body []byte) (answered bool, err error) {
 	if err := agentsandbox.ValidateIdempotencyKey(keys[0]); err != nil {
 		return false, err
 	}
-	req := agentsandbox.IdempotentRequest{Key: keys[0], Method: c.r.Method, Path: c.r.URL.EscapedPath()}
+	req := idempotency.Request{Key: keys[0], Method: c.r.Method, Path: c.r.URL.EscapedPath()}
 	if c.r.URL.RawQuery != "" {
 		req.Path += "?" + c.r.URL.RawQuery
 	}
@@ -79,15 +80,15 @@ func (c *call) claimKey(rt *route, body []byte) (answered bool, err error) {
 }
 
 // hold makes the request the one that has the claim; settle gives it back.
-func (c *call) hold(claim *agentsandbox.RequestClaim, digest string) {
+func (c *call) hold(claim *idempotency.Claim, digest string) {
 	c.claim, c.digest = claim, digest
-	c.r = c.r.WithContext(agentsandbox.WithClaim(c.Context(), claim.Seq))
+	c.r = c.r.WithContext(idempotency.WithClaim(c.Context(), claim.Seq))
 }
 
 // replay answers a request as it was answered before, or, when it was answered
 // with a failure or not at all, from what it had made by then. If nothing is left
 // of that, the request is served anew where that is no second effect.
-func (c *call) replay(rt *route, claim *agentsandbox.RequestClaim, digest string) (answered bool, err error) {
+func (c *call) replay(rt *route, claim *idempotency.Claim, digest string) (answered bool, err error) {
 	c.replayed = true
 	c.object = claim.ObjectID
 	if rt.upload != nil {
@@ -185,8 +186,8 @@ func (c *call) worthKeeping(status int) bool {
 	}, status)
 }
 
-func (c *call) keptAnswer(status int, body []byte) agentsandbox.KeptAnswer {
-	a := agentsandbox.KeptAnswer{Status: status, Header: map[string]string{}}
+func (c *call) keptAnswer(status int, body []byte) idempotency.Answer {
+	a := idempotency.Answer{Status: status, Header: map[string]string{}}
 	h := c.w.Header()
 	for _, name := range []string{"Content-Type", "Cache-Control", "X-Execution-Id"} {
 		if v := h.Get(name); v != "" {

@@ -9,19 +9,20 @@ import (
 	"testing"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
-// memory is an Idempotency in memory, without waiting: the engine's is tested
-// where it stands.
+// memory is an Idempotency in memory, without waiting: the real one is
+// tested where it stands.
 type memory struct {
 	mu     sync.Mutex
 	next   int64
-	claims map[string]*agentsandbox.RequestClaim
+	claims map[string]*idempotency.Claim
 }
 
-func newMemory() *memory { return &memory{claims: map[string]*agentsandbox.RequestClaim{}} }
+func newMemory() *memory { return &memory{claims: map[string]*idempotency.Claim{}} }
 
-func (m *memory) BeginRequest(ctx context.Context, r agentsandbox.IdempotentRequest) (*agentsandbox.RequestClaim, error) {
+func (m *memory) BeginRequest(ctx context.Context, r idempotency.Request) (*idempotency.Claim, error) {
 	p, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, err
@@ -37,23 +38,23 @@ func (m *memory) BeginRequest(ctx context.Context, r agentsandbox.IdempotentRequ
 		return &claim, nil
 	}
 	m.next++
-	m.claims[key] = &agentsandbox.RequestClaim{Seq: m.next, Tenant: p.Tenant, KeyID: p.KeyID, Request: r}
+	m.claims[key] = &idempotency.Claim{Seq: m.next, Tenant: p.Tenant, KeyID: p.KeyID, Request: r}
 	claim := *m.claims[key]
 	return &claim, nil
 }
 
-func (m *memory) find(c *agentsandbox.RequestClaim) *agentsandbox.RequestClaim {
+func (m *memory) find(c *idempotency.Claim) *idempotency.Claim {
 	return m.claims[c.Tenant+" "+c.KeyID+" "+c.Request.Key]
 }
 
-func (m *memory) KeepAnswer(_ context.Context, c *agentsandbox.RequestClaim, digest string, a agentsandbox.KeptAnswer) error {
+func (m *memory) KeepAnswer(_ context.Context, c *idempotency.Claim, digest string, a idempotency.Answer) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.find(c).Answer, m.find(c).Request.Digest = &a, digest
 	return nil
 }
 
-func (m *memory) DropRequest(_ context.Context, c *agentsandbox.RequestClaim) error {
+func (m *memory) DropRequest(_ context.Context, c *idempotency.Claim) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.find(c).ObjectID == "" {
@@ -62,7 +63,7 @@ func (m *memory) DropRequest(_ context.Context, c *agentsandbox.RequestClaim) er
 	return nil
 }
 
-func (m *memory) ReleaseRequest(*agentsandbox.RequestClaim) {}
+func (m *memory) ReleaseRequest(*idempotency.Claim) {}
 
 // die forgets the answers, and notes what the requests had made: as after a
 // kill between the effect and the answer.

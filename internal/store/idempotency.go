@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 // ClaimRequest stores a request by its Idempotency-Key, or returns the one that
 // is stored already and tells so. One from before oldest is replaced. Codes:
 // storage_full.
-func (db *DB) ClaimRequest(ctx context.Context, r agentsandbox.RequestClaim, oldest time.Time) (claim agentsandbox.RequestClaim, found bool, err error) {
+func (db *DB) ClaimRequest(ctx context.Context, r idempotency.Claim, oldest time.Time) (claim idempotency.Claim, found bool, err error) {
 	if err := need("request", r.Request.Key, r.Tenant, r.CreatedAt); err != nil {
 		return r, false, err
 	}
@@ -58,7 +58,7 @@ func (db *DB) ClaimRequest(ctx context.Context, r agentsandbox.RequestClaim, old
 
 // KeepAnswer stores the answer to a request, and the digest of its body. Codes:
 // storage_full.
-func (db *DB) KeepAnswer(ctx context.Context, seq int64, digest string, a agentsandbox.KeptAnswer) error {
+func (db *DB) KeepAnswer(ctx context.Context, seq int64, digest string, a idempotency.Answer) error {
 	if a.Status == 0 {
 		return fmt.Errorf("store: the answer to request %d needs a status", seq)
 	}
@@ -92,7 +92,7 @@ func (db *DB) DropRequests(ctx context.Context, before time.Time, limit int) (in
 // bind notes that the request that ctx serves has made an object. It runs in the
 // transaction that makes it.
 func bind(ctx context.Context, c *conn, object string) error {
-	seq, ok := agentsandbox.ClaimFrom(ctx)
+	seq, ok := idempotency.ClaimFrom(ctx)
 	if !ok {
 		return nil
 	}
@@ -100,9 +100,9 @@ func bind(ctx context.Context, c *conn, object string) error {
 	return err
 }
 
-func scanRequest(row scanner) (agentsandbox.RequestClaim, error) {
-	var r agentsandbox.RequestClaim
-	var a agentsandbox.KeptAnswer
+func scanRequest(row scanner) (idempotency.Claim, error) {
+	var r idempotency.Claim
+	var a idempotency.Answer
 	var header string
 	var created sql.NullInt64
 	err := row.Scan(&r.Seq, &r.Tenant, &r.KeyID, &r.Request.Key, &r.Request.Method, &r.Request.Path, &r.Request.Digest,

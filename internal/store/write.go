@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 // effect says what a write does to the room on the disk.
@@ -63,7 +64,7 @@ func (db *DB) insert(ctx context.Context, what, query string, args ...any) error
 // nothing more.
 func (db *DB) insertWith(ctx context.Context, what string, more func(context.Context, *conn) error, query string, args ...any) error {
 	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
-		if _, claimed := agentsandbox.ClaimFrom(ctx); !claimed && more == nil {
+		if _, claimed := idempotency.ClaimFrom(ctx); !claimed && more == nil {
 			_, err := c.exec(ctx, query, args...)
 			return err
 		}

@@ -22,7 +22,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -156,7 +158,8 @@ func newMatrix(t *testing.T) *matrix {
 	p.Start()
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
-	e := engine.New(engine.Options{Store: db, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	q := quota.New(quota.Limits{}, db, log)
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +174,7 @@ func newMatrix(t *testing.T) *matrix {
 		}
 	})
 	s := service{e, k, rows}
-	handler, err := httpapi.New(httpapi.Options{Service: s, Idempotency: e, Audit: rows.Append, Authenticate: k.Authenticate, Ready: func() error { return nil }, Logger: log})
+	handler, err := httpapi.New(httpapi.Options{Service: s, Idempotency: idempotency.New(idempotency.Options{Store: db, Quotas: q, Logger: log}), Audit: rows.Append, Authenticate: k.Authenticate, Ready: func() error { return nil }, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,6 +184,21 @@ func (q *Quotas) MakeOutputRoom(ctx context.Context, tenant string, u Usage, cod
 	return true, q.dropOutput(ctx, tenant, u, room-output)
 }
 
+// AddAnswer makes room for an answer of so many bytes, as for output, and inserts it;
+// fits is false where there is no room for it even alone.
+func (q *Quotas) AddAnswer(ctx context.Context, tenant string, bytes int64, insert func(ctx context.Context, fits bool) error) error {
+	u, done, err := q.Count(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	defer done()
+	fits, err := q.MakeOutputRoom(ctx, tenant, u, 0, bytes)
+	if err != nil {
+		return err
+	}
+	return insert(ctx, fits)
+}
+
 // dropOutput drops output of a tenant until only keep bytes are left.
 func (q *Quotas) dropOutput(ctx context.Context, tenant string, u Usage, keep int64) error {
 	if u.Output <= keep {

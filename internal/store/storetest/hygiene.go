@@ -6,12 +6,13 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
-func newRequest(key string, made time.Time) agentsandbox.RequestClaim {
-	return agentsandbox.RequestClaim{
+func newRequest(key string, made time.Time) idempotency.Claim {
+	return idempotency.Claim{
 		Tenant: ours, KeyID: "key_1", CreatedAt: made,
-		Request: agentsandbox.IdempotentRequest{Key: key, Method: "POST", Path: "/v1/execute", Digest: "d1"},
+		Request: idempotency.Request{Key: key, Method: "POST", Path: "/v1/execute", Digest: "d1"},
 	}
 }
 
@@ -31,7 +32,7 @@ func requestClaims(t *testing.T, s Store) {
 
 	// What the request makes is noted with it.
 	e := newExecution(ours, at(1))
-	ok(t, s.InsertExecution(agentsandbox.WithClaim(ctx, first.Seq), e))
+	ok(t, s.InsertExecution(idempotency.WithClaim(ctx, first.Seq), e))
 	got, _, err = s.ClaimRequest(ctx, again, at(-10))
 	ok(t, err)
 	wantEqual(t, "object", got.ObjectID, e.ID)
@@ -43,7 +44,7 @@ func requestClaims(t *testing.T, s Store) {
 	wantEqual(t, "found", found, true)
 	wantEqual(t, "object", got.ObjectID, e.ID)
 
-	answer := agentsandbox.KeptAnswer{Status: 201, Header: map[string]string{"X-A": "b"}, Body: []byte("{}\n")}
+	answer := idempotency.Answer{Status: 201, Header: map[string]string{"X-A": "b"}, Body: []byte("{}\n")}
 	ok(t, s.KeepAnswer(ctx, first.Seq, "d2", answer))
 	got, _, err = s.ClaimRequest(ctx, again, at(-10))
 	ok(t, err)
@@ -51,10 +52,10 @@ func requestClaims(t *testing.T, s Store) {
 	wantEqual(t, "digest", got.Request.Digest, "d2")
 
 	// Another tenant, another API key and another key are other requests.
-	for _, other := range []func(*agentsandbox.RequestClaim){
-		func(r *agentsandbox.RequestClaim) { r.Tenant = theirs },
-		func(r *agentsandbox.RequestClaim) { r.KeyID = "key_2" },
-		func(r *agentsandbox.RequestClaim) { r.Request.Key = "K" },
+	for _, other := range []func(*idempotency.Claim){
+		func(r *idempotency.Claim) { r.Tenant = theirs },
+		func(r *idempotency.Claim) { r.KeyID = "key_2" },
+		func(r *idempotency.Claim) { r.Request.Key = "K" },
 	} {
 		r := newRequest("k", at(2))
 		other(&r)

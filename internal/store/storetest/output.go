@@ -6,6 +6,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
 
 func wantOutput(t *testing.T, s Store, tenant string, want int64) {
@@ -29,16 +30,16 @@ func printed(t *testing.T, s Store, tenant string, n, size int) agentsandbox.Exe
 }
 
 // answered keeps an answer of size bytes to a request of a key.
-func answered(t *testing.T, s Store, key string, n, size int, made agentsandbox.Execution) agentsandbox.RequestClaim {
+func answered(t *testing.T, s Store, key string, n, size int, made agentsandbox.Execution) idempotency.Claim {
 	t.Helper()
-	claim, _, err := s.ClaimRequest(t.Context(), agentsandbox.RequestClaim{
-		Tenant: ours, KeyID: "key_1", Request: agentsandbox.IdempotentRequest{Key: key, Method: "POST", Path: "/v1/execute", Digest: "d"}, CreatedAt: at(n),
+	claim, _, err := s.ClaimRequest(t.Context(), idempotency.Claim{
+		Tenant: ours, KeyID: "key_1", Request: idempotency.Request{Key: key, Method: "POST", Path: "/v1/execute", Digest: "d"}, CreatedAt: at(n),
 	}, at(-100))
 	ok(t, err)
 	if made.ID != "" {
-		ok(t, s.InsertExecution(agentsandbox.WithClaim(t.Context(), claim.Seq), made))
+		ok(t, s.InsertExecution(idempotency.WithClaim(t.Context(), claim.Seq), made))
 	}
-	ok(t, s.KeepAnswer(t.Context(), claim.Seq, "d", agentsandbox.KeptAnswer{Status: 200, Body: make([]byte, size)}))
+	ok(t, s.KeepAnswer(t.Context(), claim.Seq, "d", idempotency.Answer{Status: 200, Body: make([]byte, size)}))
 	return claim
 }
 

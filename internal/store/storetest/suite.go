@@ -14,6 +14,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 )
 
@@ -28,6 +29,7 @@ type Store interface {
 	engine.Store
 	keys.Store
 	audit.Store
+	idempotency.Store
 }
 
 // Suite runs the contract. open returns an empty store, and closes it when the
