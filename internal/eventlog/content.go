@@ -94,12 +94,12 @@ func (c *content) wait(ctx context.Context, offset int64, cuts int) error {
 	for {
 		c.mu.Lock()
 		switch {
-		case c.stopped != nil:
-			defer c.mu.Unlock()
-			return fmt.Errorf("%s: %w", c.name, c.stopped)
 		case c.visible > offset || c.cuts != cuts:
 			c.mu.Unlock()
 			return nil
+		case c.stopped != nil:
+			defer c.mu.Unlock()
+			return fmt.Errorf("event log of %s: %w", c.id, c.stopped)
 		case c.ended:
 			c.mu.Unlock()
 			return io.EOF
@@ -225,9 +225,9 @@ func (r *cursor) fill(size int) error {
 	r.release()
 	c := r.c
 	c.mu.Lock()
-	if c.stopped != nil && !errors.Is(c.stopped, ErrLeft) {
+	if errors.Is(c.stopped, ErrRemoved) { // one that was left can be read to its end
 		defer c.mu.Unlock()
-		return fmt.Errorf("%s: %w", c.name, c.stopped)
+		return fmt.Errorf("event log of %s: %w", c.id, c.stopped)
 	}
 	if r.cuts != c.cuts {
 		r.cuts, r.pos, r.known = c.cuts, min(r.pos, c.cutAt), false

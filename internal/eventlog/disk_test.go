@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/eventlog"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 func TestAFullDisk(t *testing.T) {
@@ -20,6 +21,8 @@ func TestAFullDisk(t *testing.T) {
 	l := begin(t, d, 0)
 	must(t, l.Append(eventlog.Stdout, []byte("small ")))
 	must(t, l.Commit(at(1)))
+	before, err := os.Stat(filepath.Join(dir, id))
+	must(t, err)
 	free := fill(t, dir)
 	big := strings.Repeat("x", 300_000)
 	must(t, l.Append(eventlog.Stdout, []byte(big)))
@@ -37,6 +40,9 @@ func TestAFullDisk(t *testing.T) {
 	written, err := os.ReadFile(filepath.Join(dir, id))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(copied, id), written, 0o600))
+	if int64(len(written)) != before.Size() {
+		t.Errorf("%d bytes are written, and %d were", len(written), before.Size())
+	}
 	if dead := resume(t, open(t, copied), 0); dead.Progress().Sequence != 1 || dead.Last() != 2 {
 		t.Errorf("%+v, %d", dead.Progress(), dead.Last())
 	}
@@ -110,6 +116,28 @@ func TestMemoryOfLogsThatCannotBeWritten(t *testing.T) {
 		t.Errorf("%d bytes", len(got))
 	}
 	free()
+}
+
+// What was cut stays cut, for a later server, too: what it keeps of a stream is its
+// beginning.
+func TestResumeOfALogThatWasCut(t *testing.T) {
+	h := &diskHooks{}
+	d, dir := hooked(t, h)
+	l := begin(t, d, 0)
+	must(t, l.Append(eventlog.Stdout, []byte("kept")))
+	h.failWrite.Store(true)
+	if err := l.Commit(at(1)); !errors.Is(err, errDisk) {
+		t.Fatal(err)
+	}
+	must(t, l.Append(eventlog.Stdout, make([]byte, unwritten+1)))
+	h.failWrite.Store(false)
+	must(t, l.Commit(runtime.Progress{Sequence: 2, Stdout: 4 + unwritten + 1}))
+	l.Close()
+	l = resume(t, open(t, dir), 0)
+	must(t, l.Append(eventlog.Stdout, []byte("late")))
+	if got := l.Totals().Stdout; got != (eventlog.Total{Kept: 4, Written: 4 + unwritten + 1 + 4, Last: 't'}) {
+		t.Errorf("%+v", got)
+	}
 }
 
 // disk is a real file that can fail, and counts.

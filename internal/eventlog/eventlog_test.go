@@ -162,6 +162,7 @@ func TestSealIsRepeatedWhenTheRowIsNotWritten(t *testing.T) {
 			must(t, l.Publish())
 			_, _ = next(t, r)
 			wantNext(t, r, "3 ended badly", "EOF")
+			r.Close()
 			l.Close()
 			if got := events(t, d, sealed, 2); !slices.Equal(got, []string{"3 ended badly"}) {
 				t.Errorf("%q", got)

@@ -55,7 +55,6 @@ func (r *Reader) Next(ctx context.Context) (Event, error) {
 
 // wait waits until there is more. A log must not end without its last event.
 func (r *Reader) wait(ctx context.Context) error {
-	r.cursor.release()
 	err := r.cursor.c.wait(ctx, r.cursor.pos, r.cursor.cuts)
 	if err == io.EOF {
 		return r.cursor.c.damage(r.cursor.pos, "it ends without its last event")

@@ -163,18 +163,47 @@ func TestDamageAtEachByte(t *testing.T) {
 	}
 }
 
-// A frame that was cut out whole is damage, too, and so is a mark that cannot be read.
+// A frame that was cut out whole is damage, too, also before a mark.
 func TestAMissingFrameIsDamage(t *testing.T) {
 	text, _, _, _ := committed(t)
 	dir := t.TempDir()
 	const magic, head = 8, 20
 	first := magic + head + len("begun")
-	second := first + head + len("piece 0\n")
+	piece := head + len("piece 0\n")
 	path := filepath.Join(dir, id)
-	must(t, os.WriteFile(path, slices.Concat(text[:first], text[second:]), 0o600))
-	l, err := open(t, dir).Resume(id, 0)
-	wantDamage(t, err, path, int64(first))
+	for _, offset := range []int{first, first + piece} {
+		must(t, os.WriteFile(path, slices.Concat(text[:offset], text[offset+piece:]), 0o600))
+		l, err := open(t, dir).Resume(id, 0)
+		wantDamage(t, err, path, int64(offset))
+		if l.Last() != 0 {
+			t.Errorf("event %d is there", l.Last())
+		}
+		l.Close()
+	}
+}
+
+// A server that dies between Seal and the row has not ended the run: the last events,
+// which nobody was shown, are gone, and the next one seals anew.
+func TestSealedAndKilledBeforeTheRow(t *testing.T) {
+	dir := t.TempDir()
+	l := begin(t, open(t, dir), 0)
+	must(t, l.Append(eventlog.Stdout, make([]byte, eventlog.InlineBytes)))
+	must(t, l.Commit(at(1)))
+	must(t, l.Append(eventlog.Stdout, []byte("again")))
+	must(t, l.Finish(0, 0))
+	_, err := l.Seal(eventlog.Event{Kind: eventlog.File, Data: []byte("fil_a")}, over)
+	must(t, err)
+	d := open(t, dir)
+	l = resume(t, d, 0)
+	if l.Last() != 2 || l.Progress().Sequence != 1 {
+		t.Errorf("%d, %+v", l.Last(), l.Progress())
+	}
+	must(t, l.Append(eventlog.Stdout, []byte("again")))
+	sealed := end(t, l, eventlog.Event{Kind: eventlog.File, Data: []byte("fil_b")})
 	l.Close()
+	if got := events(t, d, sealed, 2); !slices.Equal(got, []string{"3 stdout again", "4 file fil_b", "5 ended over"}) {
+		t.Errorf("%q", got)
+	}
 }
 
 // The sandbox could not repeat what readers had seen already: its numbers are not
