@@ -11,7 +11,8 @@ import (
 	"github.com/agentsandbox/agentsandbox/cmd/agentsandbox/cli"
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/guest/assets"
-	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/snapshot"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
@@ -21,9 +22,8 @@ type images struct {
 	cache *template.Cache
 	def   template.Definition
 	extra []template.File
-	// snapshots is the directory from which the snapshots of a removed image go
-	// too.
-	snapshots string
+	// snapshots are what was made of images; those of a removed image go with it.
+	snapshots *snapshot.Store
 
 	// again makes what was lost with the cache directory; nil: nobody does.
 	again func(ctx context.Context) error
@@ -47,7 +47,7 @@ func openImages(cfg config.Config, log *slog.Logger) (*images, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &images{cache: cache, def: template.Default(), snapshots: cfg.CacheDir, log: log}
+	m := &images{cache: cache, def: template.Default(), snapshots: snapshot.Open(cfg.CacheDir), log: log}
 	m.def.CABundle = cfg.CABundle
 	for _, f := range files {
 		m.extra = append(m.extra, template.File{Path: f.Path, Mode: f.Mode, Data: f.Data})
@@ -110,7 +110,7 @@ func (m *images) prune(ctx context.Context, log *slog.Logger) {
 	current := m.current
 	m.mu.Unlock()
 	removed, err := m.cache.Prune(ctx, current, keepUnused, func(i template.Image) error {
-		return gvisor.RemoveSnapshots(m.snapshots, i.Digest)
+		return m.snapshots.RemoveImage(i.Digest)
 	})
 	for _, i := range removed {
 		log.Info("removed an image that nothing uses any more", "template", i.Name, "digest", i.Digest)
@@ -120,23 +120,25 @@ func (m *images) prune(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// find is the runtime's view of a template. The files of one may be lost while
-// the server runs: who deletes the cache directory may do so at any time. They
-// are made again in the background, and until then no sandbox can be started.
-func (m *images) find(_ context.Context, name string) (gvisor.Image, error) {
+// recipe is the runtime's view of a template: how a snapshot of it is made. The
+// files of an image may be lost while the server runs: who deletes the cache
+// directory may do so at any time. They are made again in the background, and
+// until then no sandbox can be started.
+func (m *images) recipe(_ context.Context, snapshot string) (runtime.Recipe, error) {
 	m.mu.Lock()
 	current, ready := m.current, m.release != nil
 	m.mu.Unlock()
+	modules, known := m.def.Modules(snapshot)
 	switch {
-	case name != m.def.Name:
-		return gvisor.Image{}, agentsandbox.Invalid("template", "%q is not a template of this server.", name)
+	case !known:
+		return runtime.Recipe{}, fmt.Errorf("%w: no template of this server has %q", runtime.ErrNoSnapshot, snapshot)
 	case !ready:
-		return gvisor.Image{}, fmt.Errorf("the template %s is still being built", name)
+		return runtime.Recipe{}, fmt.Errorf("the template %s is still being built", m.def.Name)
 	}
 	if err := current.Check(); err != nil {
-		return gvisor.Image{}, m.heal(err)
+		return runtime.Recipe{}, m.heal(err)
 	}
-	return gvisor.Image{Path: current.Path, Digest: current.Digest}, nil
+	return runtime.Recipe{Image: runtime.Image{Path: current.Path, Digest: current.Digest}, Modules: modules}, nil
 }
 
 // heal begins to make again what was lost, unless that is under way, and returns
@@ -247,7 +249,7 @@ func (m *localTemplates) Inspect(ctx context.Context, name string) (cli.Template
 
 func (m *localTemplates) Remove(ctx context.Context, name string) error {
 	_, err := m.cache.Remove(ctx, name, func(i template.Image) error {
-		return gvisor.RemoveSnapshots(m.snapshots, i.Digest)
+		return m.snapshots.RemoveImage(i.Digest)
 	})
 	return err
 }

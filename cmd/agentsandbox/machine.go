@@ -10,7 +10,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
-	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
 // machine is what the daemon's sandboxes are made by and made of.
@@ -40,7 +39,7 @@ func openGVisor(cfg config.Config, network runtime.Network, log *slog.Logger) (m
 		return nil, err
 	}
 	r, err := gvisor.New(gvisor.Options{
-		StateDir: filepath.Join(cfg.DataDir, sandboxesDir), CacheDir: cfg.CacheDir, Images: images.find,
+		StateDir: filepath.Join(cfg.DataDir, sandboxesDir), CacheDir: cfg.CacheDir, Recipes: images.recipe,
 		DiskBytes: cfg.DiskMB << 20, MemoryWallBytes: memoryWall(cfg), Alone: time.Duration(cfg.OrphanTimeoutMS) * time.Millisecond, Platform: cfg.Platform, Network: network, Logger: log,
 	})
 	if err != nil {
@@ -58,12 +57,16 @@ func (m *gvisorMachine) Prepare(ctx context.Context) error {
 		return err
 	}
 	limits := engineLimits(m.cfg).Default()
-	if err := m.Runtime.Prepare(ctx, template.DefaultName, runtime.Bare, limits, progress); err != nil {
+	def := m.images.def
+	if _, err := m.Snapshots().Make(ctx, def.Snapshot(), limits, progress); err != nil {
 		return err
 	}
-	if m.cfg.Preload == preloadData {
-		if err := m.Runtime.Prepare(ctx, template.DefaultName, runtime.DataLibraries, limits, progress); err != nil && ctx.Err() == nil {
-			m.log.Error("no sandbox with the data libraries can be made: code that imports them starts slower", "error", err)
+	for _, set := range def.Preloads {
+		if !loadsAhead(m.cfg, set.Name) {
+			continue
+		}
+		if _, err := m.Snapshots().Make(ctx, def.SnapshotWith(set.Name), limits, progress); err != nil && ctx.Err() == nil {
+			m.log.Error("no sandbox with these libraries loaded ahead can be made: code that imports them starts slower", "set", set.Name, "error", err)
 		}
 	}
 	m.images.prune(ctx, m.log)

@@ -16,7 +16,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/posture"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor"
-	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
 // probedNetworks are the modes of the network of the sandboxes that are looked
@@ -53,7 +52,7 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 	}
 	defer func() { err = errors.Join(err, network.Close()) }()
 	options := gvisor.Options{
-		StateDir: filepath.Join(state, sandboxesDir), CacheDir: cfg.CacheDir, Images: images.find,
+		StateDir: filepath.Join(state, sandboxesDir), CacheDir: cfg.CacheDir, Recipes: images.recipe,
 		DiskBytes: cfg.DiskMB << 20, Platform: cfg.Platform, Network: network.Network(), Logger: log,
 	}
 	r, err := gvisor.New(options)
@@ -62,11 +61,12 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	limits := engineLimits(cfg).Default()
-	if err := r.Prepare(ctx, template.DefaultName, runtime.Bare, limits, func(line string) { log.Info(line) }); err != nil {
+	snapshot := images.def.Snapshot()
+	if _, err := r.Snapshots().Make(ctx, snapshot, limits, func(line string) { log.Info(line) }); err != nil {
 		return nil, err
 	}
 	for _, mode := range probedNetworks {
-		seen, err := probeOne(ctx, r, network, posture.Grant{
+		seen, err := probeOne(ctx, r, snapshot, network, posture.Grant{
 			MemoryBytes: limits.MemoryBytes, WallBytes: gvisor.MemoryWall(limits.MemoryBytes), MilliCPUs: limits.MilliCPUs, Tasks: limits.Tasks,
 			CPUs: gvisor.CPUs(limits), DiskBytes: options.DiskBytes, Network: mode,
 		}, limits)
@@ -79,9 +79,9 @@ func probe(ctx context.Context, cfg config.Config, log *slog.Logger) (rows []cli
 }
 
 // probeOne looks at a sandbox with one mode of the network.
-func probeOne(ctx context.Context, r *gvisor.Runtime, network *border.Border, grant posture.Grant, limits runtime.Limits) (rows []cli.ProbeRow, err error) {
+func probeOne(ctx context.Context, r *gvisor.Runtime, snapshot string, network *border.Border, grant posture.Grant, limits runtime.Limits) (rows []cli.ProbeRow, err error) {
 	sb, err := r.Start(ctx, runtime.Spec{
-		ID: agentsandbox.NewID(sandboxPrefix), Template: template.DefaultName, Limits: limits, Network: grant.Network != config.EgressOff,
+		ID: agentsandbox.NewID(sandboxPrefix), Snapshot: snapshot, Limits: limits, Network: grant.Network != config.EgressOff,
 	})
 	if err != nil {
 		return nil, err

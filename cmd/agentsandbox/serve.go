@@ -126,11 +126,10 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		return err
 	}
 	d.onClose(d.machine.Close)
-	limits := engineLimits(d.cfg)
+	limits, def := engineLimits(d.cfg), template.Default()
 	d.pool = pool.New(pool.Options{
 		Runtime: d.machine, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
-		Template: template.DefaultName, Templates: []string{template.DefaultName},
-		Size: d.cfg.PoolSize, Data: d.cfg.Preload == preloadData, DataSize: d.cfg.PoolDataSize, Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
+		Stocks: stocks(d.cfg, def), Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.machine.MemoryUse,
 		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
@@ -139,7 +138,7 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	quotas := quota.New(quotas(d.cfg), d.store, d.log)
 	d.requests = idempotency.New(idempotency.Options{Store: d.store, Quotas: quotas, Logger: d.log})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, Template: template.DefaultName,
+		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
@@ -334,10 +333,6 @@ func lifetimes(cfg config.Config) engine.Lifetimes {
 		Records:            time.Duration(cfg.RecordRetentionMS) * time.Millisecond,
 	}
 }
-
-// preloadData is the value of the setting "preload" that asks for sandboxes with
-// the data libraries loaded.
-const preloadData = "data"
 
 // registry has the counters of the process and of the pool, and more.
 func registry(p *pool.Pool, more ...prometheus.Collector) *prometheus.Registry {

@@ -59,10 +59,11 @@ type Options struct {
 	// KeepSessions says that sessions outlive Close, for the Recover of a later
 	// server.
 	KeepSessions bool
-	// Template is the name of the default one.
-	Template string
-	Limits   Limits
-	Quotas   *quota.Quotas
+	// Template is the name of the default one of Templates.
+	Template  string
+	Templates Templates
+	Limits    Limits
+	Quotas    *quota.Quotas
 	// Ports bound the connections to ports of sessions.
 	Ports PortLimits
 	// Lifetimes say what expires and when; the zero value: nothing does.
@@ -95,7 +96,8 @@ type Engine struct {
 	// keepSessions says that sessions outlive Close.
 	keepSessions atomic.Bool
 	recovered    *recovery // from Recover to Start
-	template     string
+	template     string    // of what names none
+	templates    Templates
 	limits       Limits
 	verdictGrace time.Duration
 	quotas       *quota.Quotas
@@ -142,7 +144,7 @@ func New(opts Options) *Engine {
 	e := &Engine{
 		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		answerStatus: opts.AnswerStatus,
-		template:     opts.Template, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
+		template:     opts.Template, templates: opts.Templates, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		lifetimes:  opts.Lifetimes,
 		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
 		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{},

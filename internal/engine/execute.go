@@ -86,13 +86,14 @@ func (e *Engine) executeInSession(ctx context.Context, p agentsandbox.Principal,
 }
 
 func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req agentsandbox.ExecuteRequest, files []agentsandbox.File) (*agentsandbox.Execution, error) {
-	variant := runtime.VariantFor(req.Language, req.Code)
-	if req.DiskMB != 0 && req.DiskMB != e.limits.Gentle.DefaultDiskMB {
-		variant = runtime.Bare // each size has a snapshot of its own, and this one is small
+	template, err := e.templates.Template(e.template)
+	if err != nil {
+		return nil, err
 	}
+	limits := e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB)
 	sb, err := e.supply.Claim(ctx, supply.Request{
-		Owner: supply.OwnerOf(p), Template: e.template, Variant: variant, Limits: e.sandboxLimits(req.MemoryMB, req.CPUs, req.DiskMB),
-		Policy: req.Network,
+		Owner: supply.OwnerOf(p), Template: e.template, Snapshot: template.snapshotFor(req.Language, req.Code, limits, e.limits.Default()),
+		Limits: limits, Policy: req.Network,
 	})
 	if err != nil {
 		return nil, err

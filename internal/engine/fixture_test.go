@@ -21,6 +21,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
+	"github.com/agentsandbox/agentsandbox/internal/preload"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
 	"github.com/agentsandbox/agentsandbox/internal/spool"
@@ -44,6 +45,8 @@ type fixture struct {
 	// sandboxes are those that are alive.
 	mu        sync.Mutex
 	sandboxes map[string]runtime.Sandbox
+	started   runtime.Spec    // of the latest sandbox
+	ran       runtime.Command // the latest
 	// runError, if set, is what starting a run fails with; noRoom fails the
 	// writing of outcomes that have output.
 	runError error
@@ -72,6 +75,10 @@ func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution
 	}
 	return s.Store.FinishExecution(ctx, e)
 }
+
+var templates = engine.TemplateMap{"default": {Snapshot: "default", Preloads: []engine.Preload{
+	{Set: preload.Set{Modules: []string{"numpy"}, Packages: []string{"numpy"}}, Snapshot: "loaded"},
+}}}
 
 var limits = engine.Limits{
 	DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute,
@@ -121,10 +128,10 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
-		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
+		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", limits, log
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", templates, limits, log
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
 	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, opts.Store, log)
@@ -185,11 +192,14 @@ func (r tracked) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox,
 	}
 	r.f.mu.Lock()
 	defer r.f.mu.Unlock()
-	r.f.sandboxes[sb.ID()] = sb
+	r.f.sandboxes[sb.ID()], r.f.started = sb, spec
 	return trackedSandbox{sb, r.f}, nil
 }
 
 func (s trackedSandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.Run, error) {
+	s.f.mu.Lock()
+	s.f.ran = cmd
+	s.f.mu.Unlock()
 	if s.f.runError != nil {
 		return nil, s.f.runError
 	}

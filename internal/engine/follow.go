@@ -24,10 +24,23 @@ func (e *Engine) command(x *execution) runtime.Command {
 	collect.Ignored = x.bounds.ignored
 	return runtime.Command{
 		ID: rec.ID, Language: rec.Language, Code: rec.Code, Env: x.env, Timeout: x.bounds.timeout,
-		Modules:     runtime.VariantFor(rec.Language, rec.Code).Modules(),
+		Modules:     e.modulesFor(x),
 		OutputLimit: x.bounds.output, Limits: x.bounds.run, Final: x.final,
 		CollectDirs: []string{agentsandbox.Workspace, agentsandbox.OutputDir}, Collect: collect,
 	}
+}
+
+// modulesFor returns what the code of a run has use of, as far as its template says.
+func (e *Engine) modulesFor(x *execution) []string {
+	name := e.template
+	if x.session != nil {
+		name = x.session.info.Template
+	}
+	template, err := e.templates.Template(name)
+	if err != nil {
+		return nil // a session of an earlier server lives on without its template
+	}
+	return template.preloadFor(x.record.Language, x.record.Code).Modules
 }
 
 // plan is what a later server needs to follow a run.

@@ -106,8 +106,8 @@ type noting struct {
 	w *wires
 }
 
-func (n noting) ClaimIsolated(ctx context.Context, owner supply.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
-	sb, err := n.Sandboxes.ClaimIsolated(ctx, owner, template, variant, l)
+func (n noting) ClaimIsolated(ctx context.Context, owner supply.Owner, snapshot string, l runtime.Limits) (runtime.Sandbox, error) {
+	sb, err := n.Sandboxes.ClaimIsolated(ctx, owner, snapshot, l)
 	if err == nil {
 		n.w.mu.Lock()
 		n.w.isolated[sb.ID()] = true

@@ -124,6 +124,13 @@ type SpoolEntry = struct {
 	Progress       runtime.Progress
 }
 
+// Templates are what sandboxes are made of, as data.
+type Templates interface {
+	// Template returns a template by its name. One that the server does not have
+	// is an *agentsandbox.Error of code invalid_request.
+	Template(name string) (Template, error)
+}
+
 // Sandboxes hands out sandboxes that nobody used before.
 type Sandboxes interface {
 	supply.Pool

@@ -141,11 +141,11 @@ func (s *doomedSandbox) Evicted() string {
 	return ""
 }
 
-func (d *doomed) Claim(ctx context.Context, owner supply.Owner, template string, variant runtime.Variant, l runtime.Limits) (runtime.Sandbox, error) {
+func (d *doomed) Claim(ctx context.Context, owner supply.Owner, snapshot string, l runtime.Limits) (runtime.Sandbox, error) {
 	if owner != (supply.Owner{Group: "a", Name: "key_a"}) {
 		return nil, fmt.Errorf("the claim is of %v", owner)
 	}
-	sb, err := d.Sandboxes.Claim(ctx, owner, template, variant, l)
+	sb, err := d.Sandboxes.Claim(ctx, owner, snapshot, l)
 	if err != nil {
 		return nil, err
 	}

@@ -93,8 +93,12 @@ func (e *Engine) CreateSession(ctx context.Context, req agentsandbox.SessionRequ
 // bringUp gives a session its sandbox and makes it live. After an error nothing
 // of it is left but its row.
 func (e *Engine) bringUp(ctx context.Context, owner supply.Owner, info *agentsandbox.Session, secrets []agentsandbox.BoundSecret, files []agentsandbox.File) error {
+	template, err := e.templates.Template(info.Template)
+	if err != nil {
+		return err
+	}
 	sb, err := e.supply.Claim(ctx, supply.Request{
-		Owner: owner, Template: info.Template, Variant: runtime.Bare, Limits: e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB),
+		Owner: owner, Template: info.Template, Snapshot: template.Snapshot, Limits: e.sandboxLimits(info.MemoryMB, info.CPUs, info.DiskMB),
 		Policy: info.Network, Secrets: secrets,
 	})
 	if err != nil {

@@ -131,7 +131,7 @@ func (h *host) start() *server {
 	}
 	s.pool = pool.New(pool.Options{
 		Runtime: h.runtime, NewID: func() string { return agentsandbox.NewID("sbx_") },
-		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
+		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	l := limits
 	l.OutputBytes, l.Collect = 8<<20, runtime.CollectLimits{Files: 100, Bytes: 1 << 20, Depth: 4}
@@ -139,7 +139,7 @@ func (h *host) start() *server {
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit, Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
+		KeepSessions: h.keep, Template: "default", Templates: templates, Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {

@@ -28,7 +28,7 @@ func admission(change func(*pool.Options)) (*pool.Pool, *maker) {
 	var n atomic.Int64
 	opts := pool.Options{
 		Runtime: m, NewID: func() string { return fmt.Sprint("sb", n.Add(1)) },
-		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: ofMemory(1000),
+		Stocks: []pool.Stock{{Snapshot: bare}}, Builders: 2, Limits: ofMemory(1000),
 		Budget: 1000 * mib, ReservePercent: 10, ReserveMin: 10 * mib, Wait: time.Minute,
 		Logger: slog.New(slog.DiscardHandler),
 	}
@@ -62,7 +62,7 @@ var someone = named("key")
 
 func mustClaim(t *testing.T, p *pool.Pool, owner string, l runtime.Limits) runtime.Sandbox {
 	t.Helper()
-	sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, l)
+	sb, err := p.Claim(t.Context(), named(owner), bare, l)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func wantCode(t *testing.T, err error, want agentsandbox.Code) {
 func TestTheBudgetIsNeverExceeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, m := admission(func(o *pool.Options) {
-			o.Size, o.StockMemory, o.Builders = 2, 300*mib, 4
+			o.Stocks[0].Size, o.StockMemory, o.Builders = 2, 300*mib, 4
 		})
 		var most atomic.Int64
 		m.onStart = func() {
@@ -96,7 +96,7 @@ func TestTheBudgetIsNeverExceeded(t *testing.T) {
 				rng := rand.New(rand.NewPCG(1, uint64(owner)))
 				for range 50 {
 					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rng.IntN(60_000))*time.Millisecond)
-					sb, err := p.Claim(ctx, named(fmt.Sprint(owner)), "", runtime.Bare, ofMemory(sizes[rng.IntN(len(sizes))]))
+					sb, err := p.Claim(ctx, named(fmt.Sprint(owner)), bare, ofMemory(sizes[rng.IntN(len(sizes))]))
 					cancel()
 					if err != nil {
 						continue // it gave up: what it was promised must not be lost
@@ -132,7 +132,7 @@ func TestABurstOfOneOwnerDoesNotHoldUpAnother(t *testing.T) {
 		ask := func(owner string, n int) {
 			for range n {
 				go func() {
-					sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
+					sb, err := p.Claim(t.Context(), named(owner), bare, ofMemory(1000))
 					if err != nil {
 						t.Error(err)
 						return
@@ -176,7 +176,7 @@ func TestTheLineIsBoundedAndFair(t *testing.T) {
 		answers := make(chan answer, 10)
 		ask := func(owner string) {
 			go func() {
-				sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
+				sb, err := p.Claim(t.Context(), named(owner), bare, ofMemory(1000))
 				answers <- answer{owner, sb, err}
 			}()
 			synctest.Wait()
@@ -226,7 +226,7 @@ func TestLargeClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, m := admission(func(o *pool.Options) { o.Wait = 0 })
 		p.Start()
-		_, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(10_001))
+		_, err := p.Claim(t.Context(), someone, bare, ofMemory(10_001))
 		wantCode(t, err, agentsandbox.CodeInvalidRequest)
 
 		held := mustClaim(t, p, "other", ofMemory(2000))
@@ -236,7 +236,7 @@ func TestLargeClaims(t *testing.T) {
 		passed := 0
 		for {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			sb, err := p.Claim(ctx, named(fmt.Sprint("small", passed)), "", runtime.Bare, ofMemory(1000))
+			sb, err := p.Claim(ctx, named(fmt.Sprint("small", passed)), bare, ofMemory(1000))
 			cancel()
 			if err != nil {
 				break
@@ -261,7 +261,7 @@ func TestLargeClaims(t *testing.T) {
 
 func TestIdleSandboxesMakeRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, m := admission(func(o *pool.Options) { o.Size = 9 })
+		p, m := admission(func(o *pool.Options) { o.Stocks[0].Size = 9 })
 		p.Start()
 		synctest.Wait()
 		if got := p.Stats(); got.Ready != 9 || got.Reserved != 900*mib {
@@ -283,7 +283,7 @@ func TestIdleSandboxesMakeRoom(t *testing.T) {
 
 func TestTheStockFollowsDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, m := admission(func(o *pool.Options) { o.Size, o.StockMemory = 2, 450*mib })
+		p, m := admission(func(o *pool.Options) { o.Stocks[0].Size, o.StockMemory = 2, 450*mib })
 		p.Start()
 		synctest.Wait()
 		use := func(l runtime.Limits) (warm bool) {
@@ -345,7 +345,7 @@ func TestAdoptedSandboxesCount(t *testing.T) {
 		if got := p.Stats(); got.Reserved != 1200*mib || p.Live() != 1 {
 			t.Errorf("%+v, %d live", got, p.Live())
 		}
-		_, err = p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000))
+		_, err = p.Claim(t.Context(), someone, bare, ofMemory(1000))
 		wantCode(t, err, agentsandbox.CodeUnavailable)
 		_ = adopted.Destroy(t.Context())
 		_ = mustClaim(t, p, "key", ofMemory(1000)).Destroy(t.Context())
@@ -361,7 +361,7 @@ func TestPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m *maker
 		p, m := admission(func(o *pool.Options) {
-			o.Size, o.StockMemory, o.Wait = 1, 200*mib, time.Second
+			o.Stocks[0].Size, o.StockMemory, o.Wait = 1, 200*mib, time.Second
 			o.MemoryUse = func(int64) (int64, error) { return m.use(), nil }
 		})
 		p.Start()
@@ -375,11 +375,11 @@ func TestPressure(t *testing.T) {
 		}
 		setUse(large, 500) // over its 400
 		setUse(small, 490) // over its 100 by more
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000)); err != nil {
+		if _, err := p.Claim(t.Context(), someone, bare, ofMemory(1000)); err != nil {
 			t.Errorf("below the budget: %v", err)
 		}
 		setUse(large, 600) // 1090 of 1000
-		_, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000))
+		_, err := p.Claim(t.Context(), someone, bare, ofMemory(1000))
 		wantCode(t, err, agentsandbox.CodeUnavailable)
 		if got := p.Stats(); got.Evictions != 0 {
 			t.Errorf("%+v; nothing is to be ended yet", got)
@@ -406,7 +406,7 @@ func TestPressure(t *testing.T) {
 		if got := p.Stats(); got.Evictions != 1 {
 			t.Errorf("%+v", got)
 		}
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, ofMemory(1000)); err != nil {
+		if _, err := p.Claim(t.Context(), someone, bare, ofMemory(1000)); err != nil {
 			t.Errorf("after the pressure: %v", err)
 		}
 		p.Close()

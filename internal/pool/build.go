@@ -209,7 +209,7 @@ func (p *Pool) startLocked(q *queue) func() {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Template: q.template, Variant: q.variant, Limits: q.limits, Network: p.opts.Network && !q.isolated})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Snapshot: q.snapshot, Limits: q.limits, Network: p.opts.Network && !q.isolated})
 	p.mu.Lock()
 	q.building--
 	var surplus *member
@@ -230,7 +230,7 @@ func (p *Pool) buildOne(q *queue) {
 	p.dropLocked(q)
 	p.mu.Unlock()
 	if err != nil && !closed {
-		p.opts.Logger.Error("a sandbox could not be made", "template", q.template, "variant", q.variant, "failures", failures, "error", err)
+		p.opts.Logger.Error("a sandbox could not be made", "snapshot", q.snapshot, "failures", failures, "error", err)
 	}
 	if surplus != nil {
 		p.discard(surplus)
@@ -260,32 +260,33 @@ func (p *Pool) deliverLocked(q *queue, m *member) (surplus *member) {
 	return nil
 }
 
-// refuseLocked answers who waited for a build that failed. Who waits for more than
-// the bare variant waits for that one instead.
+// refuseLocked answers who waited for a build that failed. Where another snapshot
+// serves instead, who waited waits for that one.
 func (p *Pool) refuseLocked(q *queue, err error) {
 	if len(q.granted) == 0 {
 		return
 	}
 	w := q.granted[0]
 	q.granted = q.granted[1:]
-	if q.variant == runtime.Bare || p.closed {
-		w.result <- outcome{err: refusal(q.template, err)}
+	instead := p.stock(q.snapshot).Instead
+	if instead == "" || p.closed {
+		w.result <- outcome{err: refusal(q.snapshot, err)}
 		return
 	}
 	k := q.kind
-	k.variant = runtime.Bare
+	k.snapshot = instead
 	w.queue = p.queueLocked(k)
 	p.line.putBack(w)
 }
 
 // refusal is what one is told whose sandbox could not be made. A state that the
 // runtime knows and that passes is told as it is.
-func refusal(template string, err error) error {
+func refusal(snapshot string, err error) error {
 	var known *agentsandbox.Error
 	if errors.As(err, &known) && known.Code == agentsandbox.CodeUnavailable {
 		return known
 	}
-	return unavailable("a sandbox could not be made", fmt.Errorf("%s: %w", template, err))
+	return unavailable("a sandbox could not be made", fmt.Errorf("%s: %w", snapshot, err))
 }
 
 // dropLocked forgets a queue that nobody needs.

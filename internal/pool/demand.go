@@ -3,29 +3,20 @@ package pool
 import (
 	"slices"
 	"time"
-
-	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // The stock follows demand by one rule, for every kind alike. A claim that finds
 // no warm sandbox of its kind adds one to what is kept of that kind; every
-// coolEvery, half of those goes that were never needed in that time. Size and
-// DataSize are always kept, what is beyond them only within StockMemory, for the
+// coolEvery, half of those goes that were never needed in that time. The sizes of
+// Stocks are always kept, what is beyond them only within StockMemory, for the
 // kinds that were claimed last.
 
 // coolEvery is how often the stock is looked over.
 const coolEvery = 5 * time.Minute
 
-// dataReserve is the least that a sandbox with the data libraries loaded reserves,
-// in bytes: what one takes that does nothing.
-const dataReserve = 128 << 20
-
 // reserve is how much memory a sandbox of a kind holds, in bytes.
 func (p *Pool) reserve(k kind) int64 {
-	least := p.opts.ReserveMin
-	if k.variant == runtime.DataLibraries {
-		least = max(least, dataReserve)
-	}
+	least := max(p.opts.ReserveMin, p.stock(k.snapshot).Reserve)
 	r := max(k.limits.MemoryBytes/100*int64(p.opts.ReservePercent), least)
 	if k.limits.MemoryBytes > 0 {
 		r = min(r, k.limits.MemoryBytes)

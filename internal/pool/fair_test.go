@@ -7,7 +7,6 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
-	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // TestManyNamesGetNoMoreTurns: a group with many owners gets as many turns as one
@@ -21,7 +20,7 @@ func TestManyNamesGetNoMoreTurns(t *testing.T) {
 		ask := func(owners ...string) {
 			for _, owner := range owners {
 				go func() {
-					sb, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
+					sb, err := p.Claim(t.Context(), named(owner), bare, ofMemory(1000))
 					if err != nil {
 						t.Error(err)
 						return
@@ -62,7 +61,7 @@ func TestManyNamesGetNoMorePlaces(t *testing.T) {
 		answers := make(chan answer, 10)
 		ask := func(owner string) {
 			go func() {
-				_, err := p.Claim(t.Context(), named(owner), "", runtime.Bare, ofMemory(1000))
+				_, err := p.Claim(t.Context(), named(owner), bare, ofMemory(1000))
 				answers <- answer{owner, err}
 			}()
 			synctest.Wait()

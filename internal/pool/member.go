@@ -132,7 +132,7 @@ func (p *Pool) Adopt(sb runtime.Sandbox) runtime.Sandbox {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	limits := sb.Limits()
-	m := p.newMember(sb, limits, p.reserve(kind{variant: runtime.Bare, limits: limits}))
+	m := p.newMember(sb, limits, p.reserve(kind{limits: limits}))
 	m.claimed = true
 	p.live++
 	p.reserved += m.reserve

@@ -1,5 +1,5 @@
 // Package pool decides which sandboxes exist. It keeps warm ones, ready to be
-// claimed, one stock per template, variant and limits. A sandbox is handed out
+// claimed, one stock per snapshot and limits. A sandbox is handed out
 // once and never comes back: whoever claims it destroys it. What a sandbox shows
 // of its limits, such as its number of processors, is settled when it is made, so
 // a claim with other limits than the warm ones have waits for a sandbox of its
@@ -37,17 +37,9 @@ type Options struct {
 	Runtime runtime.Runtime
 	// NewID names each sandbox.
 	NewID func() string
-	// Template is the default one, for which sandboxes are kept warm.
-	Template string
-	// Templates lists the names that can be claimed; Template is one of them.
-	Templates []string
-	// Size is how many sandboxes of the default template are kept warm; with 0
-	// each claim builds its own.
-	Size int
-	// Data says that sandboxes are made with the data libraries loaded, for the
-	// claims that ask for them, and DataSize how many are kept warm.
-	Data     bool
-	DataSize int
+	// Stocks are the snapshots of which sandboxes are kept warm. The first is what
+	// most claims ask for, and what Ready is about.
+	Stocks []Stock
 	// Builders is how many sandboxes are built at once; at least 1.
 	Builders int
 	// Max bounds the sandboxes that exist at once, those that were claimed and
@@ -68,7 +60,7 @@ type Options struct {
 	Budget         int64
 	ReservePercent int
 	ReserveMin     int64
-	// StockMemory bounds what warm sandboxes beyond Size and DataSize may reserve,
+	// StockMemory bounds what warm sandboxes beyond the sizes of Stocks may reserve,
 	// in bytes. With 0 there are none: the stock does not follow demand.
 	StockMemory int64
 	// MemoryUse reads how much memory all sandboxes use that the kernel cannot
@@ -76,6 +68,21 @@ type Options struct {
 	MemoryUse func(enough int64) (int64, error)
 
 	Logger *slog.Logger
+}
+
+// Stock says how many sandboxes of a snapshot are kept warm, and what is special
+// about them.
+type Stock struct {
+	Snapshot string
+	// Size is how many are kept warm whatever is claimed; with 0 each claim builds
+	// its own, until demand has added some.
+	Size int
+	// Reserve is the least that a sandbox reserves, in bytes, where that is more
+	// than ReserveMin.
+	Reserve int64
+	// Instead is the snapshot that a claim gets if a sandbox of this one cannot be
+	// made; empty: the claim fails.
+	Instead string
 }
 
 const (
@@ -120,14 +127,9 @@ type Pool struct {
 	closed       bool
 }
 
-// dataMemory is the least memory limit with which a sandbox is made with the
-// data libraries loaded, in bytes: a quarter of it is taken then.
-const dataMemory = 256 << 20
-
 // kind is what makes sandboxes alike.
 type kind struct {
-	template string
-	variant  runtime.Variant
+	snapshot string
 	limits   runtime.Limits
 	isolated bool // without a network device, where others have one
 }
@@ -170,18 +172,25 @@ func New(opts Options) *Pool {
 	opts.Builders = max(opts.Builders, 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, line: newLine(opts.Waiting), members: map[*member]struct{}{}, cooled: time.Now(), wake: make(chan struct{})}
-	warm := p.warm()
-	p.queueLocked(warm).size = opts.Size
-	if data := warm; opts.Data {
-		data.variant = runtime.DataLibraries
-		p.queueLocked(data).size = opts.DataSize
+	for _, s := range opts.Stocks {
+		p.queueLocked(kind{snapshot: s.Snapshot, limits: opts.Limits}).size = s.Size
 	}
 	p.planLocked()
 	return p
 }
 
 // warm is the kind that most claims ask for.
-func (p *Pool) warm() kind { return kind{template: p.opts.Template, limits: p.opts.Limits} }
+func (p *Pool) warm() kind { return kind{snapshot: p.opts.Stocks[0].Snapshot, limits: p.opts.Limits} }
+
+// stock returns what is special about sandboxes of a snapshot.
+func (p *Pool) stock(snapshot string) Stock {
+	for _, s := range p.opts.Stocks {
+		if s.Snapshot == snapshot {
+			return s
+		}
+	}
+	return Stock{}
+}
 
 // Start begins to build.
 func (p *Pool) Start() {
@@ -193,22 +202,19 @@ func (p *Pool) Start() {
 	}
 }
 
-// Claim returns a sandbox that nobody used before, of that variant of a template
-// and with those limits in force. The caller destroys it. Claims that wait are
-// served in turn between groups, in them between owners, and of one in order.
-func (p *Pool) Claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
-	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits})
+// Claim returns a sandbox that nobody used before, of that snapshot and with those
+// limits in force. The caller destroys it. Claims that wait are served in turn
+// between groups, in them between owners, and of one in order.
+func (p *Pool) Claim(ctx context.Context, owner Owner, snapshot string, limits runtime.Limits) (runtime.Sandbox, error) {
+	return p.claim(ctx, owner, kind{snapshot: snapshot, limits: limits})
 }
 
 // ClaimIsolated is Claim of a sandbox without a network device.
-func (p *Pool) ClaimIsolated(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error) {
-	return p.claim(ctx, owner, kind{template: template, variant: variant, limits: limits, isolated: p.opts.Network})
+func (p *Pool) ClaimIsolated(ctx context.Context, owner Owner, snapshot string, limits runtime.Limits) (runtime.Sandbox, error) {
+	return p.claim(ctx, owner, kind{snapshot: snapshot, limits: limits, isolated: p.opts.Network})
 }
 
 func (p *Pool) claim(ctx context.Context, owner Owner, k kind) (runtime.Sandbox, error) {
-	if k.template == "" {
-		k.template = p.opts.Template
-	}
 	waitCtx := ctx
 	if p.opts.Wait > 0 {
 		var cancel context.CancelFunc
@@ -229,11 +235,6 @@ func (p *Pool) take(ctx context.Context, owner Owner, k kind) (runtime.Sandbox, 
 		p.mu.Unlock()
 		return nil, unavailable("the server is shutting down", ErrClosed)
 	}
-	if !slices.Contains(p.opts.Templates, k.template) {
-		p.mu.Unlock()
-		return nil, agentsandbox.Invalid("template", "%q is not a template of this server.", k.template)
-	}
-	k = p.settle(k)
 	if r := p.reserve(k); p.opts.Budget > 0 && r > p.opts.Budget {
 		p.mu.Unlock()
 		return nil, agentsandbox.Invalid("memory_mb", "needs %d MiB set aside, and this server has %d MiB for all sandboxes (host_memory_mb); ask for less.", r>>20, p.opts.Budget>>20)
@@ -292,17 +293,6 @@ func (q *queue) pop() (found *member, dead []*member) {
 	return found, dead
 }
 
-// settle replaces a variant that is not made: one that is switched off, that
-// has no room in the memory limit, or that shows another number of processors
-// than the stock, for which a snapshot would have to be made first.
-func (p *Pool) settle(k kind) kind {
-	if !p.opts.Data || k.limits.MilliCPUs != p.opts.Limits.MilliCPUs ||
-		k.limits.MemoryBytes > 0 && k.limits.MemoryBytes < dataMemory {
-		k.variant = runtime.Bare
-	}
-	return k
-}
-
 func (p *Pool) queueLocked(k kind) *queue {
 	q := p.queues[k]
 	if q == nil {
@@ -336,8 +326,7 @@ func (p *Pool) await(ctx context.Context, w *waiter) (runtime.Sandbox, error) {
 	return nil, ctx.Err()
 }
 
-// Ready tells whether a sandbox of the default template can be claimed; nil if
-// so.
+// Ready tells whether a sandbox of the first stock can be claimed; nil if so.
 func (p *Pool) Ready() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -22,12 +22,12 @@ type maker struct {
 	runtime.Runtime
 	gate chan struct{} // if set, each Start waits for a value
 	fail atomic.Bool
-	// failData fails what is not bare.
-	failData atomic.Bool
-	onStart  func() // if set, called by each Start
-	started  atomic.Int64
-	most     atomic.Int64 // the most builds at once
-	now      atomic.Int64
+	// failLoaded fails what is not bare.
+	failLoaded atomic.Bool
+	onStart    func() // if set, called by each Start
+	started    atomic.Int64
+	most       atomic.Int64 // the most builds at once
+	now        atomic.Int64
 
 	mu          sync.Mutex
 	live        map[string]*member
@@ -58,7 +58,7 @@ func (m *maker) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, 
 			return nil, ctx.Err()
 		}
 	}
-	if m.fail.Load() || spec.Limits.MemoryBytes < 0 || m.failData.Load() && spec.Variant == runtime.DataLibraries {
+	if m.fail.Load() || spec.Limits.MemoryBytes < 0 || m.failLoaded.Load() && spec.Snapshot == loaded {
 		return nil, errors.New("no room")
 	}
 	m.started.Add(1)
@@ -123,13 +123,16 @@ func newPool(size, builders int) (*pool.Pool, *maker) {
 	var n atomic.Int64
 	return pool.New(pool.Options{
 		Runtime: m, NewID: func() string { return fmt.Sprint("sb", n.Add(1)) },
-		Template: "default", Templates: []string{"default"}, Size: size, Builders: builders,
+		Stocks: []pool.Stock{{Snapshot: bare, Size: size}}, Builders: builders,
 		Limits: runtime.Limits{MemoryBytes: 1 << 20}, Logger: slog.New(slog.DiscardHandler),
 		Max: 5, Wait: 10 * time.Second,
 	}), m
 }
 
 var limits = runtime.Limits{MemoryBytes: 1 << 20}
+
+// Snapshots of tests.
+const bare, loaded = "bare", "loaded"
 
 func TestFillsAndRefills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -142,7 +145,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if err := p.Ready(); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
+		a, err := p.Claim(t.Context(), someone, bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +153,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if got := p.Stats(); got.Ready != 3 || got.Building != 0 {
 			t.Errorf("after a claim and a refill: %+v", got)
 		}
-		b, err := p.Claim(t.Context(), someone, "default", runtime.Bare, limits)
+		b, err := p.Claim(t.Context(), someone, bare, limits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +168,7 @@ func TestFillsAndRefills(t *testing.T) {
 		if m.alive() != 2 {
 			t.Errorf("%d sandboxes live after Close; only the two claimed ones should", m.alive())
 		}
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim after Close: %v", err)
 		}
 	})
@@ -179,7 +182,7 @@ func TestClaimsAreServedInOrder(t *testing.T) {
 		order := make(chan int, 3)
 		for i := range 3 {
 			go func() {
-				if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); err == nil {
+				if _, err := p.Claim(t.Context(), someone, bare, limits); err == nil {
 					order <- i
 				}
 			}()
@@ -203,7 +206,7 @@ func TestACancelledClaimLosesNothing(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		failed := make(chan error)
 		go func() {
-			_, err := p.Claim(ctx, someone, "", runtime.Bare, limits)
+			_, err := p.Claim(ctx, someone, bare, limits)
 			failed <- err
 		}()
 		synctest.Wait()
@@ -232,7 +235,7 @@ func TestFailuresReachTheWaitingAndBackOff(t *testing.T) {
 		if p.Ready() == nil {
 			t.Error("ready although no sandbox can be made")
 		}
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("claim: %v", err)
 		}
 		m.fail.Store(false)
@@ -253,7 +256,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			sb.die()
 		}
 		for range 2 { // the dead one, and those of other limits, are not handed out
-			sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), someone, bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -264,7 +267,7 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 			}
 			_ = sb.Destroy(t.Context())
 		}
-		sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, runtime.Limits{MemoryBytes: 2 << 20})
+		sb, err := p.Claim(t.Context(), someone, bare, runtime.Limits{MemoryBytes: 2 << 20})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -276,11 +279,8 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
-		}
-		if _, err := p.Claim(t.Context(), someone, "nope", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
-			t.Errorf("unknown template: %v", err)
 		}
 		_ = sb.Destroy(t.Context())
 		p.Close()
@@ -302,7 +302,7 @@ func TestWhatIsDestroyedLateIsGivenBack(t *testing.T) {
 				p, m := newPool(0, 1)
 				m.failDestroy = 5
 				p.Start()
-				sb, err := p.Claim(t.Context(), pool.Owner{}, "default", runtime.Bare, limits)
+				sb, err := p.Claim(t.Context(), pool.Owner{}, bare, limits)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -329,7 +329,7 @@ func TestADeadMemberOfTheStockThatIsDestroyedLate(t *testing.T) {
 		for _, sb := range m.live {
 			sb.die()
 		}
-		if _, err := p.Claim(t.Context(), pool.Owner{}, "default", runtime.Bare, limits); err != nil {
+		if _, err := p.Claim(t.Context(), pool.Owner{}, bare, limits); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)                        // of the bubble
@@ -347,13 +347,13 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		p.Start()
 		var held []runtime.Sandbox
 		for range 5 {
-			sb, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
+			sb, err := p.Claim(t.Context(), someone, bare, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			held = append(held, sb)
 		}
-		if _, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		if _, err := p.Claim(t.Context(), someone, bare, limits); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("a sixth sandbox of five: %v", err)
 		}
 		if m.alive() != 5 || p.Live() != 5 {
@@ -361,7 +361,7 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 		}
 		got := make(chan error)
 		go func() {
-			_, err := p.Claim(t.Context(), someone, "", runtime.Bare, limits)
+			_, err := p.Claim(t.Context(), someone, bare, limits)
 			got <- err
 		}()
 		synctest.Wait()
@@ -380,44 +380,46 @@ func TestTheBoundHoldsAndFreesUp(t *testing.T) {
 	})
 }
 
-// TestVariants checks which sandbox a claim of the variant gets.
-func TestVariants(t *testing.T) {
+// TestStocks checks which sandbox a claim of each snapshot gets.
+func TestStocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := &maker{live: map[string]*member{}}
 		var n atomic.Int64
 		stock := runtime.Limits{MemoryBytes: 1 << 30, MilliCPUs: 1000}
 		p := pool.New(pool.Options{
 			Runtime: m, NewID: func() string { return fmt.Sprint("sb", n.Add(1)) },
-			Template: "default", Templates: []string{"default"}, Size: 1, Data: true, DataSize: 1,
-			Limits: stock, Logger: slog.New(slog.DiscardHandler),
+			Stocks: []pool.Stock{
+				{Snapshot: bare, Size: 1},
+				{Snapshot: loaded, Size: 1, Reserve: 128 << 20, Instead: bare},
+			},
+			Limits: stock, ReserveMin: 16 << 20, Logger: slog.New(slog.DiscardHandler),
 		})
 		p.Start()
 		synctest.Wait()
-		if got := p.Stats(); got.Ready != 2 || got.Building != 0 {
+		if got := p.Stats(); got.Ready != 2 || got.Building != 0 || got.Reserved != (16+128)<<20 {
 			t.Errorf("the stock: %+v", got)
 		}
-		claim := func(variant runtime.Variant, limits runtime.Limits, want runtime.Variant) {
+		claim := func(snapshot string, limits runtime.Limits, want string) {
 			t.Helper()
-			sb, err := p.Claim(t.Context(), someone, "", variant, limits)
+			sb, err := p.Claim(t.Context(), someone, snapshot, limits)
 			if err != nil {
 				t.Fatal(err)
 			}
 			m.mu.Lock()
-			got := m.live[sb.ID()].spec.Variant
+			got := m.live[sb.ID()].spec.Snapshot
 			m.mu.Unlock()
 			if got != want {
-				t.Errorf("a claim of %q with %+v got %q", variant, limits, got)
+				t.Errorf("a claim of %q with %+v got %q", snapshot, limits, got)
 			}
 		}
-		claim(runtime.Bare, stock, runtime.Bare)
-		claim(runtime.DataLibraries, stock, runtime.DataLibraries)
-		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 2 << 30, MilliCPUs: 1000}, runtime.DataLibraries)
-		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 64 << 20, MilliCPUs: 1000}, runtime.Bare)
-		claim(runtime.DataLibraries, runtime.Limits{MemoryBytes: 1 << 30, MilliCPUs: 2000}, runtime.Bare)
-		time.Sleep(time.Second) // of the bubble's clock
-		m.failData.Store(true)
-		claim(runtime.DataLibraries, stock, runtime.DataLibraries) // of the stock
-		claim(runtime.DataLibraries, stock, runtime.Bare)          // in its place
+		claim(bare, stock, bare)
+		claim(loaded, stock, loaded)
+		claim(loaded, runtime.Limits{MemoryBytes: 2 << 30, MilliCPUs: 1000}, loaded)
+		claim("another", stock, "another") // without a stock
+		time.Sleep(time.Second)            // of the bubble's clock
+		m.failLoaded.Store(true)
+		claim(loaded, stock, loaded) // of the stock
+		claim(loaded, stock, bare)   // in its place
 		p.Close()
 	})
 }

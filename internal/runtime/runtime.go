@@ -1,10 +1,11 @@
 // Package runtime is the contract between the engine and whatever makes
-// sandboxes: [Runtime] makes them, [Sandbox] is one of them, [Guest] is what can
-// be done inside. The package holds the vocabulary of that contract; the suite
+// sandboxes: [Runtime] makes them, [Snapshots] keeps what they start from,
+// [Sandbox] is one of them, [Guest] is what can be done inside. The package holds the vocabulary of that contract; the suite
 // that every implementation passes is in runtimetest, a fake for unit tests in
 // fake, the real one in gvisor.
 //
-// It knows nothing of HTTP, tenants, sessions or the store.
+// It knows nothing of HTTP, tenants, sessions, templates or the store, and no
+// library of a language.
 package runtime
 
 import (
@@ -43,11 +44,12 @@ var (
 	ErrInvalid = errors.New("invalid argument")
 )
 
-// Runtime makes sandboxes from templates.
+// Runtime makes sandboxes from snapshots.
 type Runtime interface {
-	// Start makes one sandbox of a template, as far as its agent answering and
-	// its identity being fresh, and installs the limits, which it reads back.
-	// On an error nothing is left behind.
+	// Start makes one sandbox of a snapshot, as far as its agent answering and
+	// its identity being fresh, and installs the limits, which it reads back. It
+	// makes the snapshot first if that is missing, as Snapshots.Make does. A name
+	// that is not known is ErrNoSnapshot. On an error nothing is left behind.
 	Start(ctx context.Context, spec Spec) (Sandbox, error)
 
 	// Recover deals with what an earlier process of this data directory left
@@ -66,11 +68,9 @@ type Runtime interface {
 type Spec struct {
 	// ID names the sandbox on the host; unique for ever.
 	ID string
-	// Template is the name of a template.
-	Template string
-	// Variant is what the interpreter that waits in it has loaded.
-	Variant Variant
-	Limits  Limits
+	// Snapshot is the name of what the sandbox starts from, see Snapshots.
+	Snapshot string
+	Limits   Limits
 	// Network says that the sandbox has a network device, whose link comes from
 	// the runtime's Network. Without it there is nothing but loopback, and no
 	// resolver.

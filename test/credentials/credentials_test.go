@@ -153,13 +153,13 @@ func newMatrix(t *testing.T) *matrix {
 	}
 	p := pool.New(pool.Options{
 		Runtime: fakeruntime.New(fakeruntime.Options{Dir: t.TempDir()}), NewID: func() string { return agentsandbox.NewID("sbx_") },
-		Template: "default", Templates: []string{"default"}, Builders: 2, Limits: limits.Default(), Logger: log,
+		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: limits.Default(), Logger: log,
 	})
 	p.Start()
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
 	q := quota.New(quota.Limits{}, db, log)
-	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: engine.TemplateMap{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

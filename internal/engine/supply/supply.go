@@ -22,15 +22,15 @@ const (
 
 // Pool hands out sandboxes that nobody used before.
 type Pool interface {
-	// Claim returns a sandbox of a template's variant with those limits in force; the
-	// caller destroys it. Where the variant cannot be had, it is the bare one, in
-	// which the same code runs. It waits for one, in turn with others. An unknown
-	// template, and limits that the server has no room for at all, are
-	// *agentsandbox.Errors of code invalid_request; a server that cannot make
-	// sandboxes, or has too many who wait, of code unavailable.
-	Claim(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	// Claim returns a sandbox of a snapshot with those limits in force; the caller
+	// destroys it. Where the snapshot cannot be had, it may be one of another in
+	// which the same code runs. It waits for one, in turn with others. Limits that
+	// the server has no room for at all are an *agentsandbox.Error of code
+	// invalid_request; a server that cannot make sandboxes, or has too many who
+	// wait, one of code unavailable.
+	Claim(ctx context.Context, owner Owner, snapshot string, limits runtime.Limits) (runtime.Sandbox, error)
 	// ClaimIsolated is Claim of a sandbox without a network device.
-	ClaimIsolated(ctx context.Context, owner Owner, template string, variant runtime.Variant, limits runtime.Limits) (runtime.Sandbox, error)
+	ClaimIsolated(ctx context.Context, owner Owner, snapshot string, limits runtime.Limits) (runtime.Sandbox, error)
 }
 
 // Owner is for whom a sandbox is claimed: a tenant, and the key that asks. Tenants
@@ -76,9 +76,10 @@ func New(pool Pool, network Network, egress EgressAudit, group *work.Group, log 
 
 // Request is what a sandbox is claimed for.
 type Request struct {
-	Owner    Owner
+	Owner Owner
+	// Template is the one whose policy holds, and Snapshot one of the template's.
 	Template string
-	Variant  runtime.Variant
+	Snapshot string
 	Limits   runtime.Limits
 	Policy   *agentsandbox.NetworkPolicy // nil: the template's
 	Secrets  []agentsandbox.BoundSecret
@@ -90,7 +91,7 @@ func (s *Supply) Claim(ctx context.Context, r Request) (runtime.Sandbox, error) 
 	if s.Isolated(r.Template, r.Policy) && s.network.Server("").Mode != agentsandbox.NetworkOff {
 		claim = s.pool.ClaimIsolated
 	}
-	sb, err := claim(ctx, r.Owner, r.Template, r.Variant, r.Limits)
+	sb, err := claim(ctx, r.Owner, r.Snapshot, r.Limits)
 	if err != nil {
 		return nil, err
 	}

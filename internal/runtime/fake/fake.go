@@ -31,6 +31,8 @@ import (
 type Options struct {
 	// Dir is where sandboxes are made; empty: the system's temporary directory.
 	Dir string
+	// Snapshots are the names that are known; empty: every name is.
+	Snapshots []string
 	// OnStart is called before a sandbox is made; its error fails Start.
 	OnStart func(ctx context.Context, spec runtime.Spec) error
 	// OnSetLimits is called before limits are set; its error fails SetLimits.
@@ -46,6 +48,8 @@ type Runtime struct {
 	mu   sync.Mutex
 	live map[string]*Sandbox // the latest handle of each
 	made int
+
+	snapshots snapshots
 }
 
 var _ runtime.Runtime = (*Runtime)(nil)
@@ -55,7 +59,7 @@ func New(opts Options) *Runtime {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Runtime{opts: opts, live: map[string]*Sandbox{}}
+	return &Runtime{opts: opts, live: map[string]*Sandbox{}, snapshots: snapshots{known: opts.Snapshots, made: map[string]runtime.Manifest{}}}
 }
 
 // Close fails if a sandbox is left.
@@ -95,6 +99,9 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 		if err := r.opts.OnStart(ctx, spec); err != nil {
 			return nil, err
 		}
+	}
+	if _, err := r.snapshots.Make(ctx, spec.Snapshot, spec.Limits, nil); err != nil {
+		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err

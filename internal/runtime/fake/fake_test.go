@@ -46,6 +46,12 @@ func TestSurvivalSuite(t *testing.T) {
 	}
 }
 
+func TestSnapshotSuite(t *testing.T) {
+	runtimetest.SnapshotSuite(t, func(t *testing.T) runtimetest.Machine {
+		return New(Options{Dir: t.TempDir(), Snapshots: []string{"default"}})
+	}, "default")
+}
+
 func TestStartFails(t *testing.T) {
 	broken := errors.New("no room")
 	dir := t.TempDir()

@@ -18,7 +18,7 @@ import (
 // The sandbox of a server that was killed is no child of the next one.
 func TestAdoptAfterKill(t *testing.T) {
 	prepared := newHost(t) // makes the snapshot
-	must(t, prepared.Prepare(t.Context(), "default", runtime.Bare, testLimits, nil))
+	prepared.make(bareSnapshot)
 	stateDir, err := os.MkdirTemp("", "asbx")
 	must(t, err)
 	defer func() { must(t, os.RemoveAll(stateDir)) }()

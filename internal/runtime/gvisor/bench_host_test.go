@@ -43,7 +43,7 @@ func benchHost(b *testing.B) *Runtime {
 			b.Error(err)
 		}
 	})
-	if err := r.Prepare(b.Context(), "default", runtime.Bare, testLimits, nil); err != nil {
+	if _, err := r.Snapshots().Make(b.Context(), bareSnapshot, testLimits, nil); err != nil {
 		b.Fatal(err)
 	}
 	return r
@@ -139,7 +139,7 @@ func benchStart(b *testing.B, r *Runtime, i int) runtime.Sandbox {
 func benchStartWith(b *testing.B, r *Runtime, i int, network bool) runtime.Sandbox {
 	b.Helper()
 	id := fmt.Sprintf("exe_bench%d-%d", os.Getpid(), i)
-	sb, err := r.Start(b.Context(), runtime.Spec{ID: id, Template: "default", Limits: testLimits, Network: network})
+	sb, err := r.Start(b.Context(), runtime.Spec{ID: id, Snapshot: bareSnapshot, Limits: testLimits, Network: network})
 	if err != nil {
 		b.Fatal(err)
 	}

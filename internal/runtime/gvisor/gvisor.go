@@ -1,12 +1,12 @@
 // Package gvisor makes sandboxes with gVisor, which is linked in: one process of
 // the host per sandbox, as the user nobody, in namespaces of its own with an
-// empty root, restored from a snapshot of its template.
+// empty root, restored from a snapshot.
 //
 // The package owns what a sandbox is on the host: its process, its control
 // groups, gVisor's files for it, the record that lets a later daemon find all of
-// these, and the snapshots of templates in the cache directory. It knows nothing
-// of how images are built, of sessions, or of HTTP; what happens inside a sandbox
-// is the guest agent's, behind the guest package.
+// these, and how snapshots are made, which package snapshot keeps. It knows
+// nothing of templates and how images are built, of sessions, or of HTTP; what
+// happens inside a sandbox is the guest agent's, behind the guest package.
 //
 // A program that uses it must call [Main] before anything else, because a
 // sandbox is the same program executed again, after the small one of package
@@ -44,14 +44,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/cgroup"
 )
 
-// Image is the root file system of a template.
-type Image struct {
-	// Path of the EROFS image; absolute. The image must not use inline data.
-	Path string
-	// Digest names the content of the image.
-	Digest string
-}
-
 // Options configure a Runtime.
 type Options struct {
 	// StateDir holds what must outlive the daemon: records of live sandboxes. One
@@ -60,8 +52,9 @@ type Options struct {
 	// CacheDir holds snapshots, shared by all servers of a machine. Everything
 	// in it can be deleted at any time.
 	CacheDir string
-	// Images finds the image of a template. An error of it is returned as is.
-	Images func(ctx context.Context, template string) (Image, error)
+	// Recipes says how the snapshot of a name is made. Its image is an EROFS image
+	// that must not use inline data. An error of it is returned as is.
+	Recipes func(ctx context.Context, snapshot string) (runtime.Recipe, error)
 	// Network makes the network devices of those sandboxes that have one; nil:
 	// none can have one.
 	Network runtime.Network
@@ -166,7 +159,7 @@ func New(opts Options) (*Runtime, error) {
 	if err = r.parent.SetWall(opts.MemoryWallBytes); err != nil {
 		return nil, err
 	}
-	if r.snapshots, err = newSnapshots(opts, r); err != nil {
+	if r.snapshots, err = newSnapshots(r); err != nil {
 		return nil, err
 	}
 	forwardLog(r.log)
@@ -182,8 +175,8 @@ func (o *Options) check() error {
 		// A sandbox executes this program again where no shared library is.
 		return errors.New("gvisor: this program was built with cgo: build it with CGO_ENABLED=0")
 	}
-	if o.Images == nil {
-		return errors.New("gvisor: Options.Images is not set")
+	if o.Recipes == nil {
+		return errors.New("gvisor: Options.Recipes is not set")
 	}
 	for _, dir := range []struct {
 		name string

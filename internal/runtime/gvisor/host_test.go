@@ -21,6 +21,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
+	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
 // Tests in files that end in _host_test.go, and those that call newHost, make
@@ -57,21 +58,34 @@ func runTests(m *testing.M) int {
 	return code
 }
 
-// testImage is the image of the only template.
-func testImage(_ context.Context, template string) (Image, error) {
-	if template != "default" {
-		return Image{}, agentsandbox.Invalid("template", "%q is not known.", template)
+// The snapshots of tests, and what the second has loaded.
+const (
+	bareSnapshot = "default"
+	dataSnapshot = "default+data"
+)
+
+// dataLibraries is the set of the default template.
+var dataLibraries = template.Default().Preloads[0]
+
+// testRecipe makes the snapshots of tests.
+func testRecipe(_ context.Context, name string) (runtime.Recipe, error) {
+	if name != bareSnapshot && name != dataSnapshot {
+		return runtime.Recipe{}, fmt.Errorf("%w: %q", runtime.ErrNoSnapshot, name)
 	}
 	path := os.Getenv(imageVariable)
 	if path == "" {
-		return Image{}, fmt.Errorf("%s is not set: set it to the path of a template's EROFS image, which \"make setup\" builds and \"agentsandbox templates inspect default\" names", imageVariable)
+		return runtime.Recipe{}, fmt.Errorf("%s is not set: set it to the path of a template's EROFS image, which \"make setup\" builds and \"agentsandbox templates inspect default\" names", imageVariable)
 	}
 	sum := sha256.Sum256([]byte(path))
-	return Image{Path: path, Digest: "sha256:" + hex.EncodeToString(sum[:])}, nil
+	recipe := runtime.Recipe{Image: runtime.Image{Path: path, Digest: "sha256:" + hex.EncodeToString(sum[:])}}
+	if name == dataSnapshot {
+		recipe.Modules = dataLibraries.Modules
+	}
+	return recipe, nil
 }
 
 func testOptions(stateDir, cacheDir string) Options {
-	return Options{StateDir: stateDir, CacheDir: cacheDir, Images: testImage}
+	return Options{StateDir: stateDir, CacheDir: cacheDir, Recipes: testRecipe}
 }
 
 // host is a Runtime under test. When the test ends, nothing may be left of it.
@@ -89,6 +103,14 @@ var testLimits = runtime.Limits{MemoryBytes: 1 << 30, MilliCPUs: 1000, Tasks: 20
 func newHost(t *testing.T) *host { return newHostWith(t, func(*Options) {}) }
 
 func newHostWith(t *testing.T, change func(*Options)) *host {
+	t.Helper()
+	h := openHost(t, change)
+	h.make(bareSnapshot) // outside of what tests measure
+	return h
+}
+
+// openHost is a host without a snapshot, unless the cache has some.
+func openHost(t *testing.T, change func(*Options)) *host {
 	t.Helper()
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "asbx")
@@ -112,9 +134,14 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 	if left, err := h.Recover(t.Context(), nil); err != nil || len(left.Adopted)+len(left.Destroyed) > 0 {
 		t.Fatalf("a new state directory has %v left, %v", left, err)
 	}
-	// Outside of what tests measure.
-	must(t, h.Prepare(t.Context(), "default", runtime.Bare, testLimits, nil))
 	return h
+}
+
+// make makes a snapshot for the limits of most tests.
+func (h *host) make(name string) {
+	h.t.Helper()
+	_, err := h.Snapshots().Make(h.t.Context(), name, testLimits, nil)
+	must(h.t, err)
 }
 
 // start makes a sandbox that ends with the test.
@@ -131,7 +158,7 @@ func (h *host) start(limits runtime.Limits) runtime.Sandbox {
 }
 
 func (h *host) spec(limits runtime.Limits) runtime.Spec {
-	return runtime.Spec{ID: fmt.Sprintf("exe_test%d-%d", os.Getpid(), h.next.Add(1)), Template: "default", Limits: limits}
+	return runtime.Spec{ID: fmt.Sprintf("exe_test%d-%d", os.Getpid(), h.next.Add(1)), Snapshot: bareSnapshot, Limits: limits}
 }
 
 // checkNothingLeft looks everywhere where a sandbox leaves traces.
@@ -225,7 +252,9 @@ func try(ctx context.Context, sb runtime.Sandbox, language agentsandbox.Language
 func tryCommand(ctx context.Context, sb runtime.Sandbox, cmd runtime.Command) (ran, error) {
 	var out ran
 	cmd.ID = fmt.Sprintf("run-%d", runs.Add(1))
-	cmd.Modules = runtime.VariantFor(cmd.Language, cmd.Code).Modules() // as the engine does
+	if dataLibraries.Helps(cmd.Language, cmd.Code) { // as the engine does
+		cmd.Modules = dataLibraries.Modules
+	}
 	run, err := sb.Run(ctx, cmd)
 	if err != nil {
 		return out, err

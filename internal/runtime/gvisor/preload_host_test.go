@@ -10,12 +10,12 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime/runtimetest"
 )
 
-// startVariant makes a sandbox with the data libraries loaded ahead.
-func startVariant(h *host) runtime.Sandbox {
+// startLoaded makes a sandbox with the data libraries loaded ahead.
+func startLoaded(h *host) runtime.Sandbox {
 	h.t.Helper()
-	must(h.t, h.Prepare(h.t.Context(), "default", runtime.DataLibraries, testLimits, nil))
+	h.make(dataSnapshot)
 	spec := h.spec(testLimits)
-	spec.Variant = runtime.DataLibraries
+	spec.Snapshot = dataSnapshot
 	sb, err := h.Start(h.t.Context(), spec)
 	must(h.t, err)
 	h.t.Cleanup(func() {
@@ -26,9 +26,9 @@ func startVariant(h *host) runtime.Sandbox {
 	return sb
 }
 
-// TestSuiteWithTheDataLibraries holds the variant against the whole contract.
+// TestSuiteWithTheDataLibraries holds such a sandbox against the whole contract.
 func TestSuiteWithTheDataLibraries(t *testing.T) {
-	runtimetest.Suite(t, func(t *testing.T) runtime.Sandbox { return startVariant(newHost(t)) })
+	runtimetest.Suite(t, func(t *testing.T) runtime.Sandbox { return startLoaded(newHost(t)) })
 }
 
 // compared is a program that holds its own interpreter, which had the libraries,
@@ -67,7 +67,7 @@ else:
 func TestDataLibrariesComeAsFromAnImport(t *testing.T) {
 	for _, statement := range []string{"pass", "import numpy, pandas, matplotlib.pyplot", "import matplotlib", "from numpy import linalg", "import seaborn"} {
 		t.Run(statement, func(t *testing.T) {
-			if out := python(t, startVariant(newHost(t)), strings.ReplaceAll(compared, "STATEMENT", statement)); out != "" {
+			if out := python(t, startLoaded(newHost(t)), strings.ReplaceAll(compared, "STATEMENT", statement)); out != "" {
 				t.Errorf("%.2000s", out)
 			}
 		})
@@ -85,8 +85,8 @@ assert pandas.DataFrame({"a": [1, 2]}).a.sum() == 3
 a = numpy.eye(300); assert (a @ a).trace() == 300
 `
 	h := newHost(t)
-	first := strings.Split(python(t, startVariant(h), draw), "\n")
-	second := strings.Split(python(t, startVariant(h), draw), "\n")
+	first := strings.Split(python(t, startLoaded(h), draw), "\n")
+	second := strings.Split(python(t, startLoaded(h), draw), "\n")
 	if len(first) != 7 || len(second) != 7 {
 		t.Fatalf("%q, %q", first, second)
 	}
@@ -106,7 +106,7 @@ func TestDataLibrariesGiveWay(t *testing.T) {
 		"a module that the run adds": {"true", "open('cycler.py', 'w').write('word = 3')\nimport cycler; print(cycler.word)", "3"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sb := startVariant(h)
+			sb := startLoaded(h)
 			out, err := try(t.Context(), sb, agentsandbox.Bash, tc.before)
 			must(t, err)
 			if out.result.ExitCode != 0 {

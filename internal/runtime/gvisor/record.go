@@ -18,8 +18,10 @@ import (
 // removed when nothing of it is left. The sandbox's control group, and gVisor's
 // files, bear the sandbox's id.
 type record struct {
-	ID        string    `json:"id"`
-	Template  string    `json:"template"`
+	ID string `json:"id"`
+	// Snapshot is what the sandbox started from. Records of earlier versions have
+	// the template in its place.
+	Snapshot  string    `json:"snapshot"`
 	CreatedAt time.Time `json:"created_at"`
 
 	// Of the sandbox's process, once there is one. A process is the sandbox's

@@ -13,7 +13,7 @@ import (
 
 func TestRecords(t *testing.T) {
 	r := records{dir: t.TempDir()}
-	rec := record{ID: "exe_1", Template: "default", CreatedAt: time.Now().UTC().Round(0), BootID: "b"}
+	rec := record{ID: "exe_1", Snapshot: bareSnapshot, CreatedAt: time.Now().UTC().Round(0), BootID: "b"}
 	must(t, r.create(rec))
 	if err := r.create(rec); err == nil {
 		t.Error("one id was taken twice")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -28,7 +29,7 @@ func serveUntilKilled(stateDir, cacheDir string) int {
 	opts.Logger = slog.New(slog.NewTextHandler(out, nil))
 	r, err := New(opts)
 	if err == nil {
-		_, err = r.Start(context.Background(), runtime.Spec{ID: crashedID, Template: "default", Limits: testLimits})
+		_, err = r.Start(context.Background(), runtime.Spec{ID: crashedID, Snapshot: bareSnapshot, Limits: testLimits})
 	}
 	if err != nil {
 		_, _ = fmt.Fprintln(out, err) // the test sees that nothing was started
@@ -44,7 +45,7 @@ func serveUntilKilled(stateDir, cacheDir string) int {
 // next one has recovered.
 func TestRecoverAfterKill(t *testing.T) {
 	prepared := newHost(t) // makes the snapshot
-	must(t, prepared.Prepare(t.Context(), "default", runtime.Bare, testLimits, nil))
+	prepared.make(bareSnapshot)
 	moments := map[string]func(stateDir string, out *bytes.Buffer) bool{
 		"record": func(dir string, _ *bytes.Buffer) bool { return readRecord(dir) != nil },
 		"group":  func(dir string, _ *bytes.Buffer) bool { return len(groupsOf(dir)) > 0 },
@@ -130,18 +131,23 @@ func groupsOf(stateDir string) []string {
 func TestUnusableSnapshotIsMadeAgain(t *testing.T) {
 	cache := t.TempDir()
 	h := newHostWith(t, func(o *Options) { o.CacheDir = cache })
-	snap, err := h.snapshots.get(t.Context(), "default", runtime.Bare, coresFor(testLimits), 0, nil)
+	recipe, err := testRecipe(t.Context(), bareSnapshot)
 	must(t, err)
-	must(t, os.WriteFile(filepath.Join(snap.dir, checkpointfiles.StateFileName), []byte("nonsense"), 0o600))
-	m, err := readManifest(snap.dir)
+	in, err := h.snapshots.inputs(recipe, coresFor(testLimits), DefaultDiskBytes)
 	must(t, err)
-	for i, item := range m.Files {
-		m.Files[i], err = newManifestItem(snap.dir, item.Name)
-		must(t, err)
+	made, err := h.Snapshots().Make(t.Context(), bareSnapshot, testLimits, nil)
+	must(t, err)
+	must(t, h.Snapshots().Remove(t.Context(), made.ID))
+	snap, err := h.snapshots.Store.Make(t.Context(), in, func(_ context.Context, dir string) error {
+		return errors.Join(
+			os.WriteFile(filepath.Join(dir, specFile), in.Spec, 0o600),
+			os.WriteFile(filepath.Join(dir, checkpointfiles.StateFileName), []byte("nonsense"), 0o600),
+		)
+	}, func(string) {})
+	must(t, err)
+	if snap.ID != made.ID {
+		t.Fatalf("another snapshot: %s, not %s", snap.ID, made.ID)
 	}
-	text, err := json.Marshal(m)
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(snap.dir, manifestFile), text, 0o600))
 	if got := python(t, h.start(testLimits), "print('again')"); got != "again" {
 		t.Errorf("got %q", got)
 	}

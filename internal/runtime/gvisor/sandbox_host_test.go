@@ -31,8 +31,8 @@ func TestProcessInheritsNothing(t *testing.T) {
 	proc := filepath.Join("/proc", strconv.Itoa(sb.m.process.pid))
 
 	allowed := []string{"/dev/null", "socket:", "pipe:", "anon_inode:", "/memfd:"}
-	if image, err := testImage(t.Context(), "default"); err == nil {
-		allowed = append(allowed, image.Path)
+	if recipe, err := testRecipe(t.Context(), bareSnapshot); err == nil {
+		allowed = append(allowed, recipe.Image.Path)
 	}
 	mine := map[string]string{}
 	for fd, target := range descriptors(t, "/proc/self") {
@@ -282,12 +282,12 @@ func TestStartFailures(t *testing.T) {
 		spec runtime.Spec
 		says string
 	}{
-		{"bad id", runtime.Spec{ID: "../x", Template: "default"}, "letters"},
-		{"unknown template", runtime.Spec{ID: "a", Template: "none"}, "not known"},
-		{"too little memory", runtime.Spec{ID: "b", Template: "default", Limits: runtime.Limits{MemoryBytes: 4 << 20}}, "memory limit"},
-		{"too few tasks", runtime.Spec{ID: "c", Template: "default", Limits: runtime.Limits{Tasks: 2}}, "task limit"},
-		{"almost enough tasks", runtime.Spec{ID: "e", Template: "default", Limits: runtime.Limits{Tasks: 14}}, "task limit"},
-		{"negative limit", runtime.Spec{ID: "d", Template: "default", Limits: runtime.Limits{Tasks: -2}}, "negative"},
+		{"bad id", runtime.Spec{ID: "../x", Snapshot: bareSnapshot}, "letters"},
+		{"unknown snapshot", runtime.Spec{ID: "a", Snapshot: "none"}, "no such snapshot"},
+		{"too little memory", runtime.Spec{ID: "b", Snapshot: bareSnapshot, Limits: runtime.Limits{MemoryBytes: 4 << 20}}, "memory limit"},
+		{"too few tasks", runtime.Spec{ID: "c", Snapshot: bareSnapshot, Limits: runtime.Limits{Tasks: 2}}, "task limit"},
+		{"almost enough tasks", runtime.Spec{ID: "e", Snapshot: bareSnapshot, Limits: runtime.Limits{Tasks: 14}}, "task limit"},
+		{"negative limit", runtime.Spec{ID: "d", Snapshot: bareSnapshot, Limits: runtime.Limits{Tasks: -2}}, "negative"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -304,7 +304,7 @@ func TestStartFailures(t *testing.T) {
 		})
 	}
 	sb := h.start(testLimits)
-	if _, err := h.Start(t.Context(), runtime.Spec{ID: sb.ID(), Template: "default"}); err == nil {
+	if _, err := h.Start(t.Context(), runtime.Spec{ID: sb.ID(), Snapshot: bareSnapshot}); err == nil {
 		t.Error("two sandboxes have one id")
 	}
 	if got := python(t, sb, "print(1)"); got != "1" {

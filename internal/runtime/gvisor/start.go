@@ -20,20 +20,21 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/birth"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/cgroup"
+	"github.com/agentsandbox/agentsandbox/internal/runtime/gvisor/snapshot"
 )
 
 // errSnapshot says that a snapshot could not be restored: it may be damaged, or
 // not fit this host any more.
 var errSnapshot = errors.New("the snapshot could not be restored")
 
-// Start implements [runtime.Runtime]. It makes the template's snapshot first if
-// there is none, which takes seconds; Prepare does so in advance.
+// Start implements [runtime.Runtime]. To make a snapshot takes seconds;
+// Snapshots.Make does so in advance.
 func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox, error) {
 	if !validID(spec.ID) {
 		return nil, fmt.Errorf("sandbox id: %q must be 1 to %d letters, digits, \"_\" and \"-\"", spec.ID, maxIDLength)
 	}
-	snap, err := r.snapshots.get(ctx, spec.Template, spec.Variant, coresFor(spec.Limits), spec.Limits.DiskBytes, func(step string) {
-		r.log.Info("making a snapshot: "+step, "template", spec.Template, "variant", spec.Variant)
+	snap, err := r.snapshots.get(ctx, spec.Snapshot, spec.Limits, func(step string) {
+		r.log.Info("making a snapshot: "+step, "snapshot", spec.Snapshot)
 	})
 	if err != nil {
 		return nil, err
@@ -42,8 +43,8 @@ func (r *Runtime) Start(ctx context.Context, spec runtime.Spec) (runtime.Sandbox
 	if !errors.Is(err, errSnapshot) || ctx.Err() != nil {
 		return sandboxOrNil(sb), err
 	}
-	r.log.Warn("a snapshot could not be restored; making it again", "template", spec.Template, "error", err)
-	if snap, err = r.snapshots.replace(ctx, spec.Template, snap); err != nil {
+	r.log.Warn("a snapshot could not be restored; making it again", "snapshot", spec.Snapshot, "error", err)
+	if snap, err = r.snapshots.replace(ctx, spec.Snapshot, spec.Limits, snap); err != nil {
 		return nil, err
 	}
 	sb, err = r.startFrom(ctx, spec, snap)
@@ -59,18 +60,18 @@ func sandboxOrNil(sb *sandbox) runtime.Sandbox {
 }
 
 // startFrom makes a sandbox from a snapshot.
-func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapshot) (*sandbox, error) {
+func (r *Runtime) startFrom(ctx context.Context, spec runtime.Spec, snap *snapshot.Snapshot) (*sandbox, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, r.opts.StartTimeout,
 		fmt.Errorf("sandbox %s did not start within %v", spec.ID, r.opts.StartTimeout))
 	defer cancel()
 	m, err := r.launch(ctx, launchSpec{
-		id: spec.ID, template: spec.Template, limits: spec.Limits,
-		bundle: snap.bundle(), cores: snap.cores, restored: true, network: spec.Network,
+		id: spec.ID, snapshot: spec.Snapshot, limits: spec.Limits,
+		bundle: bundle{dir: snap.Dir}, cores: snap.CPUs, restored: true, network: spec.Network,
 	}, func(m *machine) error {
 		// Pages that are read in the background would be faster for the first
 		// answer, but a failure to read them would kill a sandbox in use.
 		return m.withDevice(func(device *boot.CreateLinksAndRoutesArgs) error {
-			return m.container.Restore(r.conf, snap.dir, false, false, device)
+			return m.container.Restore(r.conf, snap.Dir, false, false, device)
 		})
 	})
 	if err != nil {
@@ -135,7 +136,7 @@ type machine struct {
 // launchSpec says what to launch.
 type launchSpec struct {
 	id       string
-	template string
+	snapshot string
 	limits   runtime.Limits
 	bundle   bundle
 	// cores is how many processors programs see; restored says that they see
@@ -158,7 +159,7 @@ func (r *Runtime) launch(ctx context.Context, l launchSpec, begin func(*machine)
 	if err != nil {
 		return nil, err
 	}
-	rec := record{ID: l.id, Template: l.template, CreatedAt: time.Now().UTC(), BootID: r.bootID, Home: r.home.name, Limits: l.limits}
+	rec := record{ID: l.id, Snapshot: l.snapshot, CreatedAt: time.Now().UTC(), BootID: r.bootID, Home: r.home.name, Limits: l.limits}
 	if err := r.records.create(rec); err != nil {
 		return nil, err
 	}

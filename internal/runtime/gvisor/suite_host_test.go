@@ -28,3 +28,9 @@ func TestSurvivalSuite(t *testing.T) {
 		return found.Adopted[0]
 	})
 }
+
+func TestSnapshotSuite(t *testing.T) {
+	runtimetest.SnapshotSuite(t, func(t *testing.T) runtimetest.Machine {
+		return openHost(t, func(o *Options) { o.CacheDir = t.TempDir() })
+	}, bareSnapshot)
+}

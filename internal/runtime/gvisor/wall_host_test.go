@@ -17,7 +17,7 @@ func TestTheWallIsInstalled(t *testing.T) {
 	}
 	// Too small for anything: no sandbox may come up.
 	limits := runtime.Limits{MemoryBytes: 512 << 20, MilliCPUs: 1000, Tasks: 500}
-	sb, err := r.Start(t.Context(), runtime.Spec{ID: "walled", Template: "default", Limits: limits})
+	sb, err := r.Start(t.Context(), runtime.Spec{ID: "walled", Snapshot: bareSnapshot, Limits: limits})
 	if err == nil {
 		t.Error("a sandbox started beyond the wall")
 		_ = sb.Destroy(t.Context())
@@ -40,7 +40,7 @@ func TestTheWallIsInstalled(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	sb, err = r.Start(t.Context(), runtime.Spec{ID: "within", Template: "default", Limits: limits})
+	sb, err = r.Start(t.Context(), runtime.Spec{ID: "within", Snapshot: bareSnapshot, Limits: limits})
 	if err != nil {
 		t.Fatal(err)
 	}
