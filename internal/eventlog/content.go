@@ -32,10 +32,11 @@ type content struct {
 	// streams are Stdout and Stderr.
 	streams [2]Total
 
-	// ended says that nothing follows. stopped is why nothing can be read any more.
+	// ended says that nothing follows. stopped is why nothing more can be read:
+	// ErrRemoved, or ErrLeft at the end of what there is.
 	ended   bool
 	stopped error
-	// cuts counts how often the log was cut, and cutAt is the lowest place.
+	// cuts counts how often the log was cut, and cutAt is where the last time.
 	cuts  int
 	cutAt int64
 	// changed is closed when there is more to see; nil while nobody waits.
@@ -78,13 +79,25 @@ func (c *content) announce() {
 	}
 }
 
-// stop ends all reading with an error.
+// stop has readers told why nothing more comes.
 func (c *content) stop(why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped == nil {
 		c.stopped = why
 	}
+	c.announce()
+}
+
+// cutTo leaves of a log what stands in the file before an offset. The caller holds mu.
+func (c *content) cutTo(offset int64, places []place) {
+	c.tail, c.written, c.visible = nil, offset, offset
+	if offset == 0 {
+		c.tail, c.visible = []byte(magic), int64(len(magic))
+	}
+	c.places = places
+	c.cuts++
+	c.cutAt = offset
 	c.announce()
 }
 
@@ -251,21 +264,21 @@ func (r *cursor) fill(size int) error {
 	c.mu.Unlock()
 
 	if there < int64(size) {
-		return c.damage(r.pos, "a frame ends in another place than it was written to")
+		return c.damage(r.pos, "a frame reaches beyond what was written")
 	}
-	own := chunks.Get().(*[]byte)
-	if len(*own) < size {
-		*own = make([]byte, size)
+	r.own = chunks.Get().(*[]byte)
+	if len(*r.own) < size {
+		*r.own = make([]byte, size)
 	}
-	b := (*own)[:min(there, int64(len(*own)))]
+	b := (*r.own)[:min(there, int64(len(*r.own)))]
 	if n, err := file.ReadAt(b, r.pos); n < len(b) {
-		chunks.Put(own)
+		r.release()
 		if err == io.EOF {
 			return c.damage(r.pos+int64(n), "the file ends, and should have %d bytes more at least", len(b)-n)
 		}
 		return fmt.Errorf("event log: %w", err)
 	}
-	r.own, r.buf = own, b
+	r.buf = b
 	return nil
 }
 

@@ -108,8 +108,9 @@ func (d *Dir) Resume(id string, limit int64) (*Log, error) {
 }
 
 // Events reads the events after a number: those of a log under way, and sealed of one
-// that has ended. One that is not there is fs.ErrNotExist. The caller closes the
-// Reader.
+// that has ended. One that is not there is fs.ErrNotExist: if that is what a row said
+// that had not ended, it has ended since, and the caller reads it again. The caller
+// closes the Reader.
 func (d *Dir) Events(id string, sealed Sealed, after uint64) (*Reader, error) {
 	c, err := d.use(id, sealed)
 	if err != nil {

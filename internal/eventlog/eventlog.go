@@ -29,9 +29,9 @@
 // to which it was taken. A server that dies loses what came after the last Commit;
 // the sandbox still has it, because it was not told to forget. Resume cuts the file
 // at the last Commit and says from where to attach, and the sandbox repeats the
-// rest. So that readers find the same events under the same numbers, as many of
-// them as they were shown before, the caller must turn the messages of a sandbox
-// into events in a way that depends on the messages alone: one event for each.
+// rest. Readers may have been shown these events already, and must find them under
+// the same numbers. So the caller makes one event of each message of the sandbox,
+// whatever else happens.
 //
 // The host's death is not survived before the end: it takes the sandbox along. At
 // the end, Seal returns a log of up to [InlineBytes] as bytes, for the row, and
@@ -44,8 +44,8 @@
 // the page cache of the kernel has the newest part: one copy for all readers, within
 // one bound for all logs, given up under pressure, and outside of the heap. What is
 // not written yet, up to spillBytes for each log, is in memory, and readers read it
-// in place, without a copy. There is no queue: a reader that stops costs nothing, and
-// nobody waits for it.
+// in place, without a copy. There is no queue: a reader that stops holds the piece of
+// the log that it is at, one that waits nothing, and nobody waits for either.
 //
 // # How it fails
 //

@@ -228,43 +228,26 @@ func (l *Log) resume() error {
 	if err != nil {
 		return fmt.Errorf("event log: %w", err)
 	}
-	info, err := f.Stat()
+	there, err := scanFile(c, f)
+	committed := there.committed
+	if err == nil {
+		err = f.Truncate(committed.offset)
+	}
 	if err != nil {
 		f.Close()
 		return fmt.Errorf("event log: %w", err)
 	}
-	c.file, c.tail = f, nil
-	c.written, c.visible = info.Size(), info.Size()
-	_, committed, err := scan(c)
-	var damage *DamageError
-	if err != nil && !errors.As(err, &damage) {
-		return err
-	}
 	l.last, l.progress, l.marked = committed.number, committed.progress, len(committed.progress.Changed)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.file = f
+	c.cutTo(committed.offset, there.places)
 	for i, taken := range []int64{l.progress.Stdout, l.progress.Stderr} {
 		c.streams[i] = committed.streams[i]
 		c.streams[i].Written = max(taken, c.streams[i].Kept)
 		l.full[i] = c.streams[i].Kept < taken
 	}
-	if err := l.cutAt(committed.offset); err != nil {
-		return err
-	}
-	return err
-}
-
-// cutAt leaves of the file what stands before an offset.
-func (l *Log) cutAt(offset int64) error {
-	c := l.c
-	c.mu.Lock()
-	c.tail, c.written, c.visible = nil, offset, offset
-	if offset == 0 {
-		c.tail, c.visible = []byte(magic), int64(len(magic))
-	}
-	c.mu.Unlock()
-	if err := c.file.Truncate(offset); err != nil {
-		return fmt.Errorf("event log: %w", err)
-	}
-	return nil
+	return there.damage
 }
 
 // Close lets go of the log. The file of one that was not published stays, for
@@ -294,50 +277,4 @@ func (l *Log) Events(after uint64) *Reader {
 func (l *Log) Output(stream Kind) *Output {
 	l.c.dir.retain(l.c)
 	return newOutput(l.c, stream)
-}
-
-// point is a place in a log, and what stands before it.
-type point struct {
-	offset   int64
-	number   uint64
-	streams  [2]Total
-	progress runtime.Progress
-}
-
-// scan reads all frames: end is behind the last whole one, committed behind the last
-// mark. It fails with a DamageError, beside what comes before that, or with that of
-// the disk. A torn end is no error.
-func scan(c *content) (end, committed point, err error) {
-	cursor := newCursor(c, 0)
-	defer cursor.release()
-	c.mu.Lock()
-	c.places = nil
-	c.mu.Unlock()
-	for {
-		f, err := cursor.next()
-		switch {
-		case errors.Is(err, errNoMore), errors.Is(err, errTorn):
-			return end, committed, nil
-		case err != nil:
-			return end, committed, err
-		}
-		offset := cursor.pos - headSize - int64(len(f.Data))
-		switch s := c.stream(f.Kind); {
-		case f.Kind == mark:
-			if err := addMark(&end.progress, f.Data); err != nil {
-				return end, committed, c.damage(offset, "a mark cannot be read: %v", err)
-			}
-		case s != nil && len(f.Data) > 0:
-			s := &end.streams[f.Kind-Stdout]
-			s.Kept += int64(len(f.Data))
-			s.Last = f.Data[len(f.Data)-1]
-		}
-		end.offset, end.number = cursor.pos, f.Number
-		if f.Kind == mark {
-			committed = end
-			c.mu.Lock()
-			c.places = append(c.places, place{end.number, end.offset})
-			c.mu.Unlock()
-		}
-	}
 }

@@ -38,34 +38,32 @@ func (l *Log) Finish(stdout, stderr int64) error {
 	case err != nil:
 		return fmt.Errorf("event log: %w", err)
 	case info.Size() < c.written:
-		return l.shorten(info.Size())
+		return l.shorten()
 	}
 	return nil
 }
 
 // shorten has a log end where its file does, which was cut by somebody else.
-func (l *Log) shorten(size int64) error {
+func (l *Log) shorten() error {
 	c := l.c
-	damage := c.damage(size, "the file ends, and %d bytes were written", c.written)
-	c.mu.Lock()
-	c.tail, c.written, c.visible = nil, size, size
-	c.mu.Unlock()
-	end, _, err := scan(c)
+	there, err := scanFile(c, c.file)
+	if err == nil {
+		err = c.file.Truncate(there.end.offset)
+	}
 	if err != nil {
-		damage = err
+		return fmt.Errorf("event log: %w", err)
 	}
-	c.mu.Lock()
-	c.cuts++
-	c.cutAt = end.offset
-	for i := range c.streams {
-		c.streams[i].Kept, c.streams[i].Last = end.streams[i].Kept, end.streams[i].Last
+	if there.damage == nil {
+		there.damage = c.damage(there.end.offset, "the file ends, and %d bytes were written", c.written)
 	}
-	c.mu.Unlock()
 	l.lost = true
-	if err := l.cutAt(end.offset); err != nil {
-		return err
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutTo(there.end.offset, there.places)
+	for i, s := range there.end.streams {
+		c.streams[i].Kept, c.streams[i].Last = s.Kept, s.Last
 	}
-	return damage
+	return there.damage
 }
 
 // Seal ends a log that is finished with the last events, of which the very last is
@@ -87,10 +85,10 @@ func (l *Log) Seal(last ...Event) (Sealed, error) {
 		return Sealed{}, fmt.Errorf("event log of %s: the last event is not that it has ended", c.id)
 	}
 	s := &seal{Sealed: Sealed{Stdout: c.streams[0].Kept, Stderr: c.streams[1].Kept}}
-	l.seal = s
 	if err := l.encodeLast(s, last); err != nil {
 		return Sealed{}, err
 	}
+	l.seal = s
 	s.Size = c.visible + int64(len(s.frames))
 	var err error
 	if s.Size <= InlineBytes {
@@ -108,8 +106,8 @@ func (l *Log) Seal(last ...Event) (Sealed, error) {
 func (l *Log) encodeLast(s *seal, last []Event) error {
 	c := l.c
 	number := l.last
-	out, err := c.streams[0], c.streams[1]
-	missing := Missing{Stdout: out.Written - out.Kept, Stderr: err.Written - err.Kept}
+	stdout, stderr := c.streams[0], c.streams[1]
+	missing := Missing{Stdout: stdout.Written - stdout.Kept, Stderr: stderr.Written - stderr.Kept}
 	if l.lost || missing != (Missing{}) {
 		data, err := json.Marshal(missing)
 		if err != nil {
