@@ -59,27 +59,3 @@ type BoundSecret struct {
 	Secret
 	Placeholder string
 }
-
-// NetworkNotes is what the audit log shall have of a sandbox's network: the first
-// refusal of each kind and the first use of each secret at each host, and how
-// many there were. It is bounded, and counts what it leaves out.
-type NetworkNotes struct {
-	// Notes are in the order in which their kinds were first seen: later ones have
-	// the same at the front, with higher counts.
-	Notes []NetworkNote
-	// Others counts refusals of further kinds, by reason, and OtherUses those of
-	// secrets at further hosts, by name.
-	Others, OtherUses map[string]int64
-}
-
-// NetworkNote is one kind of refusal, or one use of a secret.
-type NetworkNote struct {
-	// First is the first of its kind, and its Count how often there has been one.
-	First NetworkEntry
-	// Subject tells kinds of one reason apart: a class of addresses, a name, an
-	// address, or a rule. It may be anything that code in a sandbox made up.
-	Subject string
-	// Secret is the name of the secret that went to the host First.Name; "" for a
-	// refusal.
-	Secret string
-}

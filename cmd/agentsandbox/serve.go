@@ -63,6 +63,7 @@ type daemon struct {
 	network     *border.Border
 	keys        *keys.Registry
 	audit       *audit.Log
+	egressAudit *audit.Egress
 	requests    *idempotency.Requests
 	engine      *engine.Engine
 	handler     http.Handler
@@ -134,11 +135,12 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
 	d.audit = audit.New(audit.Options{Store: d.store, Vault: seals, Logger: d.log})
+	d.egressAudit = audit.NewEgress(d.audit, d.network)
 	d.keys = keys.New(keys.Options{Store: d.store, Audit: d.audit, Vault: seals, Logger: d.log})
 	quotas := quota.New(quotas(d.cfg), d.store, d.log)
 	d.requests = idempotency.New(idempotency.Options{Store: d.store, Quotas: quotas, Logger: d.log})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
+		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, EgressAudit: d.egressAudit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       limits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
@@ -176,6 +178,7 @@ func (d *daemon) run(ctx context.Context) error {
 	defer stop(nil)
 	d.engine.Start()
 	d.requests.Start()
+	d.egressAudit.Start()
 	server := httpserver.New(d.handler, d.log)
 	served := make(chan struct{})
 	go func() {
@@ -259,6 +262,7 @@ func (d *daemon) drain(server *http.Server) {
 	context.AfterFunc(running, d.requests.Stop) // what runs is cancelled then
 	d.engine.Close(running)
 	d.requests.Stop()
+	d.egressAudit.Stop()
 	<-closed
 	// Last: all who use a key or append a row have ended.
 	if err := errors.Join(d.keys.Close(), d.audit.Close()); err != nil {

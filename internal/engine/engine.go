@@ -43,12 +43,13 @@ type Limits struct {
 
 // Options configure an Engine.
 type Options struct {
-	Store     Store
-	Blobs     files.Blobs
-	Sandboxes Sandboxes
-	Spool     Spool
-	Keys      Keys
-	Audit     Audit
+	Store       Store
+	Blobs       files.Blobs
+	Sandboxes   Sandboxes
+	Spool       Spool
+	Keys        Keys
+	Audit       Audit
+	EgressAudit EgressAudit
 	// Network is what sandboxes may reach; nil: nothing.
 	Network Network
 	// Vault seals the secrets of sessions and makes the URLs of their ports; nil:
@@ -82,15 +83,16 @@ type Options struct {
 type Engine struct {
 	*files.Library
 
-	store     Store
-	sandboxes Sandboxes
-	supply    *supply.Supply
-	spool     Spool
-	keys      Keys
-	audit     Audit
-	network   Network
-	vault     Vault
-	env       map[string]string // of every run
+	store       Store
+	sandboxes   Sandboxes
+	supply      *supply.Supply
+	spool       Spool
+	keys        Keys
+	audit       Audit
+	egressAudit EgressAudit
+	network     Network
+	vault       Vault
+	env         map[string]string // of every run
 	// answerStatus is the status with which a code is answered.
 	answerStatus func(agentsandbox.Code) int
 	// keepSessions says that sessions outlive Close.
@@ -108,7 +110,6 @@ type Engine struct {
 	work         *work.Group
 	clock        func() time.Time
 
-	witnesses witnesses
 	// keeping is the housekeeping that Start begins, and the ends of sessions
 	// that have expired.
 	keeping        sync.WaitGroup
@@ -142,7 +143,7 @@ func New(opts Options) *Engine {
 	}
 	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
-		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
+		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, egressAudit: opts.EgressAudit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
 		answerStatus: opts.AnswerStatus,
 		template:     opts.Template, templates: opts.Templates, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
 		lifetimes:  opts.Lifetimes,
@@ -154,7 +155,7 @@ func New(opts Options) *Engine {
 		Store: opts.Store, Blobs: opts.Blobs, Quotas: e.quotas, Vault: opts.Vault,
 		UploadBytes: opts.Limits.UploadBytes, Collect: opts.Limits.Collect, Logger: opts.Logger, Now: e.now,
 	})
-	e.supply = supply.New(opts.Sandboxes, opts.Network, egressAudit{e}, e.work, opts.Logger)
+	e.supply = supply.New(opts.Sandboxes, opts.Network, opts.EgressAudit, e.work, opts.Logger)
 	e.keepSessions.Store(opts.KeepSessions)
 	e.keys.OnRevoke(e.closeForKey)
 	return e

@@ -110,7 +110,7 @@ func (e *Engine) executeOnce(ctx context.Context, p agentsandbox.Principal, req 
 		final:   true,
 	}
 	run.record.Ephemeral = true
-	e.witness(sb.ID(), witness{tenant: p.Tenant, object: run.record.ID})
+	e.egressAudit.WatchRun(sb.ID(), p.Tenant, run.record.ID)
 	rec, err := e.perform(ctx, &run)
 	end()
 	return e.answer(ctx, &run, rec, err)

@@ -17,8 +17,5 @@ func (e *Engine) EndDueConns() { e.endDueConns() }
 // SaveUses writes when sessions were last used, where the store is far behind.
 func (e *Engine) SaveUses(ctx context.Context) { e.saveUses(ctx, false) }
 
-// HearWitnesses is what Start does every second.
-func (e *Engine) HearWitnesses() { e.hearWitnesses() }
-
 // ExpectVerdictsWithin sets how long after its time limit a run may take to report.
 func (e *Engine) ExpectVerdictsWithin(d time.Duration) { e.verdictGrace = d }

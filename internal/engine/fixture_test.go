@@ -134,6 +134,8 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", templates, limits, log
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
+	network, _ := opts.Network.(audit.Network)
+	opts.EgressAudit = audit.NewEgress(f.audit, network)
 	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, opts.Store, log)
 	f.requests = idempotency.New(idempotency.Options{Store: db, Quotas: opts.Quotas, Logger: log, Now: opts.Now})
 	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})

@@ -38,7 +38,6 @@ func (e *Engine) Start() {
 			e.expireSessions(e.keepingCtx)
 			e.endDueConns()
 			e.saveUses(e.keepingCtx, false)
-			e.hearWitnesses()
 			if now := time.Now(); now.Sub(swept) >= e.sweepPeriod() {
 				swept = now
 				e.Sweep(e.keepingCtx)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
@@ -27,7 +28,7 @@ type wires struct {
 	secrets  map[string][]agentsandbox.BoundSecret
 	isolated map[string]bool
 	fail     error
-	notes    agentsandbox.NetworkNotes // of every sandbox
+	notes    audit.EgressNotes // of every sandbox
 }
 
 func newWires() *wires {
@@ -65,15 +66,15 @@ func (w *wires) Report(id string) agentsandbox.NetworkReport {
 	return agentsandbox.NetworkReport{Device: w.HasDevice(id), Connections: 3}
 }
 
-func (w *wires) Notes(string) func() agentsandbox.NetworkNotes {
-	return func() agentsandbox.NetworkNotes {
+func (w *wires) Notes(string) func() audit.EgressNotes {
+	return func() audit.EgressNotes {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		return w.notes
 	}
 }
 
-func (w *wires) see(notes agentsandbox.NetworkNotes) {
+func (w *wires) see(notes audit.EgressNotes) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.notes = notes
@@ -327,5 +328,37 @@ func TestAURLOpensOnePortForAWhile(t *testing.T) {
 	<-ended
 	if works(last) {
 		t.Error("it works after the session's end")
+	}
+}
+
+// TestTheNetworkOfASandboxIsAudited: of a session and of a run in a sandbox of its own,
+// until its end.
+func TestTheNetworkOfASandboxIsAudited(t *testing.T) {
+	f, w, _, ctx := wired(t)
+	w.see(audit.EgressNotes{Others: map[string]int64{"denied": 1}})
+	s, err := f.CreateSession(ctx, agentsandbox.SessionRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.DeleteSession(ctx, s.ID); err != nil {
+		t.Fatal(err)
+	}
+	x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []agentsandbox.AuditEntry
+	until(t, "the end of both sandboxes is in the audit log", func() bool {
+		page, err := f.AuditLog(as(t, "a", agentsandbox.ScopeAdmin), agentsandbox.Page{Limit: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows = page.Entries // newest first
+		return len(rows) == 2
+	})
+	for i, object := range []string{x.ID, s.ID} {
+		if r := rows[i]; r.Action != "countEgress" || r.ObjectID != object || r.Tenant != "a" || r.KeyID != "" {
+			t.Errorf("%+v, want that of %s", r, object)
+		}
 	}
 }

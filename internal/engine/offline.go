@@ -29,9 +29,6 @@ func (offline) Apply(string, string, *agentsandbox.NetworkPolicy, []agentsandbox
 }
 func (offline) HasDevice(string) bool                    { return false }
 func (offline) Report(string) agentsandbox.NetworkReport { return agentsandbox.NetworkReport{} }
-func (offline) Notes(string) func() agentsandbox.NetworkNotes {
-	return nil
-}
 func (offline) Refusals(string) func() ([]agentsandbox.NetworkRefusal, int64) {
 	return nil
 }

@@ -103,6 +103,15 @@ type Audit interface {
 	Append(ctx context.Context, entry agentsandbox.AuditEntry) error
 }
 
+// EgressAudit writes to the audit log what sandboxes do with their network.
+type EgressAudit interface {
+	supply.EgressAudit
+	// WatchSession and WatchRun begin with the sandbox of a session, or of a single
+	// run.
+	WatchSession(sandbox, tenant, session string)
+	WatchRun(sandbox, tenant, execution string)
+}
+
 // Spool keeps the output of runs that go on, so that the sandbox may forget it.
 // It is needed only after the death of the process, and may be lost with the
 // host, which takes the sandboxes too.
@@ -150,9 +159,6 @@ type Network interface {
 	HasDevice(sandbox string) bool
 	// Report tells what a sandbox did, its Policy aside.
 	Report(sandbox string) agentsandbox.NetworkReport
-	// Notes returns what tells of a sandbox for the audit log, also when it is gone;
-	// nil for one without a device.
-	Notes(sandbox string) func() agentsandbox.NetworkNotes
 	// Refusals begins to add up what a sandbox is refused; the function returned ends
 	// that and tells it, in bounded space, with the count of what was left out. It
 	// is nil for a sandbox without a device.

@@ -259,7 +259,7 @@ func (e *Engine) resume() {
 		if err := e.network.Apply(x.sandbox.ID(), e.template, x.network, nil); err != nil {
 			e.log.Warn("a run of an earlier server reaches nothing any more", "execution", x.record.ID, "error", err)
 		}
-		e.witness(x.sandbox.ID(), witness{tenant: x.record.Tenant, object: x.record.ID})
+		e.egressAudit.WatchRun(x.sandbox.ID(), x.record.Tenant, x.record.ID)
 		e.work.Go(func() {
 			if e.followUp(e.work.Context(), x) {
 				e.supply.Destroy(x.sandbox)

@@ -141,7 +141,7 @@ func (e *Engine) enlist(info agentsandbox.Session, sb runtime.Sandbox, secrets [
 	s.ended, s.end = context.WithCancelCause(context.Background())
 	ports := s.info.Ports
 	s.info.Ports = nil
-	e.witness(sb.ID(), witness{tenant: info.Tenant, object: info.ID, firsts: true})
+	e.egressAudit.WatchSession(sb.ID(), info.Tenant, info.ID)
 	e.mu.Lock()
 	e.sessions[info.ID] = s
 	e.setPorts(s, ports)

@@ -137,7 +137,7 @@ func (h *host) start() *server {
 	l.OutputBytes, l.Collect = 8<<20, runtime.CollectLimits{Files: 100, Bytes: 1 << 20, Depth: 4}
 	s.audit = audit.New(audit.Options{Store: s.db, Logger: log})
 	s.Engine = engine.New(engine.Options{
-		Audit: s.audit, Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
+		Audit: s.audit, EgressAudit: audit.NewEgress(s.audit, nil), Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
 		KeepSessions: h.keep, Template: "default", Templates: templates, Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
 	})

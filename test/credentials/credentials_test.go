@@ -159,7 +159,7 @@ func newMatrix(t *testing.T) *matrix {
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
 	q := quota.New(quota.Limits{}, db, log)
-	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: engine.TemplateMap{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: engine.TemplateMap{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -2,24 +2,25 @@ package border
 
 import (
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
 )
 
 // Notes returns what tells of a sandbox's network for the audit log: from its
 // beginning, and also when the sandbox is gone. Of one without a device it is nil.
-func (b *Border) Notes(id string) func() agentsandbox.NetworkNotes {
+func (b *Border) Notes(id string) func() audit.EgressNotes {
 	g := b.gate(id)
 	if g == nil {
 		return nil
 	}
-	return func() agentsandbox.NetworkNotes {
+	return func() audit.EgressNotes {
 		seen := g.Notes()
-		all := agentsandbox.NetworkNotes{Others: map[string]int64{}, OtherUses: seen.OtherUses}
+		all := audit.EgressNotes{Others: map[string]int64{}, OtherUses: seen.OtherUses}
 		for reason, n := range seen.Others {
 			all.Others[string(reason)] = n
 		}
 		for _, n := range seen.Notes {
-			all.Notes = append(all.Notes, agentsandbox.NetworkNote{First: entry(n.First), Subject: n.Subject, Secret: n.Secret})
+			all.Notes = append(all.Notes, audit.EgressNote{First: entry(n.First), Subject: n.Subject, Secret: n.Secret})
 		}
 		return all
 	}

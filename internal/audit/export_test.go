@@ -1,0 +1,4 @@
+package audit
+
+// FlushNew is what Start does every second.
+func (e *Egress) FlushNew() { e.flushNew() }
