@@ -254,11 +254,12 @@ func TestUploadsAreNotCollected(t *testing.T) {
 	if _, err := w.Write(make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the upload has begun", func() bool {
+	uploads := func() int {
 		a.uploads.mu.Lock()
 		defer a.uploads.mu.Unlock()
-		return len(a.uploads.files) == 1
-	})
+		return len(a.uploads.files)
+	}
+	eventually(t, "the upload has begun", func() bool { return uploads() == 1 })
 	// The temporary file was there before, and grows meanwhile.
 	req := &guest.RunRequest{CollectDirs: [][]byte{[]byte("/workspace")}}
 	if changed, omitted := a.changedFiles(req); len(changed) != 0 || len(omitted) != 0 {
@@ -271,9 +272,7 @@ func TestUploadsAreNotCollected(t *testing.T) {
 	if changed, _ := a.changedFiles(req); len(changed) != 0 {
 		t.Errorf("afterwards: %+v", changed)
 	}
-	if len(a.uploads.files) != 0 {
-		t.Errorf("%d uploads are left", len(a.uploads.files))
-	}
+	eventually(t, "no upload is left", func() bool { return uploads() == 0 })
 }
 
 func TestNothingIsLeftAfterARun(t *testing.T) {
