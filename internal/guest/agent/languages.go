@@ -2,8 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest/proc"
@@ -88,16 +86,4 @@ func (a *Agent) language(name string) *language {
 		}
 	}
 	return nil
-}
-
-// importAll is Python code that imports what is installed of some modules, and prints
-// "ready".
-func importAll(modules []string) string {
-	var b strings.Builder
-	for _, module := range modules {
-		top, _, _ := strings.Cut(module, ".")
-		fmt.Fprintf(&b, "try: import %s\nexcept ModuleNotFoundError as error:\n    if error.name != %q: raise\n", module, top)
-	}
-	b.WriteString("print('ready')")
-	return b.String()
 }

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/guest"
 )
+
+// This file is what a template needs for Python before its snapshot.
 
 // customizing makes the directory of the user's own packages: a Python has it in
 // sys.path only if it is there when that Python starts, and only then can one run
@@ -57,4 +60,16 @@ func (a *Agent) customizePython(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// importAll is Python code that imports what is installed of some modules, and prints
+// "ready".
+func importAll(modules []string) string {
+	var b strings.Builder
+	for _, module := range modules {
+		top, _, _ := strings.Cut(module, ".")
+		fmt.Fprintf(&b, "try: import %s\nexcept ModuleNotFoundError as error:\n    if error.name != %q: raise\n", module, top)
+	}
+	b.WriteString("print('ready')")
+	return b.String()
 }
