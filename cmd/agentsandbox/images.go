@@ -196,8 +196,8 @@ func (m *images) close() error {
 	return nil
 }
 
-// templates opens the templates for the command line.
-func templates(cfg config.Config, log *slog.Logger) (cli.Templates, error) {
+// localTemplatesOf opens the templates for the command line.
+func localTemplatesOf(cfg config.Config, log *slog.Logger) (cli.Templates, error) {
 	m, err := openImages(cfg, log)
 	if err != nil {
 		return nil, err

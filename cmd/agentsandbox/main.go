@@ -42,7 +42,7 @@ func run() int {
 	return cli.Main(ctx, os.Args[1:], cli.Process(), cli.Local{
 		Version:   version,
 		Serve:     serve,
-		Templates: templates,
+		Templates: localTemplatesOf,
 		Check:     check,
 		AuditVerify: func(ctx context.Context, cfg config.Config, head string) (agentsandbox.AuditReport, error) {
 			return store.VerifyAudit(ctx, cfg.DataDir, head)

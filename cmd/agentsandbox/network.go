@@ -9,7 +9,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/egress/firewall"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
 
@@ -55,8 +55,8 @@ func egressLimits(cfg config.Config) firewall.Limits {
 }
 
 // portLimits bound the connections to ports of sessions.
-func portLimits(cfg config.Config) engine.PortLimits {
-	return engine.PortLimits{
+func portLimits(cfg config.Config) sessions.PortLimits {
+	return sessions.PortLimits{
 		PerSession: cfg.PortMaxConnections, PerKey: cfg.PortMaxConnectionsPerKey, PerURL: cfg.PortMaxConnectionsPerURL,
 		Idle: time.Duration(cfg.PortIdleMS) * time.Millisecond,
 	}

@@ -22,7 +22,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/egress/border"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
@@ -127,12 +129,12 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		return err
 	}
 	d.onClose(d.machine.Close)
-	limits, def := engineLimits(d.cfg), template.Default()
+	serverLimits, def := engineLimits(d.cfg), template.Default()
 	d.pool = pool.New(pool.Options{
 		Runtime: d.machine, NewID: func() string { return agentsandbox.NewID(sandboxPrefix) },
 		Stocks: stocks(d.cfg, def), Builders: goruntime.NumCPU(), Max: d.cfg.MaxSandboxes, Wait: time.Duration(d.cfg.QueueTimeoutMS) * time.Millisecond, Waiting: d.cfg.MaxQueue,
 		Budget: d.cfg.HostMemoryMB << 20, ReservePercent: d.cfg.ReservePercent, ReserveMin: d.cfg.ReserveMinMB << 20, StockMemory: stockMemory(d.cfg), MemoryUse: d.machine.MemoryUse,
-		Limits: limits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
+		Limits: serverLimits.Default(), Network: hasNetwork(d.cfg), Logger: d.log,
 	})
 	d.audit = audit.New(audit.Options{Store: d.store, Vault: seals, Logger: d.log})
 	d.egressAudit = audit.NewEgress(d.audit, d.network)
@@ -143,7 +145,8 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, EgressAudit: d.egressAudit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
-		Limits:       limits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), AnswerStatus: httpapi.Status, Logger: d.log,
+		Limits:       serverLimits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Kept: kept(d.cfg),
+		AnswerStatus: httpapi.Status, Logger: d.log,
 	})
 	if err := d.bootstrap(ctx); err != nil {
 		return err
@@ -308,15 +311,15 @@ func listen(cfg config.Config, log *slog.Logger) (l net.Listener, connections *h
 	return tls.NewListener(connections, &tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}), connections, nil
 }
 
-func engineLimits(cfg config.Config) engine.Limits {
-	return engine.Limits{
+func engineLimits(cfg config.Config) limits.Limits {
+	return limits.Limits{
 		DefaultTimeout:  time.Duration(cfg.DefaultTimeoutMS) * time.Millisecond,
 		MaxTimeout:      time.Duration(cfg.MaxTimeoutMS) * time.Millisecond,
 		DefaultMemoryMB: cfg.DefaultMemoryMB, MaxMemoryMB: cfg.MaxMemoryMB,
 		DefaultCPUs: cfg.DefaultCPUs, MaxCPUs: cfg.MaxCPUs,
 		Tasks: cfg.MaxTasks, OutputBytes: cfg.MaxOutputBytes, CodeBytes: cfg.MaxCodeBytes, UploadBytes: cfg.MaxUploadBytes,
 		Collect: runtime.CollectLimits{Files: cfg.MaxCollectFiles, Bytes: cfg.MaxCollectBytes, Depth: cfg.MaxCollectDepth, Time: time.Duration(cfg.MaxCollectMS) * time.Millisecond, Ignored: cfg.CollectIgnored == config.On},
-		Gentle: engine.GentleLimits{
+		Guest: limits.Guest{
 			DefaultProcesses: cfg.DefaultProcesses, MaxProcesses: cfg.MaxProcesses,
 			DefaultOpenFiles: cfg.DefaultOpenFiles, MaxOpenFiles: cfg.MaxOpenFiles,
 			DefaultDiskMB: cfg.DiskMB, MaxDiskMB: cfg.MaxDiskMB,
@@ -327,14 +330,19 @@ func engineLimits(cfg config.Config) engine.Limits {
 	}
 }
 
-func lifetimes(cfg config.Config) engine.Lifetimes {
-	return engine.Lifetimes{
-		IdleTimeout:        time.Duration(cfg.SessionIdleMS) * time.Millisecond,
-		MaxIdleTimeout:     time.Duration(cfg.MaxSessionIdleMS) * time.Millisecond,
-		SessionLifetime:    time.Duration(cfg.SessionLifetimeMS) * time.Millisecond,
-		MaxSessionLifetime: time.Duration(cfg.MaxSessionLifetimeMS) * time.Millisecond,
-		Files:              time.Duration(cfg.FileRetentionMS) * time.Millisecond,
-		Records:            time.Duration(cfg.RecordRetentionMS) * time.Millisecond,
+func lifetimes(cfg config.Config) sessions.Lifetimes {
+	return sessions.Lifetimes{
+		Idle:    time.Duration(cfg.SessionIdleMS) * time.Millisecond,
+		MaxIdle: time.Duration(cfg.MaxSessionIdleMS) * time.Millisecond,
+		Age:     time.Duration(cfg.SessionLifetimeMS) * time.Millisecond,
+		MaxAge:  time.Duration(cfg.MaxSessionLifetimeMS) * time.Millisecond,
+	}
+}
+
+func kept(cfg config.Config) engine.Kept {
+	return engine.Kept{
+		Files:   time.Duration(cfg.FileRetentionMS) * time.Millisecond,
+		Records: time.Duration(cfg.RecordRetentionMS) * time.Millisecond,
 	}
 }
 

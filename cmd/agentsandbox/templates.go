@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/agentsandbox/agentsandbox/internal/config"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 )
@@ -12,16 +12,16 @@ import (
 func loadsAhead(cfg config.Config, set string) bool { return cfg.Preload == set }
 
 // engineTemplates are the templates of a server as its engine knows them.
-func engineTemplates(cfg config.Config, def template.Definition) engine.TemplateMap {
-	t := engine.Template{Snapshot: def.Snapshot()}
+func engineTemplates(cfg config.Config, def template.Definition) templates.Map {
+	t := templates.Template{Snapshot: def.Snapshot()}
 	for _, set := range def.Preloads {
-		p := engine.Preload{Set: set}
+		p := templates.Preload{Set: set}
 		if loadsAhead(cfg, set.Name) {
 			p.Snapshot = def.SnapshotWith(set.Name)
 		}
 		t.Preloads = append(t.Preloads, p)
 	}
-	return engine.TemplateMap{def.Name: t}
+	return templates.Map{def.Name: t}
 }
 
 // stocks are the snapshots of which a server keeps sandboxes warm.

@@ -116,7 +116,7 @@ func TestASlowClientHoldsNobodyUp(t *testing.T) {
 		},
 		"its longest life": func(f *fixture, ctx context.Context, id string, forward func()) {
 			forward()
-			f.ExpireSessions(ctx)
+			f.Tidy()
 			until(f.t, "the session is recorded as expired", func() bool {
 				row, err := f.Store.Session(ctx, "a", id)
 				return err == nil && row.Status == agentsandbox.SessionExpired && f.alive() == 0

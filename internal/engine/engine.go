@@ -18,43 +18,37 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/files"
+	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/run"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
+	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// Limits are the defaults of the server, and how far a request may go.
-type Limits struct {
-	DefaultTimeout, MaxTimeout   time.Duration
-	DefaultMemoryMB, MaxMemoryMB int64
-	DefaultCPUs, MaxCPUs         float64
-	// Tasks bounds the processes and threads of one sandbox on the host.
-	Tasks int64
-	// OutputBytes bounds what is kept of each output stream.
-	OutputBytes int64
-	CodeBytes   int64
-	UploadBytes int64
-	Collect     runtime.CollectLimits
-	Gentle      GentleLimits
-	// StreamBytes ends a run that has written more to one stream.
-	StreamBytes int64
+// Kept says at what age files, and records of executions and of sessions that have
+// ended, are removed; 0: never.
+type Kept struct {
+	Files, Records time.Duration
 }
 
 // Options configure an Engine.
 type Options struct {
-	Store       Store
-	Blobs       files.Blobs
-	Sandboxes   Sandboxes
-	Spool       Spool
-	Keys        Keys
-	Audit       Audit
-	EgressAudit EgressAudit
+	Store     Store
+	Blobs     files.Blobs
+	Sandboxes Sandboxes
+	Spool     run.Spool
+	Keys      sessions.Keys
+	Audit     Audit
+	// EgressAudit tells the audit log what sandboxes do with their network.
+	EgressAudit sessions.EgressAudit
 	// Network is what sandboxes may reach; nil: nothing.
 	Network Network
 	// Vault seals the secrets of sessions and makes the URLs of their ports; nil:
 	// there are neither.
-	Vault Vault
+	Vault sessions.Vault
 	// SandboxEnv is the environment of every run that does not set it itself.
 	SandboxEnv map[string]string
 	// KeepSessions says that sessions outlive Close, for the Recover of a later
@@ -62,16 +56,20 @@ type Options struct {
 	KeepSessions bool
 	// Template is the name of the default one of Templates.
 	Template  string
-	Templates Templates
-	Limits    Limits
+	Templates templates.Source
+	Limits    limits.Limits
 	Quotas    *quota.Quotas
 	// Ports bound the connections to ports of sessions.
-	Ports PortLimits
-	// Lifetimes say what expires and when; the zero value: nothing does.
-	Lifetimes Lifetimes
+	Ports sessions.PortLimits
+	// Lifetimes say when sessions end; the zero value: never.
+	Lifetimes sessions.Lifetimes
+	// Kept says for how long files and records are kept; the zero value: for ever.
+	Kept Kept
 	// AnswerStatus says with which status a run that ended with a code, "" for none,
 	// was answered: the record keeps it, and the engine knows no HTTP. Needed.
 	AnswerStatus func(agentsandbox.Code) int
+	// VerdictGrace is how long after its time limit a run may take to report; 0: 10 s.
+	VerdictGrace time.Duration
 	Logger       *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
@@ -81,48 +79,27 @@ type Options struct {
 // Make one with New, call Recover before the first request, Start for what happens
 // by itself, and Close at the end.
 type Engine struct {
+	*run.Supervisor
+	*sessions.Registry
 	*files.Library
 
-	store       Store
-	sandboxes   Sandboxes
-	supply      *supply.Supply
-	spool       Spool
-	keys        Keys
-	audit       Audit
-	egressAudit EgressAudit
-	network     Network
-	vault       Vault
-	env         map[string]string // of every run
-	// answerStatus is the status with which a code is answered.
-	answerStatus func(agentsandbox.Code) int
+	store     Store
+	audit     Audit
+	sandboxes Sandboxes
+	supply    *supply.Supply
 	// keepSessions says that sessions outlive Close.
 	keepSessions atomic.Bool
-	recovered    *recovery // from Recover to Start
-	template     string    // of what names none
-	templates    Templates
-	limits       Limits
-	verdictGrace time.Duration
-	quotas       *quota.Quotas
-	loads        chan struct{} // holds a token for each run whose output is read back
-	spoolless    atomic.Int64  // output that only memory has because the spool cannot take it
-	lifetimes    Lifetimes
-	log          *slog.Logger
+	kept         Kept
 	work         *work.Group
+	log          *slog.Logger
 	clock        func() time.Time
+	unneeded     []runtime.Sandbox // from Recover to Start
 
-	// keeping is the housekeeping that Start begins, and the ends of sessions
-	// that have expired.
+	network Network
+	// keeping is the housekeeping that Start begins.
 	keeping        sync.WaitGroup
 	keepingCtx     context.Context
 	stopKeepingNow context.CancelFunc
-
-	mu       sync.Mutex
-	sessions map[string]*session
-	ports    PortLimits
-	conns    map[*portConn]struct{} // to ports of sessions
-	byPath   map[string]*session    // by the paths of their open ports
-	// watchers wait for the sandboxes of live sessions to die.
-	watchers sync.WaitGroup
 }
 
 var _ interface {
@@ -141,35 +118,39 @@ func New(opts Options) *Engine {
 	if opts.Network == nil {
 		opts.Network = offline{}
 	}
-	keepingCtx, stopKeepingNow := context.WithCancel(context.Background())
 	e := &Engine{
-		store: opts.Store, sandboxes: opts.Sandboxes, spool: opts.Spool, keys: opts.Keys, audit: opts.Audit, egressAudit: opts.EgressAudit, network: opts.Network, vault: opts.Vault, env: opts.SandboxEnv,
-		answerStatus: opts.AnswerStatus,
-		template:     opts.Template, templates: opts.Templates, limits: opts.Limits, verdictGrace: verdictGrace, quotas: opts.Quotas, loads: make(chan struct{}, outputLoads), log: opts.Logger, clock: opts.Now,
-		lifetimes:  opts.Lifetimes,
-		keepingCtx: keepingCtx, stopKeepingNow: stopKeepingNow,
-		sessions: map[string]*session{}, ports: opts.Ports, conns: map[*portConn]struct{}{}, byPath: map[string]*session{},
-		work: work.NewGroup(opts.Logger),
+		store: opts.Store, audit: opts.Audit, sandboxes: opts.Sandboxes, network: opts.Network, kept: opts.Kept,
+		work: work.NewGroup(opts.Logger), log: opts.Logger, clock: opts.Now,
 	}
+	e.keepSessions.Store(opts.KeepSessions)
+	e.keepingCtx, e.stopKeepingNow = context.WithCancel(context.Background())
+	e.supply = supply.New(opts.Sandboxes, opts.Network, opts.EgressAudit, e.work, opts.Logger)
 	e.Library = files.New(files.Options{
-		Store: opts.Store, Blobs: opts.Blobs, Quotas: e.quotas, Vault: opts.Vault,
+		Store: opts.Store, Blobs: opts.Blobs, Quotas: opts.Quotas, Vault: opts.Vault,
 		UploadBytes: opts.Limits.UploadBytes, Collect: opts.Limits.Collect, Logger: opts.Logger, Now: e.now,
 	})
-	e.supply = supply.New(opts.Sandboxes, opts.Network, opts.EgressAudit, e.work, opts.Logger)
-	e.keepSessions.Store(opts.KeepSessions)
-	e.keys.OnRevoke(e.closeForKey)
+	e.Registry = sessions.New(sessions.Options{
+		Store: opts.Store, Supply: e.supply, Files: e.Library, Quotas: opts.Quotas, Limits: opts.Limits, Network: opts.Network,
+		Keys: opts.Keys, Audit: opts.Audit, Egress: opts.EgressAudit, Vault: opts.Vault, Template: opts.Template, Templates: opts.Templates,
+		Lifetimes: opts.Lifetimes, Ports: opts.Ports, Work: e.work, Logger: opts.Logger, Now: opts.Now,
+	})
+	e.Supervisor = run.New(run.Options{
+		Store: opts.Store, Spool: opts.Spool, Supply: e.supply, Sessions: e.Registry, Files: e.Library, Quotas: opts.Quotas,
+		Limits: opts.Limits, Network: opts.Network, Audit: opts.Audit, Egress: opts.EgressAudit, Vault: opts.Vault, Env: opts.SandboxEnv,
+		Template: opts.Template, Templates: opts.Templates, AnswerStatus: opts.AnswerStatus, VerdictGrace: opts.VerdictGrace, Work: e.work, Logger: opts.Logger, Now: e.now,
+	})
 	return e
 }
 
 // now is the time that rows carry: UTC, to the microsecond that stores keep.
 func (e *Engine) now() time.Time { return e.clock().UTC().Truncate(time.Microsecond) }
 
-const (
-	destroyTimeout = 30 * time.Second
-	destroyTries   = 3
-	// recordTimeout bounds the writing of an outcome whose caller is gone.
-	recordTimeout = 30 * time.Second
-)
+// recordTimeout bounds the writing of what must be written, also when a caller is gone.
+const recordTimeout = 30 * time.Second
+
+// KeepSessions has Close leave the sessions to a later server whatever the
+// options say: a server that ends because it failed was not asked to end them.
+func (e *Engine) KeepSessions() { e.keepSessions.Store(true) }
 
 // Close refuses new work and lets running work end. When ctx is done, what still
 // runs is ended and recorded as cancelled. Then the live sessions end too; with
@@ -178,11 +159,11 @@ const (
 func (e *Engine) Close(ctx context.Context) {
 	e.work.Refuse()
 	e.stopKeeping()
-	e.work.Close(ctx, e.endOfWork)
-	e.saveUses(context.Background(), true)
-	if e.keepSessions.Load() {
-		e.leaveSessions()
-	} else {
-		e.closeSessions()
-	}
+	e.work.Close(ctx, func() error {
+		if e.keepSessions.Load() {
+			return work.ErrLeaving
+		}
+		return work.ErrShutdown
+	})
+	e.Registry.Close(e.keepSessions.Load())
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
 	"github.com/agentsandbox/agentsandbox/internal/store"
@@ -55,9 +56,8 @@ func TestExecuteOnce(t *testing.T) {
 // TestNoVerdict has sandboxes end because they do not report after the time limit of
 // a run, which is no death of their own.
 func TestNoVerdict(t *testing.T) {
-	f := newFixture(t, t.TempDir())
+	f := newFixtureWith(t, t.TempDir(), engine.Options{VerdictGrace: 10 * time.Millisecond})
 	ctx := as(t, "a")
-	f.ExpectVerdictsWithin(10 * time.Millisecond)
 	f.mute = true
 	for _, session := range []string{"", f.session(ctx, agentsandbox.SessionRequest{}).ID} {
 		x, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "sleep 60", Language: agentsandbox.Bash, SessionID: session, TimeoutMS: 50})

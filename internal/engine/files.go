@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 // UploadFile implements agentsandbox.FileService.
@@ -18,8 +19,8 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 		return nil, err
 	}
 	if upload.SessionID != "" {
-		err = e.inSession(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, s *session) error {
-			return e.Library.Keep(ctx, &f, body, s.sandbox)
+		err = e.Registry.Use(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, sb runtime.Sandbox) error {
+			return e.Library.Keep(ctx, &f, body, sb)
 		})
 	} else {
 		var done func()

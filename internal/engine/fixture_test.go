@@ -16,7 +16,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
@@ -76,11 +78,11 @@ func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution
 	return s.Store.FinishExecution(ctx, e)
 }
 
-var templates = engine.TemplateMap{"default": {Snapshot: "default", Preloads: []engine.Preload{
+var serverTemplates = templates.Map{"default": {Snapshot: "default", Preloads: []templates.Preload{
 	{Set: preload.Set{Modules: []string{"numpy"}, Packages: []string{"numpy"}}, Snapshot: "loaded"},
 }}}
 
-var limits = engine.Limits{
+var serverLimits = limits.Limits{
 	DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute,
 	DefaultMemoryMB: 256, MaxMemoryMB: 1024, DefaultCPUs: 1, MaxCPUs: 2, Tasks: 100,
 	OutputBytes: 1000, CodeBytes: 10_000, UploadBytes: 1 << 20,
@@ -128,15 +130,15 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 	f := &fixture{t: t, Store: db, dir: dir, sandboxes: map[string]runtime.Sandbox{}}
 	f.pool = pool.New(pool.Options{
 		Runtime: tracked{fake.New(fake.Options{Dir: t.TempDir()}), f}, NewID: func() string { return agentsandbox.NewID("sbx_") },
-		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: limits.Default(), Logger: log,
+		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: serverLimits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", templates, limits, log
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", serverTemplates, serverLimits, log
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
 	network, _ := opts.Network.(audit.Network)
 	opts.EgressAudit = audit.NewEgress(f.audit, network)
-	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, opts.Store, log)
+	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, db, log)
 	f.requests = idempotency.New(idempotency.Options{Store: db, Quotas: opts.Quotas, Logger: log, Now: opts.Now})
 	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.KeyService, opts.Keys = f.keys, f.keys

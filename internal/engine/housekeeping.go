@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// tidyEvery is how often sessions are looked at, and so how late one expires.
-	tidyEvery = time.Second
+	// keepEvery is how often there is something to do.
+	keepEvery = time.Second
 	// sweepEvery is how often old rows are looked for, if nothing is kept for
 	// less than ten times as long.
 	sweepEvery = time.Minute
@@ -19,14 +19,26 @@ const (
 	sweepBatch = 100
 )
 
+// resume goes on with what Recover found: it follows runs, watches sessions, and destroys
+// the sandboxes that nobody needs.
+func (e *Engine) resume() {
+	e.Supervisor.Resume()
+	e.Registry.Resume()
+	for _, sb := range e.unneeded {
+		e.supply.DestroyLater(sb)
+	}
+	e.unneeded = nil
+}
+
 // Start goes on with what Recover found, begins to end sessions that expire and
 // to remove what is too old, and removes what an earlier process left in the
 // middle of an upload. Close stops it.
 func (e *Engine) Start() {
 	e.resume()
+	e.Registry.Start()
 	e.keeping.Go(func() { e.Library.SweepContents(e.keepingCtx) })
 	e.keeping.Go(func() {
-		ticker := time.NewTicker(tidyEvery)
+		ticker := time.NewTicker(keepEvery)
 		defer ticker.Stop()
 		var swept time.Time
 		for {
@@ -35,9 +47,6 @@ func (e *Engine) Start() {
 				return
 			case <-ticker.C:
 			}
-			e.expireSessions(e.keepingCtx)
-			e.endDueConns()
-			e.saveUses(e.keepingCtx, false)
 			if now := time.Now(); now.Sub(swept) >= e.sweepPeriod() {
 				swept = now
 				e.Sweep(e.keepingCtx)
@@ -48,7 +57,7 @@ func (e *Engine) Start() {
 
 func (e *Engine) sweepPeriod() time.Duration {
 	period := sweepEvery
-	for _, kept := range []time.Duration{e.lifetimes.Files, e.lifetimes.Records} {
+	for _, kept := range []time.Duration{e.kept.Files, e.kept.Records} {
 		if kept > 0 {
 			period = min(period, kept/10)
 		}
@@ -58,6 +67,7 @@ func (e *Engine) sweepPeriod() time.Duration {
 
 // stopKeeping ends what Start began.
 func (e *Engine) stopKeeping() {
+	e.Registry.StopKeeping()
 	e.stopKeepingNow()
 	e.keeping.Wait()
 }
@@ -69,11 +79,11 @@ func (e *Engine) Sweep(ctx context.Context) {
 	now := e.now()
 	var files, executions, sessions int
 	var errs []error
-	if kept := e.lifetimes.Files; kept > 0 {
+	if kept := e.kept.Files; kept > 0 {
 		n, err := e.Library.Sweep(ctx, now.Add(-kept))
 		files, errs = n, append(errs, err)
 	}
-	if kept := e.lifetimes.Records; kept > 0 {
+	if kept := e.kept.Records; kept > 0 {
 		n, err := inBatches(ctx, now.Add(-kept), e.store.DeleteExecutions)
 		executions, errs = n, append(errs, err)
 		n, err = inBatches(ctx, now.Add(-kept), e.store.DeleteSessions)

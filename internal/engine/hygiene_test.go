@@ -9,6 +9,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 )
 
 // clock is a time that stands still until the test moves it.
@@ -32,10 +33,9 @@ func (c *clock) add(d time.Duration) {
 }
 
 func agedFixture(t *testing.T, dir string, c *clock) *fixture {
-	return newFixtureWith(t, dir, engine.Options{Now: c.Now, Lifetimes: engine.Lifetimes{
-		IdleTimeout: time.Hour, MaxIdleTimeout: 10 * time.Hour, SessionLifetime: 24 * time.Hour, MaxSessionLifetime: 48 * time.Hour,
-		Files: 7 * 24 * time.Hour, Records: 30 * 24 * time.Hour,
-	}})
+	return newFixtureWith(t, dir, engine.Options{Now: c.Now, Lifetimes: sessions.Lifetimes{
+		Idle: time.Hour, MaxIdle: 10 * time.Hour, Age: 24 * time.Hour, MaxAge: 48 * time.Hour,
+	}, Kept: engine.Kept{Files: 7 * 24 * time.Hour, Records: 30 * 24 * time.Hour}})
 }
 
 func (f *fixture) session(ctx context.Context, req agentsandbox.SessionRequest) *agentsandbox.Session {
@@ -50,7 +50,7 @@ func (f *fixture) session(ctx context.Context, req agentsandbox.SessionRequest) 
 // gone waits until a session has expired, and returns what is said of it.
 func (f *fixture) gone(ctx context.Context, id string) string {
 	f.t.Helper()
-	f.ExpireSessions(ctx)
+	f.Tidy()
 	var message string
 	until(f.t, "the session expires", func() bool {
 		_, err := f.Session(ctx, id)
@@ -75,7 +75,7 @@ func TestIdleSessionsExpire(t *testing.T) {
 		t.Errorf("expires at %s, want %s", got, want)
 	}
 	c.add(59 * time.Minute)
-	f.ExpireSessions(ctx)
+	f.Tidy()
 	f.bash(ctx, used.ID, "true")
 	if _, err := f.Session(ctx, idle.ID); err != nil { // a look, and no use
 		t.Fatal(err)
@@ -141,7 +141,7 @@ func TestBusySessionsAreNotIdle(t *testing.T) {
 		return err == nil && got.Busy
 	})
 	c.add(23 * time.Hour)
-	f.ExpireSessions(ctx)
+	f.Tidy()
 	got, err := f.Session(ctx, s.ID)
 	if err != nil || !got.ExpiresAt().Equal(s.CreatedAt.Add(24*time.Hour)) {
 		t.Fatalf("%+v, %v", got, err)
@@ -174,12 +174,12 @@ func TestUsesAreKnownAfterARestart(t *testing.T) {
 	}
 	c.add(30 * time.Second)
 	f.bash(ctx, s.ID, "true")
-	f.SaveUses(ctx)
+	f.Tidy()
 	if got := stored(); !got.Equal(s.CreatedAt) {
 		t.Errorf("written too soon: %s", got)
 	}
 	c.add(31 * time.Second)
-	f.SaveUses(ctx)
+	f.Tidy()
 	if got := stored(); !got.Equal(s.CreatedAt.Add(30 * time.Second)) {
 		t.Errorf("the last use in the store is %s", got)
 	}

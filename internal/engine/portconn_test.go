@@ -11,6 +11,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 )
 
 // portFixture is an engine with a session, and bounds for connections to its ports.
@@ -21,7 +22,7 @@ type portFixture struct {
 	forward func(time.Duration)
 }
 
-func newPortFixture(t *testing.T, bounds engine.PortLimits) *portFixture {
+func newPortFixture(t *testing.T, bounds sessions.PortLimits) *portFixture {
 	t.Helper()
 	f, _, forward, ctx := wiredWith(t, engine.Options{Ports: bounds})
 	s, err := f.CreateSession(ctx, agentsandbox.SessionRequest{IdleTimeoutMS: time.Hour.Milliseconds()})
@@ -97,20 +98,20 @@ func keyOf(t *testing.T, id string) context.Context {
 
 func TestConnectionsToPortsAreBounded(t *testing.T) {
 	for name, c := range map[string]struct {
-		bounds engine.PortLimits
+		bounds sessions.PortLimits
 		dial   func(f *portFixture, token string) (net.Conn, error)
 		says   string
 	}{
-		"of a session": {engine.PortLimits{PerSession: 2}, func(f *portFixture, _ string) (net.Conn, error) {
+		"of a session": {sessions.PortLimits{PerSession: 2}, func(f *portFixture, _ string) (net.Conn, error) {
 			return f.DialPort(keyOf(f.t, agentsandbox.NewID("key_")), f.id, 7)
 		}, "to ports of this session, which is the most (port_max_connections)"},
-		"of a key": {engine.PortLimits{PerKey: 2}, func(f *portFixture, _ string) (net.Conn, error) {
+		"of a key": {sessions.PortLimits{PerKey: 2}, func(f *portFixture, _ string) (net.Conn, error) {
 			return f.DialPort(f.ctx, f.id, 7)
 		}, "to ports with this key and its URLs, which is the most (port_max_connections_per_key)"},
-		"of a URL": {engine.PortLimits{PerURL: 2, PerKey: 3}, func(f *portFixture, token string) (net.Conn, error) {
+		"of a URL": {sessions.PortLimits{PerURL: 2, PerKey: 3}, func(f *portFixture, token string) (net.Conn, error) {
 			return f.through(token)
 		}, "through this URL, which is the most (port_max_connections_per_url)"},
-		"of a key, through its URL": {engine.PortLimits{PerURL: 3, PerKey: 2}, func(f *portFixture, token string) (net.Conn, error) {
+		"of a key, through its URL": {sessions.PortLimits{PerURL: 3, PerKey: 2}, func(f *portFixture, token string) (net.Conn, error) {
 			return f.through(token)
 		}, "to ports with this key and its URLs"},
 	} {
@@ -146,7 +147,7 @@ func TestConnectionsToPortsAreBounded(t *testing.T) {
 }
 
 func TestADialThatFailsIsNotCounted(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{PerSession: 1})
+	f := newPortFixture(t, sessions.PortLimits{PerSession: 1})
 	for range 3 {
 		_, err := f.DialPort(f.ctx, f.id, 8)
 		wantCode(t, err, agentsandbox.CodePortNotReached)
@@ -155,28 +156,28 @@ func TestADialThatFailsIsNotCounted(t *testing.T) {
 }
 
 func TestAnIdleConnectionEndsAndDoesNotKeepItsSession(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{Idle: time.Minute})
+	f := newPortFixture(t, sessions.PortLimits{Idle: time.Minute})
 	quiet, busy := f.tunnel(f.ctx), f.tunnel(f.ctx)
 	f.forward(59 * time.Second)
 	if !echoed(busy) {
 		t.Fatal("it is no echo")
 	}
-	f.EndDueConns()
+	f.Tidy()
 	f.forward(2 * time.Second)
-	f.EndDueConns()
+	f.Tidy()
 	ends(t, quiet, "no byte passed for too long")
 	if !echoed(busy) {
 		t.Error("one that is in use was ended")
 	}
 	f.forward(2 * time.Hour)
-	f.ExpireSessions(f.ctx)
+	f.Tidy()
 	if _, err := f.Session(f.ctx, f.id); err != nil {
 		t.Errorf("it has a connection: %v", err)
 	}
-	f.EndDueConns()
+	f.Tidy()
 	ends(t, busy, "no byte passed for too long")
 	f.forward(2 * time.Hour)
-	f.ExpireSessions(f.ctx)
+	f.Tidy()
 	if _, err := f.Session(f.ctx, f.id); agentsandbox.CodeOf(err) != agentsandbox.CodeSessionNotFound {
 		t.Errorf("nobody uses it: %v", err)
 	}
@@ -184,7 +185,7 @@ func TestAnIdleConnectionEndsAndDoesNotKeepItsSession(t *testing.T) {
 
 // TestNobodyWhoHoldsAConnectionHoldsItsSession: connections that are never closed.
 func TestNobodyWhoHoldsAConnectionHoldsItsSession(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	token := f.url(f.ctx)
 	outer, err := f.through(token)
 	if err != nil {
@@ -201,7 +202,7 @@ func TestNobodyWhoHoldsAConnectionHoldsItsSession(t *testing.T) {
 }
 
 func TestNetworkOffClosesTheWayInToo(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	token, tunnel := f.url(f.ctx), f.tunnel(f.ctx)
 	outer, err := f.through(token)
 	if err != nil {
@@ -231,7 +232,7 @@ func TestNetworkOffClosesTheWayInToo(t *testing.T) {
 }
 
 func TestARevokedKeyLosesWhatItOpened(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	manager := as(t, "a", agentsandbox.ScopeAdmin)
 	key, err := f.CreateKey(manager, agentsandbox.KeyRequest{Name: "k", Tenant: "a"})
 	if err != nil {
@@ -268,7 +269,7 @@ func TestARevokedKeyLosesWhatItOpened(t *testing.T) {
 
 // TestAKeyThatWasRevokedBeforeACrash: the server died before it got to the URLs.
 func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	manager := as(t, "a", agentsandbox.ScopeAdmin)
 	key, err := f.CreateKey(manager, agentsandbox.KeyRequest{Name: "k", Tenant: "a"})
 	if err != nil {
@@ -287,7 +288,7 @@ func TestAKeyThatWasRevokedBeforeACrash(t *testing.T) {
 
 // TestAKeyThatExpiresLosesWhatItOpened: what holds for a key that is revoked.
 func TestAKeyThatExpiresLosesWhatItOpened(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	manager := as(t, "a", agentsandbox.ScopeAdmin)
 	end := time.Now().Add(time.Hour).UTC().Truncate(time.Microsecond)
 	key, err := f.CreateKey(manager, agentsandbox.KeyRequest{Name: "k", Tenant: "a", ExpiresAt: end})
@@ -308,12 +309,12 @@ func TestAKeyThatExpiresLosesWhatItOpened(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.EndDueConns()
+	f.Tidy()
 	if !echoed(its) {
 		t.Fatal("a connection was cut before its key expired")
 	}
 	f.forward(time.Hour + time.Second)
-	f.EndDueConns()
+	f.Tidy()
 	ends(t, its, "the key has expired")
 	ends(t, outer, "the key has expired")
 	if !echoed(others) {
@@ -326,7 +327,7 @@ func TestAKeyThatExpiresLosesWhatItOpened(t *testing.T) {
 }
 
 func TestAURLTellsNothing(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	token := f.url(f.ctx)
 	if len(token) != 43 || strings.Contains(token, ".") {
 		t.Errorf("%q", token)
@@ -347,7 +348,7 @@ func TestAURLTellsNothing(t *testing.T) {
 }
 
 func TestALifeOfLessThanASecond(t *testing.T) {
-	f := newPortFixture(t, engine.PortLimits{})
+	f := newPortFixture(t, sessions.PortLimits{})
 	p, err := f.OpenPort(f.ctx, f.id, 7, 900)
 	if err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/run"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -83,11 +84,11 @@ func (m mortalStore) MoveSession(ctx context.Context, id string, to agentsandbox
 }
 
 type mortalSpool struct {
-	engine.Spool
+	run.Spool
 	s *server
 }
 
-func (m mortalSpool) Append(id string, e engine.SpoolEntry) error {
+func (m mortalSpool) Append(id string, e run.SpoolEntry) error {
 	if m.s.dead.Load() || m.s.spoolError.Load() {
 		return errDead
 	}
@@ -131,15 +132,15 @@ func (h *host) start() *server {
 	}
 	s.pool = pool.New(pool.Options{
 		Runtime: h.runtime, NewID: func() string { return agentsandbox.NewID("sbx_") },
-		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: limits.Default(), Logger: log,
+		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: serverLimits.Default(), Logger: log,
 	})
-	l := limits
+	l := serverLimits
 	l.OutputBytes, l.Collect = 8<<20, runtime.CollectLimits{Files: 100, Bytes: 1 << 20, Depth: 4}
 	s.audit = audit.New(audit.Options{Store: s.db, Logger: log})
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit, EgressAudit: audit.NewEgress(s.audit, nil), Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Templates: templates, Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
+		KeepSessions: h.keep, Template: "default", Templates: serverTemplates, Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {

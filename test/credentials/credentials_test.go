@@ -22,7 +22,9 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
+	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
@@ -146,7 +148,7 @@ func newMatrix(t *testing.T) *matrix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits := engine.Limits{
+	limits := limits.Limits{
 		DefaultTimeout: 20 * time.Second, MaxTimeout: time.Minute, DefaultMemoryMB: 256, MaxMemoryMB: 1024,
 		DefaultCPUs: 1, MaxCPUs: 2, Tasks: 100, OutputBytes: 1000, CodeBytes: 10_000, UploadBytes: 1 << 20,
 		Collect: runtime.CollectLimits{Files: 3, Bytes: 1000, Depth: 4},
@@ -159,7 +161,7 @@ func newMatrix(t *testing.T) *matrix {
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
 	q := quota.New(quota.Limits{}, db, log)
-	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: engine.TemplateMap{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: templates.Map{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -138,7 +138,7 @@ func (s *Supply) Destroy(sb runtime.Sandbox) {
 // DestroyLater ends a sandbox beside the request that used it. The caller is
 // registered work.
 func (s *Supply) DestroyLater(sb runtime.Sandbox) {
-	s.work.Go(func() { s.Destroy(sb) })
+	s.work.Go("clean-up", func() { s.Destroy(sb) })
 }
 
 // Release lets go of a sandbox that lives on for the next server.

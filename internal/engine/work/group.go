@@ -64,10 +64,10 @@ func (g *Group) Begin(ctx context.Context, name string) (inside context.Context,
 	}, nil
 }
 
-// Go runs clean-up that outlives its request. The caller is itself registered work,
-// so that Close cannot have finished waiting.
-func (g *Group) Go(f func()) {
-	ended := g.tracker.Add("clean-up")
+// Go runs work that outlives its request. The caller is itself registered work, so that
+// Close cannot have finished waiting.
+func (g *Group) Go(name string, f func()) {
+	ended := g.tracker.Add(name)
 	go func() {
 		defer ended()
 		f()

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 )
 
 // everyByte is output that no text encoding survives.
@@ -201,7 +201,7 @@ func executionLists(t *testing.T, s Store) {
 		}
 		wantSame(t, must[agentsandbox.ExecutionPage](t)(s.Executions(t.Context(), ours, c.filter)), want)
 	}
-	wantSame(t, leftIDs(must[[]engine.Left](t)(s.LeftExecutions(t.Context()))), []string{all[0].ID, all[1].ID, all[2].ID, foreign.ID})
+	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftExecutions(t.Context()))), []string{all[0].ID, all[1].ID, all[2].ID, foreign.ID})
 }
 
 // executionPlans: where a run is at work, and how to follow it, is there until it
@@ -211,11 +211,11 @@ func executionPlans(t *testing.T, s Store) {
 	placed := e
 	placed.Sandbox, placed.Plan = "sbx_1", []byte(`{"Timeout":1}`)
 	ok(t, s.InsertExecution(t.Context(), placed))
-	wantSame(t, must[[]engine.Left](t)(s.LeftExecutions(t.Context())),
-		[]engine.Left{{Tenant: ours, ID: e.ID, Status: string(agentsandbox.StatusRunning), Sandbox: "sbx_1", Plan: placed.Plan}})
+	wantSame(t, must[[]sessions.Left](t)(s.LeftExecutions(t.Context())),
+		[]sessions.Left{{Tenant: ours, ID: e.ID, Status: string(agentsandbox.StatusRunning), Sandbox: "sbx_1", Plan: placed.Plan}})
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
 	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), outcome(e))), true)
-	wantSame(t, leftIDs(must[[]engine.Left](t)(s.LeftExecutions(t.Context()))), []string{})
+	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftExecutions(t.Context()))), []string{})
 }
 
 func executionTenants(t *testing.T, s Store) {

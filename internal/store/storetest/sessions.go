@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 )
 
 func sessionRoundTrip(t *testing.T, s Store) {
@@ -110,7 +110,7 @@ func sessionLists(t *testing.T, s Store) {
 	page := agentsandbox.Page{Limit: 10}
 	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, agentsandbox.SessionFilter{Page: page})),
 		agentsandbox.SessionPage{Sessions: []agentsandbox.Session{all[5], all[0]}, Total: 2, Page: page})
-	wantSame(t, leftIDs(must[[]engine.Left](t)(s.LeftSessions(t.Context()))),
+	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftSessions(t.Context()))),
 		[]string{all[0].ID, all[1].ID, all[2].ID, all[5].ID, foreign.ID})
 }
 
@@ -122,12 +122,12 @@ func sessionSandboxes(t *testing.T, s Store) {
 	ok(t, s.InsertSession(t.Context(), gone))
 	ok(t, s.BindSession(t.Context(), session.ID, "sbx_1"))
 	wantCode(t, s.BindSession(t.Context(), gone.ID, "sbx_2"), agentsandbox.CodeSessionNotFound)
-	wantSame(t, must[[]engine.Left](t)(s.LeftSessions(t.Context())),
-		[]engine.Left{{Tenant: ours, ID: session.ID, Status: string(session.Status), Sandbox: "sbx_1"}})
+	wantSame(t, must[[]sessions.Left](t)(s.LeftSessions(t.Context())),
+		[]sessions.Left{{Tenant: ours, ID: session.ID, Status: string(session.Status), Sandbox: "sbx_1"}})
 	wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
 }
 
-func leftIDs(all []engine.Left) []string {
+func leftIDs(all []sessions.Left) []string {
 	ids := make([]string, 0, len(all))
 	for _, l := range all {
 		ids = append(ids, l.ID)

@@ -14,6 +14,7 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
+	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 )
@@ -26,6 +27,7 @@ const (
 
 // Store is all that the daemon needs of a store: the ports of those who use it.
 type Store interface {
+	quota.Store
 	engine.Store
 	keys.Store
 	audit.Store

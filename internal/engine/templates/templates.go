@@ -1,4 +1,7 @@
-package engine
+// Package templates is what sessions and runs know of templates: from which snapshots
+// their sandboxes start, and what can be loaded ahead. How an image is built is not its
+// business.
+package templates
 
 import (
 	"github.com/agentsandbox/agentsandbox"
@@ -6,7 +9,14 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
-// Template is what the engine knows of a template.
+// Source has the templates of a server.
+type Source interface {
+	// Template returns a template by its name. One that the server does not have
+	// is an *agentsandbox.Error of code invalid_request.
+	Template(name string) (Template, error)
+}
+
+// Template is what sessions and runs know of a template.
 type Template struct {
 	// Snapshot names what its sandboxes start from with nothing loaded ahead.
 	Snapshot string
@@ -22,11 +32,11 @@ type Preload struct {
 	Snapshot string
 }
 
-// TemplateMap is Templates by name.
-type TemplateMap map[string]Template
+// Map is a Source that has its templates by name.
+type Map map[string]Template
 
-// Template implements Templates.
-func (m TemplateMap) Template(name string) (Template, error) {
+// Template implements Source.
+func (m Map) Template(name string) (Template, error) {
 	t, ok := m[name]
 	if !ok {
 		return Template{}, agentsandbox.Invalid("template", "%q is not a template of this server.", name)
@@ -34,8 +44,8 @@ func (m TemplateMap) Template(name string) (Template, error) {
 	return t, nil
 }
 
-// preloadFor finds the set that code has use of; the zero value if there is none.
-func (t Template) preloadFor(language agentsandbox.Language, code string) Preload {
+// PreloadFor finds the set that code has use of; the zero value if there is none.
+func (t Template) PreloadFor(language agentsandbox.Language, code string) Preload {
 	for _, p := range t.Preloads {
 		if p.Helps(language, code) {
 			return p
@@ -44,14 +54,14 @@ func (t Template) preloadFor(language agentsandbox.Language, code string) Preloa
 	return Preload{}
 }
 
-// snapshotFor names the snapshot in which code starts soonest. Snapshots with a
+// SnapshotFor names the snapshot in which code starts soonest. Snapshots with a
 // set loaded are used with the server's standard processors and disk only: for
 // others, one would have to be made first, which takes longer than it saves.
-func (t Template) snapshotFor(language agentsandbox.Language, code string, limits, standard runtime.Limits) string {
+func (t Template) SnapshotFor(language agentsandbox.Language, code string, limits, standard runtime.Limits) string {
 	if limits.MilliCPUs != standard.MilliCPUs || limits.DiskBytes != standard.DiskBytes {
 		return t.Snapshot
 	}
-	p := t.preloadFor(language, code)
+	p := t.PreloadFor(language, code)
 	if p.Snapshot == "" || limits.MemoryBytes > 0 && limits.MemoryBytes < p.MinMemoryBytes {
 		return t.Snapshot
 	}

@@ -1,4 +1,4 @@
-package engine
+package run
 
 import (
 	"context"
@@ -7,13 +7,13 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/cursor"
 )
 
-// Execution implements agentsandbox.Service.
-func (e *Engine) Execution(ctx context.Context, id string) (*agentsandbox.Execution, error) {
+// Execution implements agentsandbox.ExecutionService.
+func (s *Supervisor) Execution(ctx context.Context, id string) (*agentsandbox.Execution, error) {
 	p, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
-	rec, err := e.store.Execution(ctx, p.Tenant, id)
+	rec, err := s.store.Execution(ctx, p.Tenant, id)
 	if err != nil {
 		return nil, err
 	}
@@ -23,13 +23,13 @@ func (e *Engine) Execution(ctx context.Context, id string) (*agentsandbox.Execut
 	return &rec, nil
 }
 
-// Executions implements agentsandbox.Service.
-func (e *Engine) Executions(ctx context.Context, filter agentsandbox.ExecutionFilter) (*agentsandbox.ExecutionPage, error) {
+// Executions implements agentsandbox.ExecutionService.
+func (s *Supervisor) Executions(ctx context.Context, filter agentsandbox.ExecutionFilter) (*agentsandbox.ExecutionPage, error) {
 	p, err := agentsandbox.PrincipalFrom(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cursors, err := cursor.ForList(e.vault, "executions", p.Tenant, filter.SessionID, filter.Status, filter.Metadata)
+	cursors, err := cursor.ForList(s.vault, "executions", p.Tenant, filter.SessionID, filter.Status, filter.Metadata)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (e *Engine) Executions(ctx context.Context, filter agentsandbox.ExecutionFi
 	if filter.Page, err = cursors.Open(page); err != nil {
 		return nil, err
 	}
-	list, err := e.store.Executions(ctx, p.Tenant, filter)
+	list, err := s.store.Executions(ctx, p.Tenant, filter)
 	list.Page, list.NextCursor = page, cursors.Seal(list.NextCursor)
 	return &list, err
 }

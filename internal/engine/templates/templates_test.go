@@ -1,4 +1,4 @@
-package engine
+package templates
 
 import (
 	"testing"
@@ -36,7 +36,7 @@ func TestSnapshotFor(t *testing.T) {
 		"another size of the disk":  {agentsandbox.Python, "import scipy", with(func(l *runtime.Limits) { l.DiskBytes = 8192 }), "bare"},
 		"another number of threads": {agentsandbox.Python, "import scipy", with(func(l *runtime.Limits) { l.Tasks = 7 }), "loaded"},
 	} {
-		if got := template.snapshotFor(tc.language, tc.code, tc.limits, standard); got != tc.want {
+		if got := template.SnapshotFor(tc.language, tc.code, tc.limits, standard); got != tc.want {
 			t.Errorf("%s: %q, want %q", name, got, tc.want)
 		}
 	}

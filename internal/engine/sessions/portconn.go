@@ -1,4 +1,4 @@
-package engine
+package sessions
 
 import (
 	"context"
@@ -49,12 +49,12 @@ type portUse struct {
 // it held is free. Beside the methods of net.Conn it has CloseWrite, if the inner
 // connection has, and Done.
 type portConn struct {
-	visit  *visit
+	visit  *Visit
 	use    portUse
 	touch  func()
 	last   atomic.Int64 // when a byte passed last; in nanoseconds since 1970
 	ended  chan struct{}
-	remove func() // takes it off the engine's list
+	remove func() // takes it off the registry's list
 
 	mu    sync.Mutex
 	conn  net.Conn // nil while it is dialled
@@ -63,27 +63,27 @@ type portConn struct {
 
 // dialPort opens a connection to a port of a session, which is a use of the
 // session until it is closed.
-func (e *Engine) dialPort(ctx context.Context, tenant, id string, use portUse) (net.Conn, error) {
-	ctx, done, err := e.work.Begin(ctx, "dialPort")
+func (r *Registry) dialPort(ctx context.Context, tenant, id string, use portUse) (net.Conn, error) {
+	ctx, done, err := r.work.Begin(ctx, "dialPort")
 	if err != nil {
 		return nil, err
 	}
 	// An open connection is a use of the session, but no work to wait for.
 	defer done()
-	ctx, v, err := e.visit(ctx, tenant, id, "port connection")
+	ctx, v, err := r.Visit(ctx, tenant, id, "port connection")
 	if err != nil {
 		return nil, err
 	}
-	if !e.network.HasDevice(v.sandbox.ID()) {
-		v.leave()
+	if !r.network.HasDevice(v.sandbox.ID()) {
+		v.Leave()
 		return nil, noDevice(v.session)
 	}
-	c, err := e.admitConn(v, use)
+	c, err := r.admitConn(v, use)
 	if err != nil {
-		v.leave()
+		v.Leave()
 		return nil, err
 	}
-	inside, err := e.dialInside(ctx, v.sandbox, use.port)
+	inside, err := r.dialInside(ctx, v.sandbox, use.port)
 	if err == nil {
 		err = c.begin(inside)
 	}
@@ -93,9 +93,9 @@ func (e *Engine) dialPort(ctx context.Context, tenant, id string, use portUse) (
 	over := context.Cause(ctx) // before the end of the visit is the cause
 	switch ended := c.end(err); {
 	case ended == nil && over != nil:
-		return nil, supply.Explain(v.explain(over), "") // the client has gone, or the server ends
+		return nil, supply.Explain(v.Explain(over), "") // the client has gone, or the server ends
 	case ended != nil && v.ended.Err() != nil:
-		return nil, supply.Explain(v.explain(context.Cause(v.ended)), "")
+		return nil, supply.Explain(v.Explain(context.Cause(v.ended)), "")
 	case ended != nil:
 		return nil, &agentsandbox.Error{Code: agentsandbox.CodePortNotReached, Message: "The connection was given up: " + ended.Error() + ".", Err: err}
 	}
@@ -108,8 +108,8 @@ func (e *Engine) dialPort(ctx context.Context, tenant, id string, use portUse) (
 
 // dialInside dials the sandbox's own address, and where nobody listens there, its
 // loopback interface.
-func (e *Engine) dialInside(ctx context.Context, sb runtime.Sandbox, port uint16) (net.Conn, error) {
-	conn, err := e.network.Dial(ctx, sb.ID(), port)
+func (r *Registry) dialInside(ctx context.Context, sb runtime.Sandbox, port uint16) (net.Conn, error) {
+	conn, err := r.network.Dial(ctx, sb.ID(), port)
 	if errors.Is(err, runtime.ErrRefused) {
 		return sb.DialLoopback(ctx, port)
 	}
@@ -118,26 +118,26 @@ func (e *Engine) dialInside(ctx context.Context, sb runtime.Sandbox, port uint16
 
 // admitConn counts a connection that is about to be dialled, if there may be one
 // more; then end must follow.
-func (e *Engine) admitConn(v *visit, use portUse) (*portConn, error) {
-	e.mu.Lock()
-	gone, err := e.makeRoom(v.session, use)
+func (r *Registry) admitConn(v *Visit, use portUse) (*portConn, error) {
+	r.mu.Lock()
+	gone, err := r.makeRoom(v.session, use)
 	if err == nil {
-		err = supply.Explain(v.explain(context.Cause(v.ended)), "") // it ended a moment ago
+		err = supply.Explain(v.Explain(context.Cause(v.ended)), "") // it ended a moment ago
 	}
 	if err != nil {
-		e.mu.Unlock()
+		r.mu.Unlock()
 		return nil, err
 	}
 	c := &portConn{visit: v, use: use, ended: make(chan struct{})}
-	c.touch = func() { c.last.Store(e.clock().UnixNano()) }
+	c.touch = func() { c.last.Store(r.clock().UnixNano()) }
 	c.touch()
 	c.remove = func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		delete(e.conns, c)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.conns, c)
 	}
-	e.conns[c] = struct{}{}
-	e.mu.Unlock()
+	r.conns[c] = struct{}{}
+	r.mu.Unlock()
 	if gone != nil {
 		_ = gone.end(errPortCrowded)
 	}
@@ -145,12 +145,12 @@ func (e *Engine) admitConn(v *visit, use portUse) (*portConn, error) {
 }
 
 // makeRoom tells whether there may be one more connection, and which one has to
-// end for it; the engine's lock is held.
-func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
-	if err := e.checkNetworkOn(s); err != nil {
+// end for it; the registry's lock is held.
+func (r *Registry) makeRoom(s *session, use portUse) (gone *portConn, err error) {
+	if err := r.checkNetworkOn(s); err != nil {
 		return nil, err
 	}
-	if e.keyEnded(use.key) {
+	if r.keyEnded(use.key) {
 		return nil, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "The API key is not valid: it is unknown, revoked or expired.")
 	}
 	for _, bound := range []struct {
@@ -159,13 +159,13 @@ func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
 		setting string
 		same    func(c *portConn) bool
 	}{
-		{e.ports.PerURL, "through this URL", "port_max_connections_per_url", func(c *portConn) bool { return use.url != "" && c.use.url == use.url }},
-		{e.ports.PerSession, "to ports of this session", "port_max_connections", func(c *portConn) bool { return c.visit.session == s }},
-		{e.ports.PerKey, "to ports with this key and its URLs", "port_max_connections_per_key", func(c *portConn) bool { return use.key != "" && c.use.key == use.key }},
+		{r.ports.PerURL, "through this URL", "port_max_connections_per_url", func(c *portConn) bool { return use.url != "" && c.use.url == use.url }},
+		{r.ports.PerSession, "to ports of this session", "port_max_connections", func(c *portConn) bool { return c.visit.session == s }},
+		{r.ports.PerKey, "to ports with this key and its URLs", "port_max_connections_per_key", func(c *portConn) bool { return use.key != "" && c.use.key == use.key }},
 	} {
 		n := 0
 		var idlest *portConn
-		for c := range e.conns {
+		for c := range r.conns {
 			if c != gone && bound.same(c) {
 				n++
 				if idlest == nil || c.last.Load() < idlest.last.Load() {
@@ -176,7 +176,7 @@ func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
 		if bound.most == 0 || n < bound.most {
 			continue
 		}
-		if gone != nil || e.clock().Sub(time.Unix(0, idlest.last.Load())) < idleGivesWay {
+		if gone != nil || r.clock().Sub(time.Unix(0, idlest.last.Load())) < idleGivesWay {
 			return nil, &agentsandbox.Error{
 				Code: agentsandbox.CodeRateLimited, RetryAfterSeconds: 1,
 				Message: fmt.Sprintf("There are %d connections %s, which is the most (%s). Close one, or try again.", n, bound.of, bound.setting),
@@ -189,10 +189,10 @@ func (e *Engine) makeRoom(s *session, use portUse) (gone *portConn, err error) {
 
 // endConns ends the connections that pick chooses; it is called with the engine's
 // lock held.
-func (e *Engine) endConns(cause error, pick func(c *portConn) bool) {
-	e.mu.Lock()
-	picked := slices.DeleteFunc(slices.Collect(maps.Keys(e.conns)), func(c *portConn) bool { return !pick(c) })
-	e.mu.Unlock()
+func (r *Registry) endConns(cause error, pick func(c *portConn) bool) {
+	r.mu.Lock()
+	picked := slices.DeleteFunc(slices.Collect(maps.Keys(r.conns)), func(c *portConn) bool { return !pick(c) })
+	r.mu.Unlock()
 	for _, c := range picked {
 		_ = c.end(cause)
 	}
@@ -200,13 +200,13 @@ func (e *Engine) endConns(cause error, pick func(c *portConn) bool) {
 
 // endDueConns ends the connections on which nothing has passed for too long, and
 // those of keys that have expired.
-func (e *Engine) endDueConns() {
-	e.endConns(errKeyExpired, func(c *portConn) bool { return e.keyEnded(c.use.key) })
-	if e.ports.Idle == 0 {
+func (r *Registry) endDueConns() {
+	r.endConns(errKeyExpired, func(c *portConn) bool { return r.keyEnded(c.use.key) })
+	if r.ports.Idle == 0 {
 		return
 	}
-	before := e.clock().Add(-e.ports.Idle).UnixNano()
-	e.endConns(errPortIdle, func(c *portConn) bool { return c.last.Load() <= before })
+	before := r.clock().Add(-r.ports.Idle).UnixNano()
+	r.endConns(errPortIdle, func(c *portConn) bool { return c.last.Load() <= before })
 }
 
 // begin gives the connection its bytes, unless it has ended meanwhile.
@@ -238,7 +238,7 @@ func (c *portConn) end(cause error) (earlier error) {
 		conn.Close()
 	}
 	c.remove()
-	c.visit.leave() // also ends dialling
+	c.visit.Leave() // also ends dialling
 	return nil
 }
 

@@ -1,34 +1,22 @@
-package engine
+package sessions
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
 )
 
-// Lifetimes say how long things are kept.
-type Lifetimes struct {
-	// IdleTimeout ends a session that nothing uses, and SessionLifetime one of
-	// that age, unless it asks for something else, up to the most of each; 0:
-	// never, and no most.
-	IdleTimeout, MaxIdleTimeout         time.Duration
-	SessionLifetime, MaxSessionLifetime time.Duration
-	// Files and Records (of executions, and of sessions that have ended) are
-	// removed at that age; 0: never.
-	Files, Records time.Duration
-}
+// tidyEvery is how often sessions are looked at, and so how late one expires.
+const tidyEvery = time.Second
 
 // savedUse is how exact the time of a session's last use is in the store: it is
 // written after so long at most, or a tenth of the session's idle time.
 const savedUse = time.Minute
 
-var errSessionExpired = errors.New("the session expired")
-
-// sessionUse is what keeps a session from expiring; under the engine's lock.
+// sessionUse is what keeps a session from expiring; under the registry's lock.
 type sessionUse struct {
 	idleTimeoutMS int64
 	busy          int       // how much is being done in the session now
@@ -40,29 +28,29 @@ func useOf(s agentsandbox.Session) sessionUse {
 	return sessionUse{idleTimeoutMS: s.IdleTimeoutMS, last: s.LastUsedAt, saved: s.LastUsedAt}
 }
 
-// view is the session as it is kept; the engine's lock is held.
+// view is the session as it is kept; the registry's lock is held.
 func (s *session) view() agentsandbox.Session {
 	info := s.info
 	info.IdleTimeoutMS, info.LastUsedAt, info.Busy = s.use.idleTimeoutMS, s.use.last, s.use.busy > 0
 	return info
 }
 
-// view is the session as it is shown; the engine's lock is held.
-func (e *Engine) view(s *session) agentsandbox.Session {
+// view is the session as it is shown; the registry's lock is held.
+func (r *Registry) view(s *session) agentsandbox.Session {
 	info := s.view()
-	info.Network = e.supply.Policy(info.Template, info.Network)
+	info.Network = r.supply.Policy(info.Template, info.Network)
 	return info
 }
 
 // checkLifetimes holds what a request asks for against the most.
-func (e *Engine) checkLifetimes(idleMS, lifetimeMS int64) error {
+func (r *Registry) checkLifetimes(idleMS, lifetimeMS int64) error {
 	for _, l := range []struct {
 		field string
 		asked int64
 		most  time.Duration
 	}{
-		{"idle_timeout_ms", idleMS, e.lifetimes.MaxIdleTimeout},
-		{"max_lifetime_ms", lifetimeMS, e.lifetimes.MaxSessionLifetime},
+		{"idle_timeout_ms", idleMS, r.lifetimes.MaxIdle},
+		{"max_lifetime_ms", lifetimeMS, r.lifetimes.MaxAge},
 	} {
 		if l.asked < 0 {
 			return agentsandbox.Invalid(l.field, "must not be negative.")
@@ -76,66 +64,66 @@ func (e *Engine) checkLifetimes(idleMS, lifetimeMS int64) error {
 
 // setLifetimes gives a new session the lifetimes that were asked for, or the
 // defaults.
-func (e *Engine) setLifetimes(info *agentsandbox.Session, req agentsandbox.SessionRequest) {
-	info.IdleTimeoutMS = cmp.Or(req.IdleTimeoutMS, e.lifetimes.IdleTimeout.Milliseconds())
-	info.MaxLifetimeMS = cmp.Or(req.MaxLifetimeMS, e.lifetimes.SessionLifetime.Milliseconds())
+func (r *Registry) setLifetimes(info *agentsandbox.Session, req agentsandbox.SessionRequest) {
+	info.IdleTimeoutMS = cmp.Or(req.IdleTimeoutMS, r.lifetimes.Idle.Milliseconds())
+	info.MaxLifetimeMS = cmp.Or(req.MaxLifetimeMS, r.lifetimes.Age.Milliseconds())
 	info.LastUsedAt = info.CreatedAt
 }
 
-// KeepSession implements agentsandbox.Service.
-func (e *Engine) KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
-	if err := e.checkLifetimes(idleTimeoutMS, 0); err != nil {
+// KeepSession implements agentsandbox.SessionService.
+func (r *Registry) KeepSession(ctx context.Context, id string, idleTimeoutMS int64) (*agentsandbox.Session, error) {
+	if err := r.checkLifetimes(idleTimeoutMS, 0); err != nil {
 		return nil, err
 	}
-	err := e.inSession(ctx, id, "keepSession", func(ctx context.Context, s *session) error {
-		e.mu.Lock()
+	err := r.inSession(ctx, id, "keepSession", func(ctx context.Context, s *session) error {
+		r.mu.Lock()
 		idle := cmp.Or(idleTimeoutMS, s.use.idleTimeoutMS)
-		e.mu.Unlock()
+		r.mu.Unlock()
 		// The answer is a promise that outlives this process.
-		now := e.now()
-		if err := e.store.KeepSession(ctx, id, now, idle); err != nil {
+		now := r.now()
+		if err := r.store.KeepSession(ctx, id, now, idle); err != nil {
 			return err
 		}
-		e.mu.Lock()
-		defer e.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		s.use.idleTimeoutMS, s.use.saved = idle, now
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return e.Session(ctx, id)
+	return r.Session(ctx, id)
 }
 
 // expireSessions ends the sessions whose time has come.
-func (e *Engine) expireSessions(ctx context.Context) {
-	now := e.now()
+func (r *Registry) expireSessions(ctx context.Context) {
+	now := r.now()
 	var over []*session
-	e.mu.Lock()
-	for _, s := range e.sessions {
+	r.mu.Lock()
+	for _, s := range r.sessions {
 		if end := s.view().ExpiresAt(); !end.IsZero() && !now.Before(end) {
-			e.forgetSession(s)
+			r.removeLocked(s)
 			over = append(over, s)
 		}
 	}
-	e.mu.Unlock()
+	r.mu.Unlock()
 	for _, s := range over {
 		// A sandbox may be slow to end; that of the next session must not wait.
-		e.keeping.Go(func() { e.expire(ctx, s, now) })
+		r.keeping.Go(func() { r.expire(ctx, s, now) })
 	}
 }
 
 // expire ends a session that was taken off the live ones.
-func (e *Engine) expire(ctx context.Context, s *session, now time.Time) {
+func (r *Registry) expire(ctx context.Context, s *session, now time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	// First, so that nobody is told in the meantime that it was deleted.
-	if err := e.store.MoveSession(ctx, s.info.ID, agentsandbox.SessionExpired, now); err != nil {
-		e.log.Error("the expiry of a session could not be written", "session", s.info.ID, "error", err)
+	if err := r.store.MoveSession(ctx, s.info.ID, agentsandbox.SessionExpired, now); err != nil {
+		r.log.Error("the expiry of a session could not be written", "session", s.info.ID, "error", err)
 	}
-	e.finishSession(s, errSessionExpired, agentsandbox.SessionExpired)
-	e.log.Info("a session expired", "session", s.info.ID)
-	_ = e.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: s.info.Tenant, Action: "expireSession", ObjectID: s.info.ID, Outcome: agentsandbox.AuditOK})
+	r.finishSession(s, ErrExpired, agentsandbox.SessionExpired)
+	r.log.Info("a session expired", "session", s.info.ID)
+	_ = r.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: s.info.Tenant, Action: "expireSession", ObjectID: s.info.ID, Outcome: agentsandbox.AuditOK})
 }
 
 // whyExpired is the error for a session that has expired.
@@ -150,12 +138,12 @@ func whyExpired(row agentsandbox.Session) error {
 
 // saveUses writes when sessions were last used: those of which the store is too
 // far behind, or all.
-func (e *Engine) saveUses(ctx context.Context, all bool) {
-	now := e.now()
+func (r *Registry) saveUses(ctx context.Context, all bool) {
+	now := r.now()
 	used := map[string]time.Time{}
 	var touched []*session
-	e.mu.Lock()
-	for id, s := range e.sessions {
+	r.mu.Lock()
+	for id, s := range r.sessions {
 		if s.use.busy > 0 {
 			s.use.last = now
 		}
@@ -168,19 +156,19 @@ func (e *Engine) saveUses(ctx context.Context, all bool) {
 			touched = append(touched, s)
 		}
 	}
-	e.mu.Unlock()
+	r.mu.Unlock()
 	if len(used) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	if err := e.store.TouchSessions(ctx, used); err != nil {
-		e.log.Warn("the last use of sessions could not be written", "error", err)
+	if err := r.store.TouchSessions(ctx, used); err != nil {
+		r.log.Warn("the last use of sessions could not be written", "error", err)
 		return
 	}
-	e.mu.Lock()
+	r.mu.Lock()
 	for _, s := range touched {
 		s.use.saved = used[s.info.ID]
 	}
-	e.mu.Unlock()
+	r.mu.Unlock()
 }

@@ -1,15 +1,16 @@
-package engine
+package run
 
 import (
 	"testing"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
 func TestVerdicts(t *testing.T) {
-	b := bounds{timeout: 500 * time.Millisecond, run: runtime.RunLimits{CPUTime: 2 * time.Second, StreamBytes: 99, Inodes: 77, Processes: 55}}
+	b := limits.Bounds{Timeout: 500 * time.Millisecond, Run: runtime.RunLimits{CPUTime: 2 * time.Second, StreamBytes: 99, Inodes: 77, Processes: 55}}
 	tests := []struct {
 		name   string
 		result runtime.Result
@@ -50,43 +51,5 @@ func TestNoteStandsOnALineOfItsOwn(t *testing.T) {
 		if got := string(appendNotes([]byte(tt.stderr), tt.note)); got != tt.want {
 			t.Errorf("%q and %q give %q", tt.stderr, tt.note, got)
 		}
-	}
-}
-
-func TestCapsAndDefaultsOfLimits(t *testing.T) {
-	e := &Engine{limits: Limits{
-		DefaultTimeout: time.Second, MaxTimeout: 10 * time.Second, DefaultMemoryMB: 128, MaxMemoryMB: 256, DefaultCPUs: 1, MaxCPUs: 2, OutputBytes: 5000,
-		Gentle: GentleLimits{
-			DefaultProcesses: 20, MaxProcesses: 40, DefaultOpenFiles: 50, MaxOpenFiles: 100, DefaultDiskMB: 64, MaxDiskMB: 128,
-			DefaultInodes: 2000, MaxInodes: 4000, DefaultCPUTime: 3 * time.Second,
-		},
-	}}
-	for field, a := range map[string]asked{
-		"timeout_ms":   {timeoutMS: 10_001},
-		"memory_mb":    {memoryMB: 257},
-		"cpus":         {cpus: 2.5},
-		"cpu_time_ms":  {run: agentsandbox.RunLimits{CPUTimeMS: 10_001}},
-		"processes":    {run: agentsandbox.RunLimits{Processes: 41}},
-		"open_files":   {run: agentsandbox.RunLimits{OpenFiles: 101}},
-		"output_bytes": {run: agentsandbox.RunLimits{OutputBytes: 5001}},
-		"disk_mb":      {disk: agentsandbox.DiskLimits{DiskMB: 256}},
-		"inodes":       {disk: agentsandbox.DiskLimits{Inodes: 4001}},
-	} {
-		err := e.checkLimits(a)
-		if agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
-			t.Errorf("%s: %v", field, err)
-		}
-	}
-	if err := e.checkLimits(asked{}); err != nil {
-		t.Error(err)
-	}
-	none := e.boundsOf(agentsandbox.ExecuteRequest{}, agentsandbox.Session{})
-	if want := (bounds{timeout: time.Second, output: 5000, run: runtime.RunLimits{CPUTime: 3 * time.Second, Processes: 20, OpenFiles: 50, Inodes: 2000}}); none != want {
-		t.Errorf("defaults: %+v", none)
-	}
-	session := agentsandbox.Session{TimeoutMS: 2000, RunLimits: agentsandbox.RunLimits{Processes: 30, OpenFiles: 60, OutputBytes: 2000}, DiskLimits: agentsandbox.DiskLimits{Inodes: 3000}}
-	run := agentsandbox.ExecuteRequest{TimeoutMS: 4000, RunLimits: agentsandbox.RunLimits{OpenFiles: 70, CPUTimeMS: 100}}
-	if got, want := e.boundsOf(run, session), (bounds{timeout: 4 * time.Second, output: 2000, run: runtime.RunLimits{CPUTime: 100 * time.Millisecond, Processes: 30, OpenFiles: 70, Inodes: 3000}}); got != want {
-		t.Errorf("got %+v", got)
 	}
 }

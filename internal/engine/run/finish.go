@@ -1,0 +1,111 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/runtime"
+)
+
+const (
+	signalBase = 128
+	// returnCodeNotStarted is what a shell has for a command that it cannot
+	// execute.
+	returnCodeNotStarted = 126
+	returnCodeKilled     = signalBase + 9
+	// verdictGrace is how long after its time limit a run may take to report, for
+	// example on a host with no CPU to spare. Past it the sandbox is destroyed.
+	verdictGrace = 10 * time.Second
+	// killGrace is how long a run that was killed may take to report.
+	killGrace = 2 * time.Second
+	// recordTimeout bounds the writing of an outcome whose caller is gone.
+	recordTimeout = 30 * time.Second
+)
+
+// finish finds the outcome of a run, with its files, and writes it, also when the caller
+// is gone. The error is for the caller: that of a failure of ours.
+func (r *Run) finish(ctx context.Context, result *runtime.Result, err error) error {
+	var cleared, ending string
+	if result != nil {
+		cleared = clearedNote(result, r.bounds)
+		ending = judge(&r.record, result, r.bounds)
+		err = r.collect(ctx, result)
+	} else {
+		ending, err = r.judgeError(ctx, err)
+	}
+	rec := &r.record
+	rec.SessionStatus = r.sessionStatus()
+	rec.EndedAt = r.s.now()
+	rec.HTTPStatus = r.s.answerStatus(agentsandbox.CodeOf(err))
+	var failed error
+	r.loaded(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
+		// The last lines of standard error come when all of it is known.
+		failed = r.writeOutcome(ctx, rec, func() []string { return remarks(rec, cleared, ending) })
+	})
+	if failed != nil {
+		for _, f := range rec.Files {
+			r.s.files.Remove(f.ID) // no row names it
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+		defer cancel()
+		r.s.writeBareOutcome(ctx, *rec, failed)
+		return withExecution(fmt.Errorf("writing the outcome of %s: %w", rec.ID, failed), rec.ID)
+	}
+	return withExecution(err, rec.ID)
+}
+
+// writeOutcome writes the outcome with as much of the files and the output as the
+// tenant has room for.
+func (r *Run) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, lastLines func() []string) error {
+	u, done, err := r.s.quotas.Count(ctx, rec.Tenant)
+	if err != nil {
+		return err
+	}
+	defer done()
+	kept, omitted, full := r.s.quotas.FitFiles(rec.Files, &u)
+	for _, f := range omitted {
+		r.s.files.Remove(f.ID)
+	}
+	rec.Files = kept
+	rec.Omit(agentsandbox.OmittedStorageFull, len(omitted))
+	if full != nil && rec.Error == "" {
+		rec.Error = "Not all files that the run made were kept. " + agentsandbox.MessageOf(full)
+	}
+	rec.Stderr = appendNotes(rec.Stderr, lastLines()...)
+	fits, err := r.s.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), int64(len(rec.Stdout)+len(rec.Stderr)))
+	if err != nil {
+		return err
+	}
+	rec.OutputDropped = !fits
+	_, err = r.s.store.FinishExecution(ctx, *rec)
+	return err
+}
+
+// writeBareOutcome writes the outcome without its output and files, for which there is
+// no room, so that the record does not say for ever that the run goes on.
+func (s *Supervisor) writeBareOutcome(ctx context.Context, rec agentsandbox.Execution, cause error) {
+	rec.Omit(agentsandbox.OmittedStorageFull, len(rec.Files))
+	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
+	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
+	rec.Error = "The output and files of this run could not be kept: " + agentsandbox.MessageOf(cause)
+	rec.HTTPStatus = s.answerStatus(agentsandbox.CodeOf(cause))
+	if _, err := s.store.FinishExecution(ctx, rec); err != nil {
+		s.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
+	}
+}
+
+// withExecution says in an error's message which record tells of the run.
+func withExecution(err error, id string) error {
+	var e *agentsandbox.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	told := *e
+	told.Message += " The run's record is " + id + "."
+	return &told
+}
