@@ -16,7 +16,8 @@
 // caller that waited for it gets the failure, so that nobody waits for a host
 // that cannot make sandboxes.
 //
-// The package knows no gVisor, no sessions and no tenants: an owner is two names.
+// The package knows no gVisor, no templates, no sessions and no tenants: a snapshot
+// is a name, and an owner is two.
 package pool
 
 import (
