@@ -137,7 +137,7 @@ func TestDamagedSnapshotIsMadeAgain(t *testing.T) {
 			must(t, err)
 			damage(t, snap.Dir)
 			again := newServer(cache, m) // a new process, which has checked nothing
-			if _, err := again.Store.Open(ctx, snap.ID); !errors.Is(err, runtime.ErrNoSnapshot) {
+			if _, err := again.Open(ctx, snap.ID); !errors.Is(err, runtime.ErrNoSnapshot) {
 				t.Errorf("opened: %v", err)
 			}
 			for range 2 {
@@ -210,7 +210,7 @@ func TestListOpenRemove(t *testing.T) {
 		t.Fatalf("listed %d of %d, %v", len(all), len(ids), err)
 	}
 	for i, listed := range all {
-		opened, err := s.Store.Open(ctx, listed.ID)
+		opened, err := s.Open(ctx, listed.ID)
 		if err != nil || opened.ID != listed.ID || opened.Image != listed.Image || !ids[listed.ID] {
 			t.Errorf("opened %+v, %v; listed %+v", opened, err, listed)
 		}
@@ -231,7 +231,7 @@ func TestListOpenRemove(t *testing.T) {
 	}
 	checkNoBuilds(t, filepath.Dir(dirs[0]))
 	for _, id := range []string{gone, "", "..", "*", "../snapshots", strings.Repeat("?", 32)} {
-		if _, err := s.Store.Open(ctx, id); !errors.Is(err, runtime.ErrNoSnapshot) {
+		if _, err := s.Open(ctx, id); !errors.Is(err, runtime.ErrNoSnapshot) {
 			t.Errorf("open %q: %v", id, err)
 		}
 		must(t, s.Remove(ctx, id))
