@@ -124,14 +124,14 @@ func (m *images) prune(ctx context.Context, log *slog.Logger) {
 // files of an image may be lost while the server runs: who deletes the cache
 // directory may do so at any time. They are made again in the background, and
 // until then no sandbox can be started.
-func (m *images) recipe(_ context.Context, snapshot string) (runtime.Recipe, error) {
+func (m *images) recipe(_ context.Context, name string) (runtime.Recipe, error) {
 	m.mu.Lock()
 	current, ready := m.current, m.release != nil
 	m.mu.Unlock()
-	modules, known := m.def.Modules(snapshot)
+	modules, known := m.def.Modules(name)
 	switch {
 	case !known:
-		return runtime.Recipe{}, fmt.Errorf("%w: no template of this server has %q", runtime.ErrNoSnapshot, snapshot)
+		return runtime.Recipe{}, fmt.Errorf("%w: no template of this server has %q", runtime.ErrNoSnapshot, name)
 	case !ready:
 		return runtime.Recipe{}, fmt.Errorf("the template %s is still being built", m.def.Name)
 	}
