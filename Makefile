@@ -104,8 +104,8 @@ flaky: setup ## the suites over and over beside a load: FLAKY="--minutes 60 --lo
 	python3 test/flaky/flaky.py $(FLAKY)
 
 FUZZERS = .:FuzzNames ./internal/config:FuzzLoad ./internal/guest/wire:FuzzReader ./internal/guest:FuzzEvents \
-	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi:FuzzUpload ./internal/httpapi:FuzzExecute \
-	./internal/httpapi:FuzzRequest ./internal/httpapi:FuzzDecoder ./internal/store:FuzzRows ./internal/egress:FuzzFrames \
+	./internal/guest:FuzzClient ./internal/guest:FuzzDocument ./internal/httpapi/v1:FuzzUpload ./internal/httpapi/v1:FuzzExecute \
+	./internal/httpapi/v1:FuzzRequest ./internal/httpapi/v1:FuzzDecoder ./internal/store:FuzzRows ./internal/egress:FuzzFrames \
 	./internal/egress/firewall:FuzzQuery ./internal/egress/firewall:FuzzFirstBytes
 
 fuzz: ## fuzz names, settings, requests, uploads, the protocol and the store, FUZZTIME each

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 )
 
 // against makes a client of a handler, which does not wait between attempts.
@@ -54,7 +54,7 @@ func TestEveryCodeComesBackAsItWas(t *testing.T) {
 			}
 			c := against(t, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Retry-After", "3")
-				w.WriteHeader(httpapi.Status(code))
+				w.WriteHeader(edge.Status(code))
 				err := json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{
 					"code": want.Code, "message": want.Message, "details": want.Details, "request_id": want.RequestID,
 				}})
@@ -76,14 +76,14 @@ func TestEveryCodeComesBackAsItWas(t *testing.T) {
 // without a body with the table of the server.
 func TestAStatusAloneIsTakenForACodeOfIt(t *testing.T) {
 	for _, code := range agentsandbox.Codes() {
-		status := httpapi.Status(code)
+		status := edge.Status(code)
 		guess := codeOfStatus(status)
 		if code == agentsandbox.CodePortNotReached {
 			// Without a word of ours, a 502 is that of a proxy which cannot reach the server.
-			status = httpapi.Status(agentsandbox.CodeUnavailable)
+			status = edge.Status(agentsandbox.CodeUnavailable)
 		}
-		if httpapi.Status(guess) != status {
-			t.Errorf("%s is answered with %d, which is taken for %s", code, httpapi.Status(code), guess)
+		if edge.Status(guess) != status {
+			t.Errorf("%s is answered with %d, which is taken for %s", code, edge.Status(code), guess)
 		}
 	}
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client"
 	"github.com/agentsandbox/agentsandbox/client/clienttest"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 )
 
 // newExampleClient makes a client of a server that knows the programs of the
@@ -24,19 +25,21 @@ func newExampleClient() (c *client.Client, stop func()) {
 	hello.Stdout = []byte("Hello, World!\n")
 	plot.Files = []agentsandbox.File{{Filename: "plot.svg"}}
 	endless.Status, endless.ReturnCode = agentsandbox.StatusTimedOut, agentsandbox.ReturnCodeTimedOut
-	handler, err := httpapi.New(httpapi.Options{
-		Service: &clienttest.Service{Programs: []clienttest.Program{
-			{Code: "print('Hello, World!')", Outcome: hello},
-			{Code: "plot()", Outcome: plot, Contents: map[string]string{"plot.svg": "<svg/>"}},
-			{Code: "while True: pass", Outcome: endless},
-		}},
+	api, err := v1.New(v1.Options{Service: &clienttest.Service{Programs: []clienttest.Program{
+		{Code: "print('Hello, World!')", Outcome: hello},
+		{Code: "plot()", Outcome: plot, Contents: map[string]string{"plot.svg": "<svg/>"}},
+		{Code: "while True: pass", Outcome: endless},
+	}}, Ready: func() error { return nil }})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler, err := edge.New(edge.Options{
 		Idempotency: new(clienttest.Keys),
 		Authenticate: func(context.Context, string) (agentsandbox.Principal, error) {
 			return agentsandbox.Principal{KeyID: "key_1", Tenant: "main", Scopes: agentsandbox.Scopes}, nil
 		},
-		Ready:  func() error { return nil },
 		Logger: slog.New(slog.DiscardHandler),
-	})
+	}, api)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -15,15 +15,19 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client"
 	"github.com/agentsandbox/agentsandbox/client/clienttest"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 )
 
 // connect puts the real HTTP layer between a client and a service: what one
 // sends and the other reads must be the same.
 func connect(t *testing.T, service agentsandbox.Service) *client.Client {
 	t.Helper()
-	handler, err := httpapi.New(httpapi.Options{
-		Service: service,
+	api, err := v1.New(v1.Options{Service: service, Ready: func() error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, err := edge.New(edge.Options{
 		Authenticate: func(_ context.Context, key string) (agentsandbox.Principal, error) {
 			if key != "asbx_right" {
 				return agentsandbox.Principal{}, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "This key is not known.")
@@ -31,9 +35,8 @@ func connect(t *testing.T, service agentsandbox.Service) *client.Client {
 			return agentsandbox.Principal{KeyID: "key_1", Tenant: "main", Scopes: agentsandbox.Scopes}, nil
 		},
 		Idempotency: new(clienttest.Keys),
-		Ready:       func() error { return nil },
 		Logger:      slog.New(slog.DiscardHandler),
-	})
+	}, api)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox/internal/config"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 )
 
@@ -27,12 +27,12 @@ func quotas(cfg config.Config) quota.Limits {
 
 // rates are what one key may ask for. Its requests take no more than half of the
 // connections.
-func rates(cfg config.Config, connections int) httpapi.Rates {
+func rates(cfg config.Config, connections int) edge.Rates {
 	requests := connections / 2
 	if n := cfg.MaxRequestsPerKey; n > 0 {
 		requests = min(n, requests)
 	}
-	return httpapi.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Requests: requests, Executions: cfg.MaxExecutionsPerKey}
+	return edge.Rates{PerSecond: cfg.RatePerSecond, Burst: cfg.RateBurst, Requests: requests, Executions: cfg.MaxExecutionsPerKey}
 }
 
 // admissionMetrics show how full the server is.

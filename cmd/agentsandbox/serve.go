@@ -25,7 +25,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
@@ -146,17 +146,13 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       serverLimits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Kept: kept(d.cfg),
-		AnswerStatus: httpapi.Status, Logger: d.log,
+		AnswerStatus: edge.Status, Logger: d.log,
 	})
 	if err := d.bootstrap(ctx); err != nil {
 		return err
 	}
-	if d.handler, err = httpapi.New(httpapi.Options{
-		Idempotency: d.requests, Audit: d.audit.Append, AuditReady: d.audit.Ready, DialToken: d.engine.DialToken, PortsHost: d.cfg.PortsHost, PublicURL: d.cfg.PublicURL,
-		Service: service{d.engine, d.keys, d.audit}, Authenticate: d.keys.Authenticate, Ready: d.pool.Ready, Registry: registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...), Rates: rates(d.cfg, d.connections.Most()),
-		Limits: httpapi.Limits{BodyBytes: d.cfg.MaxBodyBytes, CodeBytes: d.cfg.MaxCodeBytes, UploadBytes: d.cfg.MaxUploadBytes, MemoryBytes: d.cfg.RequestMemoryMB << 20},
-		Logger: d.log, Version: version,
-	}); err != nil {
+	metrics := registry(d.pool, append(admissionMetrics(d.pool, d.machine, d.cfg), append(d.network.Collectors(), d.connections.Collectors()...)...)...)
+	if d.handler, err = d.surfaces(metrics); err != nil {
 		return err
 	}
 	return d.recover(ctx)

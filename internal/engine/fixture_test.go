@@ -19,7 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -138,7 +138,7 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 	f.AuditService, opts.Audit = f.audit, f.audit
 	network, _ := opts.Network.(audit.Network)
 	opts.EgressAudit = audit.NewEgress(f.audit, network)
-	opts.AnswerStatus, opts.Quotas = httpapi.Status, quota.New(quotas, db, log)
+	opts.AnswerStatus, opts.Quotas = edge.Status, quota.New(quotas, db, log)
 	f.requests = idempotency.New(idempotency.Options{Store: db, Quotas: opts.Quotas, Logger: log, Now: opts.Now})
 	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.KeyService, opts.Keys = f.keys, f.keys

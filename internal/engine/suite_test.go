@@ -8,7 +8,8 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client"
 	"github.com/agentsandbox/agentsandbox/client/clienttest"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 )
 
 // TestService holds the engine, and a client in front of it, against one suite.
@@ -22,10 +23,11 @@ func TestService(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		handler, err := httpapi.New(httpapi.Options{
-			Service: f.service(), Authenticate: f.keys.Authenticate, Idempotency: f.requests, Audit: f.audit.Append,
-			Ready: func() error { return nil }, Logger: slog.New(slog.DiscardHandler),
-		})
+		api, err := v1.New(v1.Options{Service: f.service(), Ready: func() error { return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		handler, err := edge.New(edge.Options{Authenticate: f.keys.Authenticate, Idempotency: f.requests, Audit: f.audit.Append, Logger: slog.New(slog.DiscardHandler)}, api)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/run"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
@@ -140,7 +140,7 @@ func (h *host) start() *server {
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit, EgressAudit: audit.NewEgress(s.audit, nil), Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
 		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Templates: serverTemplates, Limits: l, AnswerStatus: httpapi.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
+		KeepSessions: h.keep, Template: "default", Templates: serverTemplates, Limits: l, AnswerStatus: edge.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
@@ -161,7 +162,7 @@ func newMatrix(t *testing.T) *matrix {
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
 	q := quota.New(quota.Limits{}, db, log)
-	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: templates.Map{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: httpapi.Status, Logger: log})
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: templates.Map{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: edge.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,11 @@ func newMatrix(t *testing.T) *matrix {
 		}
 	})
 	s := service{e, k, rows}
-	handler, err := httpapi.New(httpapi.Options{Service: s, Idempotency: idempotency.New(idempotency.Options{Store: db, Quotas: q, Logger: log}), Audit: rows.Append, Authenticate: k.Authenticate, Ready: func() error { return nil }, Logger: log})
+	api, err := v1.New(v1.Options{Service: s, Ready: func() error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler, err := edge.New(edge.Options{Idempotency: idempotency.New(idempotency.Options{Store: db, Quotas: q, Logger: log}), Audit: rows.Append, Authenticate: k.Authenticate, Logger: log}, api)
 	if err != nil {
 		t.Fatal(err)
 	}

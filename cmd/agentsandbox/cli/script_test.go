@@ -20,7 +20,8 @@ import (
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/client/clienttest"
 	"github.com/agentsandbox/agentsandbox/internal/config"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
+	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 )
 
 // The scripts run this test binary as the program, against the real HTTP layer
@@ -141,8 +142,11 @@ var programs = []clienttest.Program{
 }
 
 func newServer(service agentsandbox.Service) (*httptest.Server, error) {
-	handler, err := httpapi.New(httpapi.Options{
-		Service: service,
+	api, err := v1.New(v1.Options{Service: service, Ready: func() error { return nil }})
+	if err != nil {
+		return nil, err
+	}
+	handler, err := edge.New(edge.Options{
 		Authenticate: func(_ context.Context, key string) (agentsandbox.Principal, error) {
 			if key != testKey {
 				return agentsandbox.Principal{}, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "This key is not known.")
@@ -150,9 +154,8 @@ func newServer(service agentsandbox.Service) (*httptest.Server, error) {
 			return agentsandbox.Principal{KeyID: "key_1", Tenant: "main", Scopes: agentsandbox.Scopes}, nil
 		},
 		Idempotency: new(clienttest.Keys),
-		Ready:       func() error { return nil },
 		Logger:      slog.New(slog.DiscardHandler),
-	})
+	}, api)
 	if err != nil {
 		return nil, err
 	}
