@@ -209,7 +209,9 @@ func (p *Pool) startLocked(q *queue) func() {
 }
 
 func (p *Pool) buildOne(q *queue) {
-	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{ID: p.opts.NewID(), Snapshot: q.snapshot, Limits: q.limits, Network: p.opts.Network && !q.isolated})
+	made, err := p.opts.Runtime.Start(p.ctx, runtime.Spec{
+		ID: p.opts.NewID(), Snapshot: q.snapshot, Limits: q.limits, Network: p.opts.Network && !q.isolated,
+	})
 	p.mu.Lock()
 	q.building--
 	var surplus *member

@@ -172,7 +172,10 @@ type outcome struct {
 func New(opts Options) *Pool {
 	opts.Builders = max(opts.Builders, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Pool{opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, line: newLine(opts.Waiting), members: map[*member]struct{}{}, cooled: time.Now(), wake: make(chan struct{})}
+	p := &Pool{
+		opts: opts, ctx: ctx, cancel: cancel, queues: map[kind]*queue{}, line: newLine(opts.Waiting),
+		members: map[*member]struct{}{}, cooled: time.Now(), wake: make(chan struct{}),
+	}
 	for _, s := range opts.Stocks {
 		p.queueLocked(kind{snapshot: s.Snapshot, limits: opts.Limits}).size = s.Size
 	}
@@ -238,7 +241,8 @@ func (p *Pool) take(ctx context.Context, owner Owner, k kind) (runtime.Sandbox, 
 	}
 	if r := p.reserve(k); p.opts.Budget > 0 && r > p.opts.Budget {
 		p.mu.Unlock()
-		return nil, agentsandbox.Invalid("memory_mb", "needs %d MiB set aside, and this server has %d MiB for all sandboxes (host_memory_mb); ask for less.", r>>20, p.opts.Budget>>20)
+		return nil, agentsandbox.Invalid("memory_mb",
+			"needs %d MiB set aside, and this server has %d MiB for all sandboxes (host_memory_mb); ask for less.", r>>20, p.opts.Budget>>20)
 	}
 	found, dead, w := p.askLocked(owner, k, time.Now())
 	p.wakeLocked()

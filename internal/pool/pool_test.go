@@ -279,7 +279,8 @@ func TestDeadMembersAndOtherLimits(t *testing.T) {
 		if got := m.live[sb.ID()].limits.MemoryBytes; got != 2<<20 {
 			t.Errorf("the limits of the claim are not in force: %d", got)
 		}
-		if _, err := p.Claim(t.Context(), someone, bare, runtime.Limits{MemoryBytes: -1}); agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
+		_, err = p.Claim(t.Context(), someone, bare, runtime.Limits{MemoryBytes: -1})
+		if agentsandbox.CodeOf(err) != agentsandbox.CodeUnavailable {
 			t.Errorf("refused limits: %v", err)
 		}
 		_ = sb.Destroy(t.Context())

@@ -103,7 +103,8 @@ func unknownSnapshots(t *testing.T, m Machine, _ string) {
 	if _, err := m.Snapshots().Make(t.Context(), unknown, snapshotLimits, nil); !errors.Is(err, runtime.ErrNoSnapshot) {
 		t.Errorf("Make: %v", err)
 	}
-	if _, err := m.Start(t.Context(), runtime.Spec{ID: "sbx_unknown", Snapshot: unknown, Limits: snapshotLimits}); !errors.Is(err, runtime.ErrNoSnapshot) {
+	spec := runtime.Spec{ID: "sbx_unknown", Snapshot: unknown, Limits: snapshotLimits}
+	if _, err := m.Start(t.Context(), spec); !errors.Is(err, runtime.ErrNoSnapshot) {
 		t.Errorf("Start: %v", err)
 	}
 	for _, id := range []string{"", "..", "*", unknown} {

@@ -218,7 +218,8 @@ func TestListOpenRemove(t *testing.T) {
 			t.Error("the list is not sorted")
 		}
 		if listed.Kind != runtime.SnapshotTemplate || listed.CPUs != 1 || listed.DiskBytes != 1<<20 || listed.Kernel != "v" ||
-			listed.Protocol != 1 || listed.CPUFeatures != "c" || listed.MadeAt.IsZero() || listed.SizeBytes != int64(len("content of state")+len("content of pages")) {
+			listed.Protocol != 1 || listed.CPUFeatures != "c" || listed.MadeAt.IsZero() ||
+			listed.SizeBytes != int64(len("content of state")+len("content of pages")) {
 			t.Errorf("listed %+v", listed)
 		}
 	}
