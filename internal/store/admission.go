@@ -30,7 +30,7 @@ func (db *DB) TenantUsage(ctx context.Context, tenant string) (usage, error) {
 
 // NoteSessionEnd keeps why a session ended. The first reason stays.
 func (db *DB) NoteSessionEnd(ctx context.Context, id, why string) error {
-	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		_, err := c.exec(ctx, noteSessionEnd, id, why)
 		return err
 	})

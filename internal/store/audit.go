@@ -34,9 +34,9 @@ func (db *DB) AppendAudit(ctx context.Context, e agentsandbox.AuditEntry) error 
 	if e.At.IsZero() || e.Action == "" || e.Outcome == "" {
 		return errors.New("store: a row of the audit log needs a time, an action and an outcome")
 	}
-	room := grows
+	room := needsSpace
 	if e.Outcome == agentsandbox.AuditOK {
-		room = relieves
+		room = freesSpace
 	}
 	err := db.write(ctx, room, func(ctx context.Context, c *conn) error {
 		if !db.audit.known {

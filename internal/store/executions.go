@@ -101,9 +101,9 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bo
 	if e.OutputDropped {
 		e.Stdout, e.Stderr, e.Truncated = nil, nil, e.Truncated || e.StdoutBytes+e.StderrBytes > 0
 	}
-	need := grows
+	need := needsSpace
 	if len(e.Files) == 0 && len(e.Stdout)+len(e.Stderr)+len(e.Error) <= smallOutcomeBytes {
-		need = relieves
+		need = freesSpace
 	}
 	var finished bool
 	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {

@@ -58,7 +58,7 @@ func (db *DB) Files(ctx context.Context, tenant string, page agentsandbox.Page) 
 // DeleteFile forgets a file; of callers at once, one does, and the others get
 // file_not_found.
 func (db *DB) DeleteFile(ctx context.Context, tenant, id string) error {
-	return db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	return db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, deleteFile, id, tenant)
 		if err == nil && n == 0 {
 			err = fileNotFound(id)

@@ -28,7 +28,7 @@ func (db *DB) ClaimRequest(ctx context.Context, r idempotency.Claim, oldest time
 	if err := need("request", r.Request.Key, r.Tenant, r.CreatedAt); err != nil {
 		return r, false, err
 	}
-	err = db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err = db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			known, err := rows(ctx, c, scanRequest, findRequest, r.Tenant, r.KeyID, r.Request.Key)
 			if err != nil {
@@ -66,7 +66,7 @@ func (db *DB) KeepAnswer(ctx context.Context, seq int64, digest string, a idempo
 	if err != nil {
 		return err
 	}
-	err = db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err = db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		_, err := c.exec(ctx, answerRequest, digest, a.Status, header, a.Body, seq)
 		return err
 	})
@@ -76,7 +76,7 @@ func (db *DB) KeepAnswer(ctx context.Context, seq int64, digest string, a idempo
 // DropRequest forgets a request, so that it can be made anew. One that has made an
 // object stays: doing it again would be a second effect.
 func (db *DB) DropRequest(ctx context.Context, seq int64) error {
-	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		_, err := c.exec(ctx, dropUnbound, seq)
 		return err
 	})

@@ -114,7 +114,7 @@ func TestWriteIsNotInterrupted(t *testing.T) {
 	defer db.Close()
 	f := agentsandbox.File{ID: "a", Tenant: "t", CreatedAt: time.Now()}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err = db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		cancel()
 		_, err := c.exec(ctx, insertFile, fileArgs(f)...)
 		return err

@@ -73,7 +73,7 @@ func (db *DB) RevokeKey(ctx context.Context, tenant, id string, at time.Time) er
 	if tenant == "" {
 		query, args = revokeKey, args[:2]
 	}
-	return db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	return db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, query, args...)
 		if err == nil && n == 0 {
 			err = notFound(agentsandbox.CodeKeyNotFound, "API key", agentsandbox.KeyPrefix, id)
@@ -89,7 +89,7 @@ func (db *DB) TouchKeys(ctx context.Context, used map[string]time.Time) error {
 	if len(used) == 0 {
 		return nil
 	}
-	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			for _, id := range slices.Sorted(maps.Keys(used)) {
 				if used[id].IsZero() {

@@ -34,7 +34,7 @@ func (db *DB) SetPorts(ctx context.Context, id string, open []agentsandbox.OpenP
 }
 
 func (db *DB) setOfSession(ctx context.Context, statement, value, id string) error {
-	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, statement, value, id)
 		if err == nil && n == 0 {
 			err = notFound(agentsandbox.CodeSessionNotFound, "session", agentsandbox.SessionPrefix, id)

@@ -55,7 +55,7 @@ func (db *DB) DropOutput(ctx context.Context, tenant string, keep int64) (int, e
 // dropSome is one transaction of DropOutput: as long as it goes on, nobody else
 // writes.
 func (db *DB) dropSome(ctx context.Context, tenant string, keep int64) (dropped int, more bool, err error) {
-	err = db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	err = db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			dropped, more = 0, false
 			used, err := rows(ctx, c, scanValue[int64], outputOfTenant, tenant)

@@ -63,7 +63,7 @@ func (db *DB) DeleteFiles(ctx context.Context, ids []string) error {
 // none. Files of theirs stay, as files of no run.
 func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error) {
 	var removed int64
-	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			ids, err := rows(ctx, c, scanValue[string], oldExecutions, micros(before), limit, deletedOutputBytes)
 			if err != nil || len(ids) == 0 {
@@ -108,7 +108,7 @@ func (db *DB) TouchSessions(ctx context.Context, used map[string]time.Time) erro
 	if len(used) == 0 {
 		return nil
 	}
-	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
 			for _, id := range slices.Sorted(maps.Keys(used)) {
 				if _, err := c.exec(ctx, touchSession, micros(used[id]), id); err != nil {
@@ -124,7 +124,7 @@ func (db *DB) TouchSessions(ctx context.Context, used map[string]time.Time) erro
 // KeepSession records a use of a session that has not ended and, from then on,
 // how long it may be idle. Codes: session_not_found, storage_full.
 func (db *DB) KeepSession(ctx context.Context, id string, used time.Time, idleTimeoutMS int64) error {
-	return db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	return db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, keepSession, micros(used), idleTimeoutMS, id)
 		if err == nil && n == 0 {
 			err = notFound(agentsandbox.CodeSessionNotFound, "session", agentsandbox.SessionPrefix, id)
@@ -136,7 +136,7 @@ func (db *DB) KeepSession(ctx context.Context, id string, used time.Time, idleTi
 // remove runs one statement that removes rows, and returns how many.
 func (db *DB) remove(ctx context.Context, query string, args ...any) (int, error) {
 	var removed int64
-	err := db.write(ctx, relieves, func(ctx context.Context, c *conn) (err error) {
+	err := db.write(ctx, freesSpace, func(ctx context.Context, c *conn) (err error) {
 		removed, err = c.exec(ctx, query, args...)
 		return err
 	})

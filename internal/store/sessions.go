@@ -91,7 +91,7 @@ func (db *DB) MoveSession(ctx context.Context, id string, to agentsandbox.Sessio
 		return err
 	}
 	refused := &agentsandbox.SessionMoveError{ID: id, To: to}
-	err = db.write(ctx, relieves, func(ctx context.Context, c *conn) error {
+	err = db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, moveSession, string(to), end, end.Valid, id, from)
 		if n == 1 || err != nil {
 			return err

@@ -22,7 +22,7 @@ type Left = struct {
 // BindSession notes the sandbox of a session that has not ended. Codes:
 // session_not_found, storage_full.
 func (db *DB) BindSession(ctx context.Context, id, sandbox string) error {
-	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		n, err := c.exec(ctx, bindSession, sandbox, id)
 		if err == nil && n == 0 {
 			err = notFound(agentsandbox.CodeSessionNotFound, "session", agentsandbox.SessionPrefix, id)

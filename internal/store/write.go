@@ -13,10 +13,10 @@ import (
 type effect int
 
 const (
-	// grows: the write adds rows; it is refused while the disk is full.
-	grows effect = iota
-	// relieves: the write ends or removes something, and may use the reserve.
-	relieves
+	// needsSpace: the write adds rows; it is refused while the disk is full.
+	needsSpace effect = iota
+	// freesSpace: the write ends or removes something, and may use the reserve.
+	freesSpace
 )
 
 // write runs a change when its turn comes. ctx bounds the waiting; the change
@@ -41,11 +41,11 @@ func (db *DB) write(ctx context.Context, e effect, change func(context.Context, 
 	}
 	ctx = context.WithoutCancel(ctx)
 	defer db.wrote()
-	if e == grows && !db.reserve.restore() {
+	if e == needsSpace && !db.reserve.restore() {
 		return diskFull(nil)
 	}
 	err := change(ctx, db.writer)
-	if err == nil || e != relieves {
+	if err == nil || e != freesSpace {
 		return classify(db.dir, err)
 	}
 	if agentsandbox.CodeOf(classify(db.dir, err)) == agentsandbox.CodeStorageFull && db.reserve.release() {
@@ -63,7 +63,7 @@ func (db *DB) insert(ctx context.Context, what, query string, args ...any) error
 // insertWith is insert, and more that happens in the same transaction; nil for
 // nothing more.
 func (db *DB) insertWith(ctx context.Context, what string, more func(context.Context, *conn) error, query string, args ...any) error {
-	err := db.write(ctx, grows, func(ctx context.Context, c *conn) error {
+	err := db.write(ctx, needsSpace, func(ctx context.Context, c *conn) error {
 		if _, claimed := idempotency.ClaimFrom(ctx); !claimed && more == nil {
 			_, err := c.exec(ctx, query, args...)
 			return err
