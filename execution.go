@@ -129,12 +129,6 @@ type Execution struct {
 	Meta             map[string]string
 	CreatedAt        time.Time
 	EndedAt          time.Time // zero while running
-
-	// Sandbox names the sandbox on the host, and Plan is what a later server needs
-	// to follow the run. They are written with the record, for the engine alone:
-	// nothing that reads records has them.
-	Sandbox string
-	Plan    []byte
 }
 
 // OmittedReason is why a file that a run made or changed was not kept.

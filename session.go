@@ -180,11 +180,6 @@ type Session struct {
 	Network *NetworkPolicy
 	// Secrets are without their values.
 	Secrets []Secret
-
-	// SealedSecrets and Ports are kept for the engine alone: what a later server
-	// needs to know of them.
-	SealedSecrets []byte
-	Ports         []OpenPort
 }
 
 // ExpiresAt is when the session ends if nothing uses it until then; zero: never.

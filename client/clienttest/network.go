@@ -59,15 +59,17 @@ func (s *Service) OpenPort(_ context.Context, id string, port uint16, lifeMS int
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := s.session(id)
-	if err != nil {
+	if _, err := s.session(id); err != nil {
 		return nil, err
 	}
 	if lifeMS == 0 {
 		lifeMS = agentsandbox.DefaultPortLife
 	}
 	opened := agentsandbox.OpenPort{Port: port, Path: "/p/TOKEN/", ExpiresAt: Epoch.Add(time.Duration(lifeMS) * time.Millisecond)}
-	session.Ports = append(session.Ports, opened)
+	if s.ports == nil {
+		s.ports = map[string][]agentsandbox.OpenPort{}
+	}
+	s.ports[id] = append(s.ports[id], opened)
 	return &opened, nil
 }
 
@@ -75,26 +77,24 @@ func (s *Service) OpenPort(_ context.Context, id string, port uint16, lifeMS int
 func (s *Service) OpenPorts(_ context.Context, id string) ([]agentsandbox.OpenPort, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := s.session(id)
-	if err != nil {
+	if _, err := s.session(id); err != nil {
 		return nil, err
 	}
-	return slices.Clone(session.Ports), nil
+	return slices.Clone(s.ports[id]), nil
 }
 
 // ClosePort forgets an open port.
 func (s *Service) ClosePort(_ context.Context, id string, port uint16) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	session, err := s.session(id)
-	if err != nil {
+	if _, err := s.session(id); err != nil {
 		return err
 	}
-	at := slices.IndexFunc(session.Ports, func(p agentsandbox.OpenPort) bool { return p.Port == port })
+	at := slices.IndexFunc(s.ports[id], func(p agentsandbox.OpenPort) bool { return p.Port == port })
 	if at < 0 {
 		return agentsandbox.Errorf(agentsandbox.CodePortNotFound, "Port %d of the session %s has no valid URL.", port, id)
 	}
-	session.Ports = slices.Delete(session.Ports, at, at+1)
+	s.ports[id] = slices.Delete(s.ports[id], at, at+1)
 	return nil
 }
 

@@ -42,6 +42,7 @@ type Service struct {
 	requests   []any
 	executions []agentsandbox.Execution
 	sessions   []agentsandbox.Session
+	ports      map[string][]agentsandbox.OpenPort // by session
 	files      []agentsandbox.File
 	contents   map[string][]byte
 	paths      map[string]map[string][]byte // session, path

@@ -398,7 +398,7 @@ func TestRecover(t *testing.T) {
 	now := time.Now().UTC()
 	session := agentsandbox.Session{ID: agentsandbox.NewID("ses_"), Tenant: "a", Status: agentsandbox.SessionLive, CreatedAt: now}
 	run := agentsandbox.Execution{ID: agentsandbox.NewID("exe_"), Tenant: "a", Status: agentsandbox.StatusRunning, SessionID: session.ID, CreatedAt: now}
-	err = errors.Join(db.InsertSession(t.Context(), session), db.InsertExecution(t.Context(), run), db.Close())
+	err = errors.Join(db.InsertSession(t.Context(), session, nil), db.InsertExecution(t.Context(), run, "", nil), db.Close())
 	if err != nil {
 		t.Fatal(err)
 	}

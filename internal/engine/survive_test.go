@@ -59,11 +59,11 @@ type mortalStore struct {
 	s *server
 }
 
-func (m mortalStore) InsertExecution(ctx context.Context, e agentsandbox.Execution) error {
+func (m mortalStore) InsertExecution(ctx context.Context, e agentsandbox.Execution, sandbox string, plan []byte) error {
 	if m.s.dead.Load() {
 		return errDead
 	}
-	return m.Store.InsertExecution(ctx, e)
+	return m.Store.InsertExecution(ctx, e, sandbox, plan)
 }
 
 func (m mortalStore) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
@@ -413,7 +413,7 @@ func TestDeadSandboxesAndHalfMadeSessions(t *testing.T) {
 	ending := agentsandbox.Session{ID: agentsandbox.NewID("ses_"), Tenant: "a", Status: agentsandbox.SessionDeleting, CreatedAt: now}
 	// This one had its record written, and nothing more.
 	early := agentsandbox.Execution{ID: agentsandbox.NewID("exe_"), Tenant: "a", Status: agentsandbox.StatusRunning, SessionID: id, CreatedAt: now}
-	err := errors.Join(first.db.InsertSession(ctx, half), first.db.InsertSession(ctx, ending), first.db.InsertExecution(ctx, early))
+	err := errors.Join(first.db.InsertSession(ctx, half, nil), first.db.InsertSession(ctx, ending, nil), first.db.InsertExecution(ctx, early, "", nil))
 	if err != nil {
 		t.Fatal(err)
 	}

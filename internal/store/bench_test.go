@@ -32,7 +32,7 @@ func BenchmarkExecution(b *testing.B) {
 					ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: "t", SessionID: agentsandbox.NewID(agentsandbox.SessionPrefix),
 					Language: agentsandbox.Python, Code: "print(1 + 1)", Status: agentsandbox.StatusRunning, CreatedAt: started,
 				}
-				if err := db.InsertExecution(b.Context(), e); err != nil {
+				if err := db.InsertExecution(b.Context(), e, "", nil); err != nil {
 					b.Fatal(err)
 				}
 				e.Status, e.EndedAt, e.Stdout = agentsandbox.StatusSucceeded, time.Now(), output

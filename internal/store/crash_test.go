@@ -29,7 +29,7 @@ func writeUntilKilled(ctx context.Context, dir string) error {
 		e := agentsandbox.Execution{
 			ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: "t", Status: agentsandbox.StatusRunning, CreatedAt: time.Now(),
 		}
-		if err := db.InsertExecution(ctx, e); err != nil {
+		if err := db.InsertExecution(ctx, e, "", nil); err != nil {
 			return err
 		}
 		fmt.Println("running", e.ID)

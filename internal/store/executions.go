@@ -48,10 +48,10 @@ const (
 // outcome that may draw on the reserve of a full disk.
 const smallOutcomeBytes = 64 << 10
 
-// InsertExecution stores the record of a run, without files: those are written
-// with its outcome. Codes: conflict (the id is stored already), invalid_request
+// InsertExecution stores the record of a run, in which sandbox it is, and what a later
+// server needs to attach to it; without files: those are written with its outcome. Codes: conflict (the id is stored already), invalid_request
 // (meta that is not UTF-8), storage_full.
-func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) error {
+func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution, sandbox string, attachInfo []byte) error {
 	if err := need("execution", e.ID, e.Tenant, e.CreatedAt); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution) err
 		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error,
 		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
-		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr), e.Sandbox, bytesOf(e.Plan))
+		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr), sandbox, bytesOf(attachInfo))
 }
 
 // FinishExecution writes the outcome of a run and the rows of its files, in one

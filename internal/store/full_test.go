@@ -80,13 +80,13 @@ func TestFullDisk(t *testing.T) {
 	session := agentsandbox.Session{
 		ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Tenant: "t", Status: agentsandbox.SessionLive, CreatedAt: time.Now(),
 	}
-	if err := db.InsertSession(t.Context(), session); err != nil {
+	if err := db.InsertSession(t.Context(), session, nil); err != nil {
 		t.Fatal(err)
 	}
 	run := agentsandbox.Execution{
 		ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: "t", Status: agentsandbox.StatusRunning, CreatedAt: time.Now(),
 	}
-	if err := db.InsertExecution(t.Context(), run); err != nil {
+	if err := db.InsertExecution(t.Context(), run, "", nil); err != nil {
 		t.Fatal(err)
 	}
 	var ids []string

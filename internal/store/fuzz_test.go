@@ -34,7 +34,7 @@ func FuzzRows(f *testing.F) {
 			ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Tenant: tenant, Status: agentsandbox.SessionLive, Template: "default",
 			Env: map[string]string{name: value}, Metadata: map[string]string{value: name}, CreatedAt: at,
 		}
-		if err := db.InsertSession(ctx, s); err != nil {
+		if err := db.InsertSession(ctx, s, nil); err != nil {
 			if agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 				t.Fatalf("session: %v", err)
 			}
@@ -51,7 +51,7 @@ func FuzzRows(f *testing.F) {
 			ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: tenant, SessionID: s.ID, Language: agentsandbox.Python, Code: code,
 			Status: agentsandbox.StatusRunning, Meta: map[string]string{"request_id": value}, CreatedAt: at,
 		}
-		if err := db.InsertExecution(ctx, e); err != nil {
+		if err := db.InsertExecution(ctx, e, "", nil); err != nil {
 			if agentsandbox.CodeOf(err) != agentsandbox.CodeInvalidRequest {
 				t.Fatalf("execution: %v", err)
 			}

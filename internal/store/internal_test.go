@@ -245,3 +245,44 @@ func TestQueriesUseIndexes(t *testing.T) {
 		}
 	}
 }
+
+// TestSecretsAndPortsGoWithTheirSession: nothing reads them of a session that has
+// ended, and so nothing has to keep them.
+func TestSecretsAndPortsGoWithTheirSession(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	now := time.Now()
+	s := agentsandbox.Session{
+		ID: agentsandbox.NewID(agentsandbox.SessionPrefix), Tenant: "t", Status: agentsandbox.SessionLive, CreatedAt: now,
+	}
+	if err := db.InsertSession(t.Context(), s, []byte("sealed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.SetPorts(t.Context(), s.ID, []agentsandbox.OpenPort{{Port: 80, ID: "x", ExpiresAt: now}}); err != nil {
+		t.Fatal(err)
+	}
+	kept := func() (n int64) {
+		t.Helper()
+		err := db.read(t.Context(), func(c *conn) error {
+			found, err := rows(t.Context(), c, scanValue[int64], "SELECT (secrets <> x'') + (ports <> '[]') FROM sessions WHERE id = ?", s.ID)
+			n = found[0]
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := kept(); n != 2 {
+		t.Errorf("%d of secrets and ports are kept while the session lives", n)
+	}
+	if err := db.MoveSession(t.Context(), s.ID, agentsandbox.SessionLost, now); err != nil {
+		t.Fatal(err)
+	}
+	if n := kept(); n != 0 {
+		t.Errorf("%d of secrets and ports are kept after the end", n)
+	}
+}

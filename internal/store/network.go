@@ -16,7 +16,7 @@ const (
 // SetNetwork replaces the policy of a session that has not ended. Codes:
 // session_not_found, storage_full.
 func (db *DB) SetNetwork(ctx context.Context, id string, policy *agentsandbox.NetworkPolicy) error {
-	network, _, err := networkColumns(policy, nil)
+	network, err := networkColumn(policy)
 	if err != nil {
 		return err
 	}
@@ -26,7 +26,7 @@ func (db *DB) SetNetwork(ctx context.Context, id string, policy *agentsandbox.Ne
 // SetPorts replaces the open ports of a session that has not ended. Codes:
 // session_not_found, storage_full.
 func (db *DB) SetPorts(ctx context.Context, id string, open []agentsandbox.OpenPort) error {
-	_, ports, err := networkColumns(nil, open)
+	ports, err := portsColumn(open)
 	if err != nil {
 		return err
 	}
@@ -44,36 +44,45 @@ func (db *DB) setOfSession(ctx context.Context, statement, value, id string) err
 	return wrap(err, "store: network of session %s", id)
 }
 
-func networkColumns(policy *agentsandbox.NetworkPolicy, open []agentsandbox.OpenPort) (network, ports string, err error) {
-	if policy != nil {
-		b, err := json.Marshal(policy)
-		if err != nil {
-			return "", "", fmt.Errorf("store: network: %w", err)
-		}
-		network = string(b)
+func networkColumn(policy *agentsandbox.NetworkPolicy) (string, error) {
+	if policy == nil {
+		return "", nil
 	}
+	b, err := json.Marshal(policy)
+	if err != nil {
+		return "", fmt.Errorf("store: network: %w", err)
+	}
+	return string(b), nil
+}
+
+func fromNetworkColumn(text string) (*agentsandbox.NetworkPolicy, error) {
+	if text == "" {
+		return nil, nil
+	}
+	policy := &agentsandbox.NetworkPolicy{}
+	if err := json.Unmarshal([]byte(text), policy); err != nil {
+		return nil, fmt.Errorf("store: a stored network policy: %w", err)
+	}
+	return policy, nil
+}
+
+func portsColumn(open []agentsandbox.OpenPort) (string, error) {
 	if len(open) == 0 {
-		return network, "[]", nil
+		return "[]", nil
 	}
 	b, err := json.Marshal(open)
 	if err != nil {
-		return "", "", fmt.Errorf("store: ports: %w", err)
+		return "", fmt.Errorf("store: ports: %w", err)
 	}
-	return network, string(b), nil
+	return string(b), nil
 }
 
-func fromNetworkColumns(network, ports string) (policy *agentsandbox.NetworkPolicy, open []agentsandbox.OpenPort, err error) {
-	if network != "" {
-		policy = &agentsandbox.NetworkPolicy{}
-		if err := json.Unmarshal([]byte(network), policy); err != nil {
-			return nil, nil, fmt.Errorf("store: a stored network policy: %w", err)
-		}
+func fromPortsColumn(text string) (open []agentsandbox.OpenPort, err error) {
+	if text == "[]" {
+		return nil, nil
 	}
-	if ports == "[]" {
-		return policy, nil, nil
+	if err := json.Unmarshal([]byte(text), &open); err != nil {
+		return nil, fmt.Errorf("store: stored ports: %w", err)
 	}
-	if err := json.Unmarshal([]byte(ports), &open); err != nil {
-		return nil, nil, fmt.Errorf("store: stored ports: %w", err)
-	}
-	return policy, open, nil
+	return open, nil
 }

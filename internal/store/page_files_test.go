@@ -21,7 +21,7 @@ func TestPagesOfRecordsEndEarly(t *testing.T) {
 			ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: "t", SessionID: agentsandbox.NewID(agentsandbox.SessionPrefix),
 			Language: agentsandbox.Python, Code: "1", Status: agentsandbox.StatusRunning, CreatedAt: time.Unix(int64(n+1), 0).UTC(),
 		}
-		if err := db.InsertExecution(t.Context(), e); err != nil {
+		if err := db.InsertExecution(t.Context(), e, "", nil); err != nil {
 			t.Fatal(err)
 		}
 		e.Status, e.EndedAt = agentsandbox.StatusSucceeded, time.Unix(100, 0).UTC()

@@ -11,9 +11,9 @@ import (
 
 const (
 	sessionColumns = "id, tenant, status, template, env, metadata, timeout_ms, memory_mb, cpus, " +
-		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, secrets, ports, collect_ignored"
+		"processes, open_files, output_bytes, disk_mb, inodes, created_at, ended_at, idle_timeout_ms, max_lifetime_ms, last_used_at, network, collect_ignored"
 
-	insertSession = "INSERT INTO sessions (" + sessionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	insertSession = "INSERT INTO sessions (" + sessionColumns + ", secrets) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sessionStatus = "SELECT status FROM sessions WHERE id = ?"
 	sessionByID   = "SELECT " + sessionColumns + " FROM sessions WHERE id = ? AND tenant = ?"
 
@@ -24,9 +24,9 @@ const (
 		WHERE id = ?4 AND status IN (SELECT value FROM json_each(?5))`
 )
 
-// InsertSession stores a session. Codes: conflict (the id is stored already),
+// InsertSession stores a session, and its secrets, sealed, until it ends. Codes: conflict (the id is stored already),
 // invalid_request (env or metadata that is not UTF-8), storage_full.
-func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
+func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session, sealedSecrets []byte) error {
 	if err := need("session", s.ID, s.Tenant, s.CreatedAt); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 	if err != nil {
 		return err
 	}
-	network, ports, err := networkColumns(s.Network, s.Ports)
+	network, err := networkColumn(s.Network)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (db *DB) InsertSession(ctx context.Context, s agentsandbox.Session) error {
 		s.ID, s.Tenant, string(s.Status), s.Template, env, metadata,
 		s.TimeoutMS, s.MemoryMB, s.CPUs,
 		s.Processes, s.OpenFiles, s.OutputBytes, s.DiskMB, s.Inodes, micros(s.CreatedAt), micros(s.EndedAt),
-		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt), network, bytesOf(s.SealedSecrets), ports, s.CollectIgnored)
+		s.IdleTimeoutMS, s.MaxLifetimeMS, micros(s.LastUsedAt), network, s.CollectIgnored, bytesOf(sealedSecrets))
 }
 
 // Session finds a session in any state. Codes: session_not_found.
@@ -114,12 +114,12 @@ func scanStatus(row scanner) (s agentsandbox.SessionStatus, err error) {
 
 func scanSession(row scanner) (agentsandbox.Session, error) {
 	var s agentsandbox.Session
-	var env, metadata, network, ports string
+	var env, metadata, network string
 	var created, ended, used sql.NullInt64
 	err := row.Scan(&s.ID, &s.Tenant, &s.Status, &s.Template, &env, &metadata,
 		&s.TimeoutMS, &s.MemoryMB, &s.CPUs,
 		&s.Processes, &s.OpenFiles, &s.OutputBytes, &s.DiskMB, &s.Inodes, &created, &ended,
-		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used, &network, &s.SealedSecrets, &ports, &s.CollectIgnored)
+		&s.IdleTimeoutMS, &s.MaxLifetimeMS, &used, &network, &s.CollectIgnored)
 	if err != nil {
 		return s, err
 	}
@@ -129,11 +129,8 @@ func scanSession(row scanner) (agentsandbox.Session, error) {
 	if s.Metadata, err = fromObject(metadata); err != nil {
 		return s, err
 	}
-	if s.Network, s.Ports, err = fromNetworkColumns(network, ports); err != nil {
+	if s.Network, err = fromNetworkColumn(network); err != nil {
 		return s, err
-	}
-	if len(s.SealedSecrets) == 0 {
-		s.SealedSecrets = nil
 	}
 	s.CreatedAt, s.EndedAt, s.LastUsedAt = fromMicros(created), fromMicros(ended), fromMicros(used)
 	return s, nil

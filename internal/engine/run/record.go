@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -27,13 +26,12 @@ func (r *Run) insertRecord(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("what is needed to attach to %s: %w", r.record.ID, err)
 	}
-	r.record.Sandbox, r.record.Plan = r.sandbox.ID(), text
-	return r.s.store.InsertExecution(ctx, r.record)
+	return r.s.store.InsertExecution(ctx, r.record, r.sandbox.ID(), text)
 }
 
 // readAttachInfo returns what was noted of a run; not ok says that the run cannot be
 // followed.
-func readAttachInfo(x sessions.Left) (info attachInfo, ok bool) {
-	ok = x.Sandbox != "" && json.Unmarshal(x.Plan, &info) == nil && info.ID == x.ID
+func readAttachInfo(x Left) (info attachInfo, ok bool) {
+	ok = x.Sandbox != "" && json.Unmarshal(x.AttachInfo, &info) == nil && info.ID == x.ID
 	return info, ok
 }

@@ -37,7 +37,9 @@ import (
 
 // Store keeps the records of runs.
 type Store interface {
-	InsertExecution(ctx context.Context, e agentsandbox.Execution) error
+	// InsertExecution stores the record of a run, in which sandbox it is, and what a
+	// later server needs to attach to it.
+	InsertExecution(ctx context.Context, e agentsandbox.Execution, sandbox string, attachInfo []byte) error
 	// FinishExecution writes the outcome of a run, and the rows of its files,
 	// in one transaction, if the run is still running; it tells whether it was.
 	FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error)
@@ -45,10 +47,17 @@ type Store interface {
 	Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error)
 	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
 	// LeftExecutions lists every tenant's runs that have not ended.
-	LeftExecutions(ctx context.Context) ([]sessions.Left, error)
+	LeftExecutions(ctx context.Context) ([]Left, error)
 	// DeleteExecutions forgets at most limit records of runs that ended before a
 	// time, and returns how many; 0 when there are none left. Their files stay.
 	DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// Left is a run that has not ended, its sandbox, and what was noted to attach to it. It
+// is an alias, so that a store need not import this package.
+type Left = struct {
+	Tenant, ID, Sandbox string
+	AttachInfo          []byte
 }
 
 // Network tells what a policy is, and what it refused.

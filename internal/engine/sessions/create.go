@@ -49,14 +49,14 @@ func (r *Registry) CreateSession(ctx context.Context, req agentsandbox.SessionRe
 		CreatedAt: r.now(), Network: req.Network,
 		CollectIgnored: *cmp.Or(req.CollectIgnored, &r.limits.Collect.Ignored),
 	}
-	var secrets []agentsandbox.BoundSecret
-	if secrets, info.SealedSecrets, err = r.bindSecrets(info.ID, req.Secrets); err != nil {
+	secrets, sealedSecrets, err := r.bindSecrets(info.ID, req.Secrets)
+	if err != nil {
 		return nil, err
 	}
 	info.Secrets = withoutValues(secrets)
 	info.RunLimits, info.DiskLimits = r.limits.Session(req.RunLimits, req.DiskLimits)
 	r.setLifetimes(&info, req)
-	insert := func(ctx context.Context) error { return r.store.InsertSession(ctx, info) }
+	insert := func(ctx context.Context) error { return r.store.InsertSession(ctx, info, sealedSecrets) }
 	if err := r.quotas.AddSession(ctx, p.Tenant, insert); err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func (r *Registry) bringUp(ctx context.Context, owner supply.Owner, info *agents
 		return err
 	}
 	info.Status = agentsandbox.SessionLive
-	added := r.add(*info, sb, secrets)
+	added := r.add(*info, sb, secrets, nil)
 	r.watchers.Go(func() { r.watch(added) })
 	live = true
 	return nil

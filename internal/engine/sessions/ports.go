@@ -61,10 +61,10 @@ func (r *Registry) pathOf(session string, p agentsandbox.OpenPort) string {
 
 // setPorts makes these the ports of a session; the registry's lock is held.
 func (r *Registry) setPorts(s *session, open []agentsandbox.OpenPort) {
-	for _, p := range s.info.Ports {
+	for _, p := range s.ports {
 		delete(r.byPath, p.Path)
 	}
-	s.info.Ports = open
+	s.ports = open
 	if r.vault == nil {
 		return
 	}
@@ -117,7 +117,7 @@ func (r *Registry) OpenPorts(ctx context.Context, id string) ([]agentsandbox.Ope
 func (r *Registry) validPorts(s *session) []agentsandbox.OpenPort {
 	now := r.now()
 	var open []agentsandbox.OpenPort
-	for _, p := range s.info.Ports {
+	for _, p := range s.ports {
 		if now.Before(p.ExpiresAt) && !r.keyEnded(p.KeyID) {
 			open = append(open, p)
 		}
@@ -137,7 +137,7 @@ func (r *Registry) closeForKey(ctx context.Context, id string) error {
 	var made []*session
 	r.mu.Lock()
 	for _, s := range r.sessions {
-		if slices.ContainsFunc(s.info.Ports, func(p agentsandbox.OpenPort) bool { return p.KeyID == id }) {
+		if slices.ContainsFunc(s.ports, func(p agentsandbox.OpenPort) bool { return p.KeyID == id }) {
 			made = append(made, s)
 		}
 	}

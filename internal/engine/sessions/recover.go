@@ -19,7 +19,7 @@ func (r *Registry) Owned(ctx context.Context) ([]string, error) {
 	}
 	var ids []string
 	for _, s := range left {
-		if s.Status == string(agentsandbox.SessionLive) && s.Sandbox != "" {
+		if s.Status == agentsandbox.SessionLive && s.Sandbox != "" {
 			ids = append(ids, s.Sandbox)
 		}
 	}
@@ -39,24 +39,24 @@ func (r *Registry) Recover(ctx context.Context, adopted map[string]runtime.Sandb
 	knowsKeys := false // when keys end was looked up
 	for _, row := range left {
 		sb := adopted[row.Sandbox]
-		if row.Status == string(agentsandbox.SessionLive) && sb != nil {
+		if row.Status == agentsandbox.SessionLive && sb != nil {
 			info, err := r.store.Session(ctx, row.Tenant, row.ID)
 			if err != nil {
 				return nil, 0, err
 			}
-			if len(info.Ports) > 0 && !knowsKeys {
+			if len(row.Ports) > 0 && !knowsKeys {
 				if err := r.keys.LoadEnds(ctx); err != nil {
 					return nil, 0, err
 				}
 				knowsKeys = true
 			}
-			secrets := r.reconnect(&info, sb)
-			r.recovered = append(r.recovered, r.add(info, sb, secrets))
+			secrets := r.reconnect(&info, row.SealedSecrets, sb)
+			r.recovered = append(r.recovered, r.add(info, sb, secrets, row.Ports))
 			live[sb.ID()] = true
 			continue
 		}
 		last := agentsandbox.SessionLost
-		if row.Status == string(agentsandbox.SessionDeleting) {
+		if row.Status == agentsandbox.SessionDeleting {
 			last = agentsandbox.SessionDeleted
 		} else {
 			lost++

@@ -30,7 +30,8 @@ import (
 
 // Store keeps sessions.
 type Store interface {
-	InsertSession(ctx context.Context, s agentsandbox.Session) error
+	// InsertSession stores a session, and its secrets, sealed, until it ends.
+	InsertSession(ctx context.Context, s agentsandbox.Session, sealedSecrets []byte) error
 	// Session finds a session in any state.
 	Session(ctx context.Context, tenant, id string) (agentsandbox.Session, error)
 	// Sessions lists live sessions, newest first.
@@ -62,11 +63,15 @@ type Store interface {
 	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
 }
 
-// Left is a row that has not ended, and where it was at work: Sandbox is empty if it
-// had none yet. It is an alias, so that a store need not import this package.
+// Left is a session that has not ended, and what a later server needs to go on with it:
+// its sandbox, empty if it had none yet, its secrets, sealed, and its open ports. It is
+// an alias, so that a store need not import this package.
 type Left = struct {
-	Tenant, ID, Status, Sandbox string
-	Plan                        []byte
+	Tenant, ID    string
+	Status        agentsandbox.SessionStatus
+	Sandbox       string
+	SealedSecrets []byte
+	Ports         []agentsandbox.OpenPort
 }
 
 // Network decides what sandboxes may reach. A sandbox that was just made reaches
@@ -202,6 +207,8 @@ type session struct {
 	users work.Tracker // requests under way in it
 	// secrets are the session's, with their values and placeholders.
 	secrets []agentsandbox.BoundSecret
+	// ports are open to whoever has their URL; under the registry's lock.
+	ports []agentsandbox.OpenPort
 	// networking is held while policy or ports are being replaced.
 	networking sync.Mutex
 }
@@ -262,11 +269,9 @@ func (r *Registry) StopKeeping() {
 }
 
 // add puts a session with those that can be used. The caller has it watched.
-func (r *Registry) add(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret) *session {
+func (r *Registry) add(info agentsandbox.Session, sb runtime.Sandbox, secrets []agentsandbox.BoundSecret, ports []agentsandbox.OpenPort) *session {
 	s := &session{info: info, sandbox: sb, use: useOf(info), secrets: secrets}
 	s.ended, s.end = context.WithCancelCause(context.Background())
-	ports := s.info.Ports
-	s.info.Ports = nil
 	r.egress.WatchSession(sb.ID(), info.Tenant, info.ID)
 	r.mu.Lock()
 	r.sessions[info.ID] = s
@@ -290,7 +295,7 @@ func (r *Registry) remove(s *session) bool {
 // removeLocked is remove of a session that is live; the registry's lock is held.
 func (r *Registry) removeLocked(s *session) {
 	delete(r.sessions, s.info.ID)
-	for _, p := range s.info.Ports {
+	for _, p := range s.ports {
 		delete(r.byPath, p.Path)
 	}
 }

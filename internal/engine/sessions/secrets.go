@@ -91,8 +91,8 @@ func placeholders(bound []agentsandbox.BoundSecret) map[string]string {
 // reconnect gives the sandbox of a session of an earlier server its policy again.
 // What cannot be had any more leaves it without a network, or without its
 // secrets, and is logged: the session lives on.
-func (r *Registry) reconnect(info *agentsandbox.Session, sb runtime.Sandbox) []agentsandbox.BoundSecret {
-	secrets, err := r.unsealSecrets(info.ID, info.SealedSecrets)
+func (r *Registry) reconnect(info *agentsandbox.Session, sealedSecrets []byte, sb runtime.Sandbox) []agentsandbox.BoundSecret {
+	secrets, err := r.unsealSecrets(info.ID, sealedSecrets)
 	if err != nil {
 		r.log.Error("the secrets of a session are lost: its requests go out with placeholders in their place", "session", info.ID, "error", err)
 	}

@@ -102,13 +102,11 @@ func (r *Registry) tryVisit(ctx context.Context, id, name string, may func(*sess
 	})}
 }
 
-// Info is the session as it is now, without its ports.
+// Info is the session as it is now.
 func (v *Visit) Info() agentsandbox.Session {
 	v.registry.mu.Lock()
 	defer v.registry.mu.Unlock()
-	info := v.info
-	info.Ports = nil
-	return info
+	return v.info
 }
 
 // Sandbox is where the session lives.

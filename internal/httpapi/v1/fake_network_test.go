@@ -55,12 +55,11 @@ func (f *fake) OpenPort(ctx context.Context, id string, port uint16, lifeMS int6
 	if err := agentsandbox.ValidatePort(port, lifeMS); err != nil {
 		return nil, err
 	}
-	s, err := f.session(id)
-	if err != nil {
+	if _, err := f.session(id); err != nil {
 		return nil, err
 	}
 	opened := agentsandbox.OpenPort{Port: port, Path: "/p/TOKEN/", ExpiresAt: fakeTime.Add(time.Hour)}
-	s.Ports = append(s.Ports, opened)
+	f.ports[id] = append(f.ports[id], opened)
 	return &opened, nil
 }
 
@@ -70,11 +69,10 @@ func (f *fake) OpenPorts(ctx context.Context, id string) ([]agentsandbox.OpenPor
 		return nil, err
 	}
 	defer unlock()
-	s, err := f.session(id)
-	if err != nil {
+	if _, err := f.session(id); err != nil {
 		return nil, err
 	}
-	return s.Ports, nil
+	return f.ports[id], nil
 }
 
 func (f *fake) ClosePort(ctx context.Context, id string, port uint16) error {
@@ -83,15 +81,14 @@ func (f *fake) ClosePort(ctx context.Context, id string, port uint16) error {
 		return err
 	}
 	defer unlock()
-	s, err := f.session(id)
-	if err != nil {
+	if _, err := f.session(id); err != nil {
 		return err
 	}
-	at := slices.IndexFunc(s.Ports, func(p agentsandbox.OpenPort) bool { return p.Port == port })
+	at := slices.IndexFunc(f.ports[id], func(p agentsandbox.OpenPort) bool { return p.Port == port })
 	if at < 0 {
 		return agentsandbox.Errorf(agentsandbox.CodePortNotFound, "Port %d of the session %s has no valid URL.", port, id)
 	}
-	s.Ports = slices.Delete(s.Ports, at, at+1)
+	f.ports[id] = slices.Delete(f.ports[id], at, at+1)
 	return nil
 }
 

@@ -24,6 +24,7 @@ type fake struct {
 	executions []agentsandbox.Execution // oldest first, as all lists here
 	names      []string                 // in every directory; nil: some
 	sessions   []agentsandbox.Session
+	ports      map[string][]agentsandbox.OpenPort // by session
 	files      []agentsandbox.File
 	contents   map[string][]byte
 	keys       []agentsandbox.Key
@@ -45,7 +46,7 @@ type fake struct {
 var fakeTime = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 
 func newFake() *fake {
-	return &fake{contents: map[string][]byte{}, paths: map[string][]byte{}}
+	return &fake{contents: map[string][]byte{}, paths: map[string][]byte{}, ports: map[string][]agentsandbox.OpenPort{}}
 }
 
 // enter is the start of every method.

@@ -24,7 +24,7 @@ func tenantUsage(t *testing.T, s Store) {
 	of.SizeBytes = 7
 	ok(t, s.InsertFile(t.Context(), of))
 	run := newExecution(ours, at(1))
-	ok(t, s.InsertExecution(t.Context(), run))
+	ok(t, s.InsertExecution(t.Context(), run, "", nil))
 	made := []agentsandbox.File{newFile(ours, at(1)), newFile(ours, at(1))}
 	made[0].SizeBytes, made[1].SizeBytes = 20, 3
 	for i := range made {
@@ -43,8 +43,8 @@ func tenantUsage(t *testing.T, s Store) {
 
 	creating, live := newSession(ours, at(2)), newSession(ours, at(3))
 	creating.Status, live.Status = agentsandbox.SessionCreating, agentsandbox.SessionLive
-	ok(t, s.InsertSession(t.Context(), creating))
-	ok(t, s.InsertSession(t.Context(), live))
+	ok(t, s.InsertSession(t.Context(), creating, nil))
+	ok(t, s.InsertSession(t.Context(), live, nil))
 	want(ours, 2, 1, 3)
 	ok(t, s.MoveSession(t.Context(), live.ID, agentsandbox.SessionDeleting, at(4)))
 	want(ours, 2, 1, 3)
@@ -55,7 +55,7 @@ func tenantUsage(t *testing.T, s Store) {
 
 func sessionEnds(t *testing.T, s Store) {
 	lost := newSession(ours, at(0))
-	ok(t, s.InsertSession(t.Context(), lost))
+	ok(t, s.InsertSession(t.Context(), lost, nil))
 	wantEqual(t, "why, before", must[string](t)(s.SessionEnd(t.Context(), lost.ID)), "")
 	ok(t, s.NoteSessionEnd(t.Context(), lost.ID, "Memory ran out."))
 	ok(t, s.NoteSessionEnd(t.Context(), lost.ID, "Something else."))

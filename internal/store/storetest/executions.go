@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
-	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
+	"github.com/agentsandbox/agentsandbox/internal/engine/run"
 )
 
 // everyByte is output that no text encoding survives.
@@ -28,9 +28,9 @@ func filled() agentsandbox.Execution {
 
 func executionRoundTrip(t *testing.T, s Store) {
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
-	wantCode(t, s.InsertExecution(t.Context(), e), agentsandbox.CodeConflict)
+	wantCode(t, s.InsertExecution(t.Context(), e, "", nil), agentsandbox.CodeConflict)
 
 	e.Status, e.ReturnCode, e.Signal = agentsandbox.StatusMemoryExceeded, 137, "SIGKILL"
 	e.Stdout, e.Stderr = everyByte(), []byte("\x00\xff")
@@ -60,7 +60,7 @@ func executionRoundTrip(t *testing.T, s Store) {
 
 func executionFinishOnce(t *testing.T, s Store) {
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	first := outcome(e)
 	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), first)), true)
 
@@ -80,7 +80,7 @@ func executionFinishAtomic(t *testing.T, s Store) {
 	taken := newFile(ours, at(0))
 	ok(t, s.InsertFile(t.Context(), taken))
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 
 	fresh := newFile(ours, at(1))
 	_, err := s.FinishExecution(t.Context(), outcome(e, fresh, taken))
@@ -95,7 +95,7 @@ func executionFinishAtomic(t *testing.T, s Store) {
 // executionFinishByID is how recovery ends runs, of which it has ids only.
 func executionFinishByID(t *testing.T, s Store) {
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	file := newFile("", at(1))
 	lost := agentsandbox.Execution{
 		ID: e.ID, Status: agentsandbox.StatusSandboxLost, ReturnCode: 137, EndedAt: at(1), Files: []agentsandbox.File{file},
@@ -109,7 +109,7 @@ func executionFinishByID(t *testing.T, s Store) {
 
 func executionOneFinisher(t *testing.T, s Store) {
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	files := make([]agentsandbox.File, 16)
 	for n := range files {
 		files[n] = newFile(ours, at(n))
@@ -124,7 +124,7 @@ func executionOneFinisher(t *testing.T, s Store) {
 
 func executionRefusals(t *testing.T, s Store) {
 	e := filled()
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	foreign, other := newFile(theirs, at(1)), newFile(ours, at(1))
 	other.ExecutionID = agentsandbox.NewID(agentsandbox.ExecutionPrefix)
 	endless := outcome(e)
@@ -153,7 +153,7 @@ func executionRefusals(t *testing.T, s Store) {
 		"a new record that runs and has ended":     endedRunning,
 		"a new record that ended at no known time": {ID: withFile.ID, Tenant: ours, Status: agentsandbox.StatusFailed, CreatedAt: at(0)},
 	} {
-		if err := s.InsertExecution(t.Context(), bad); err == nil {
+		if err := s.InsertExecution(t.Context(), bad, "", nil); err == nil {
 			t.Errorf("%s was stored", what)
 		}
 	}
@@ -168,7 +168,7 @@ func executionLists(t *testing.T, s Store) {
 		if n%2 == 0 {
 			e.SessionID = session
 		}
-		ok(t, s.InsertExecution(t.Context(), e))
+		ok(t, s.InsertExecution(t.Context(), e, "", nil))
 		if n >= 3 {
 			f := newFile(ours, at(n))
 			f.ExecutionID = e.ID
@@ -180,7 +180,7 @@ func executionLists(t *testing.T, s Store) {
 	}
 	foreign := newExecution(theirs, at(9))
 	foreign.SessionID = session
-	ok(t, s.InsertExecution(t.Context(), foreign))
+	ok(t, s.InsertExecution(t.Context(), foreign, "", nil))
 
 	page := agentsandbox.Page{Limit: 10}
 	for _, c := range []struct {
@@ -201,26 +201,25 @@ func executionLists(t *testing.T, s Store) {
 		}
 		wantSame(t, must[agentsandbox.ExecutionPage](t)(s.Executions(t.Context(), ours, c.filter)), want)
 	}
-	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftExecutions(t.Context()))), []string{all[0].ID, all[1].ID, all[2].ID, foreign.ID})
+	wantSame(t, leftExecutionIDs(must[[]run.Left](t)(s.LeftExecutions(t.Context()))), []string{all[0].ID, all[1].ID, all[2].ID, foreign.ID})
 }
 
 // executionPlans: where a run is at work, and how to follow it, is there until it
 // has ended, and in no record that is read.
 func executionPlans(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
-	placed := e
-	placed.Sandbox, placed.Plan = "sbx_1", []byte(`{"Timeout":1}`)
-	ok(t, s.InsertExecution(t.Context(), placed))
-	wantSame(t, must[[]sessions.Left](t)(s.LeftExecutions(t.Context())),
-		[]sessions.Left{{Tenant: ours, ID: e.ID, Status: string(agentsandbox.StatusRunning), Sandbox: "sbx_1", Plan: placed.Plan}})
+	plan := []byte(`{"Timeout":1}`)
+	ok(t, s.InsertExecution(t.Context(), e, "sbx_1", plan))
+	wantSame(t, must[[]run.Left](t)(s.LeftExecutions(t.Context())),
+		[]run.Left{{Tenant: ours, ID: e.ID, Sandbox: "sbx_1", AttachInfo: plan}})
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
 	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), outcome(e))), true)
-	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftExecutions(t.Context()))), []string{})
+	wantSame(t, leftExecutionIDs(must[[]run.Left](t)(s.LeftExecutions(t.Context()))), []string{})
 }
 
 func executionTenants(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	for _, tenant := range []string{theirs, "", "TENANT-A", "%"} {
 		_, err := s.Execution(t.Context(), tenant, e.ID)
 		wantCode(t, err, agentsandbox.CodeExecutionNotFound)
@@ -232,4 +231,12 @@ func executionTenants(t *testing.T, s Store) {
 	stolen.Tenant = theirs
 	wantEqual(t, "finished by another tenant", must[bool](t)(s.FinishExecution(t.Context(), stolen)), false)
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+}
+
+func leftExecutionIDs(all []run.Left) []string {
+	ids := make([]string, 0, len(all))
+	for _, l := range all {
+		ids = append(ids, l.ID)
+	}
+	return ids
 }

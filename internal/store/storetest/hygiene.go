@@ -32,7 +32,7 @@ func requestClaims(t *testing.T, s Store) {
 
 	// What the request makes is noted with it.
 	e := newExecution(ours, at(1))
-	ok(t, s.InsertExecution(idempotency.WithClaim(ctx, first.Seq), e))
+	ok(t, s.InsertExecution(idempotency.WithClaim(ctx, first.Seq), e, "", nil))
 	got, _, err = s.ClaimRequest(ctx, again, at(-10))
 	ok(t, err)
 	wantEqual(t, "object", got.ObjectID, e.ID)
@@ -114,7 +114,7 @@ func sessionUse(t *testing.T, s Store) {
 	ctx := t.Context()
 	session := newSession(ours, at(0))
 	session.IdleTimeoutMS, session.MaxLifetimeMS, session.LastUsedAt = 1000, 5000, at(0)
-	ok(t, s.InsertSession(ctx, session))
+	ok(t, s.InsertSession(ctx, session, nil))
 	wantSame(t, must[agentsandbox.Session](t)(s.Session(ctx, ours, session.ID)), session)
 	ok(t, s.TouchSessions(ctx, map[string]time.Time{session.ID: at(3), "ses_gone": at(3)}))
 	ok(t, s.TouchSessions(ctx, map[string]time.Time{session.ID: at(2)}))
@@ -141,14 +141,14 @@ func metadataFilters(t *testing.T, s Store) {
 	want := map[string]string{"user": "ada", "it's [\"odd\"].": "1"}
 	first, second := newExecution(ours, at(0)), newExecution(ours, at(1))
 	first.Metadata, second.Metadata = want, map[string]string{"user": "bob"}
-	ok(t, s.InsertExecution(ctx, first))
-	ok(t, s.InsertExecution(ctx, second))
-	ok(t, s.InsertExecution(ctx, newExecution(ours, at(2))))
+	ok(t, s.InsertExecution(ctx, first, "", nil))
+	ok(t, s.InsertExecution(ctx, second, "", nil))
+	ok(t, s.InsertExecution(ctx, newExecution(ours, at(2)), "", nil))
 	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(ctx, ours, first.ID)).Metadata, want)
 	session := newSession(ours, at(0))
 	session.Metadata = want
-	ok(t, s.InsertSession(ctx, session))
-	ok(t, s.InsertSession(ctx, newSession(ours, at(1))))
+	ok(t, s.InsertSession(ctx, session, nil))
+	ok(t, s.InsertSession(ctx, newSession(ours, at(1)), nil))
 	page := agentsandbox.Page{Limit: 10}
 	for _, c := range []struct {
 		filter               map[string]string
@@ -175,8 +175,8 @@ func retention(t *testing.T, s Store) {
 	page := agentsandbox.Page{Limit: 10}
 	e, running := newExecution(ours, at(0)), newExecution(ours, at(0))
 	e.Metadata = map[string]string{"a": "b"}
-	ok(t, s.InsertExecution(ctx, e))
-	ok(t, s.InsertExecution(ctx, running))
+	ok(t, s.InsertExecution(ctx, e, "", nil))
+	ok(t, s.InsertExecution(ctx, running, "", nil))
 	made, uploaded, young := newFile("", at(1)), newFile(theirs, at(2)), newFile(ours, at(9))
 	_, err := s.FinishExecution(ctx, outcome(e, made)) // ends at 1 s
 	ok(t, err)
@@ -194,7 +194,7 @@ func retention(t *testing.T, s Store) {
 	// Much output is removed in parts.
 	for n := range 3 {
 		large := outcome(newExecution(theirs, at(0)))
-		ok(t, s.InsertExecution(ctx, agentsandbox.Execution{ID: large.ID, Tenant: theirs, Status: agentsandbox.StatusRunning, CreatedAt: at(n)}))
+		ok(t, s.InsertExecution(ctx, agentsandbox.Execution{ID: large.ID, Tenant: theirs, Status: agentsandbox.StatusRunning, CreatedAt: at(n)}, "", nil))
 		large.Stdout = make([]byte, 9<<20)
 		_, err := s.FinishExecution(ctx, large)
 		ok(t, err)

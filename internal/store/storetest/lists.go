@@ -32,7 +32,7 @@ func listers(s Store) []lister {
 		}},
 		{name: "sessions", insert: func(ctx context.Context, made time.Time) (string, error) {
 			x := newSession(ours, made)
-			return x.ID, s.InsertSession(ctx, x)
+			return x.ID, s.InsertSession(ctx, x, nil)
 		}, remove: func(ctx context.Context, id string) error {
 			return s.MoveSession(ctx, id, agentsandbox.SessionDeleted, at(50))
 		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
@@ -41,7 +41,7 @@ func listers(s Store) []lister {
 		}},
 		{name: "executions", insert: func(ctx context.Context, made time.Time) (string, error) {
 			e := newExecution(ours, made)
-			return e.ID, s.InsertExecution(ctx, e)
+			return e.ID, s.InsertExecution(ctx, e, "", nil)
 		}, list: func(ctx context.Context, page agentsandbox.Page) ([]string, int, string, error) {
 			p, err := s.Executions(ctx, ours, agentsandbox.ExecutionFilter{Page: page})
 			return idsOf(p.Executions, func(e agentsandbox.Execution) string { return e.ID }), p.Total, p.NextCursor, err
@@ -177,9 +177,9 @@ func rowsNeedOwner(t *testing.T, s Store) {
 	nameless.ID = ""
 	for what, err := range map[string]error{
 		"a key without a tenant":          s.InsertKey(t.Context(), key, hash),
-		"a session without a tenant":      s.InsertSession(t.Context(), newSession("", at(0))),
-		"a session without an id":         s.InsertSession(t.Context(), nameless),
-		"an execution without a tenant":   s.InsertExecution(t.Context(), newExecution("", at(0))),
+		"a session without a tenant":      s.InsertSession(t.Context(), newSession("", at(0)), nil),
+		"a session without an id":         s.InsertSession(t.Context(), nameless, nil),
+		"an execution without a tenant":   s.InsertExecution(t.Context(), newExecution("", at(0)), "", nil),
 		"a file without a tenant":         s.InsertFile(t.Context(), newFile("", at(0))),
 		"a file that was made at no time": s.InsertFile(t.Context(), newFile(ours, time.Time{})),
 	} {

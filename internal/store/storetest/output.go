@@ -20,7 +20,7 @@ func printed(t *testing.T, s Store, tenant string, n, size int) agentsandbox.Exe
 	t.Helper()
 	e := newExecution(tenant, at(n-1))
 	e.Code = "üü"
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	e = outcome(e)
 	e.Stdout, e.Stderr = bytes.Repeat([]byte{'o', 0}, size/2), bytes.Repeat([]byte{'e', 0xff}, size/2)
 	e.StdoutBytes, e.StderrBytes = int64(size), int64(size)
@@ -37,7 +37,7 @@ func answered(t *testing.T, s Store, key string, n, size int, made agentsandbox.
 	}, at(-100))
 	ok(t, err)
 	if made.ID != "" {
-		ok(t, s.InsertExecution(idempotency.WithClaim(t.Context(), claim.Seq), made))
+		ok(t, s.InsertExecution(idempotency.WithClaim(t.Context(), claim.Seq), made, "", nil))
 	}
 	ok(t, s.KeepAnswer(t.Context(), claim.Seq, "d", idempotency.Answer{Status: 200, Body: make([]byte, size)}))
 	return claim
@@ -48,7 +48,7 @@ func tenantOutput(t *testing.T, s Store) {
 	first := printed(t, s, ours, 1, 100)
 	wantOutput(t, s, ours, 204)
 	must[bool](t)(s.FinishExecution(t.Context(), outcome(first))) // counts nothing
-	wantCode(t, s.InsertExecution(t.Context(), first), agentsandbox.CodeConflict)
+	wantCode(t, s.InsertExecution(t.Context(), first, "", nil), agentsandbox.CodeConflict)
 	printed(t, s, ours, 2, 10)
 	printed(t, s, theirs, 1, 6)
 	wantOutput(t, s, ours, 228)
@@ -69,7 +69,7 @@ func tenantOutput(t *testing.T, s Store) {
 
 func outputDropped(t *testing.T, s Store) {
 	running := newExecution(ours, at(0))
-	ok(t, s.InsertExecution(t.Context(), running))
+	ok(t, s.InsertExecution(t.Context(), running, "", nil))
 	file := newFile(ours, at(0))
 	ok(t, s.InsertFile(t.Context(), file))
 	var runs []agentsandbox.Execution
@@ -121,7 +121,7 @@ func outputDropped(t *testing.T, s Store) {
 
 func outputNotKept(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
-	ok(t, s.InsertExecution(t.Context(), e))
+	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	e = outcome(e)
 	e.OutputDropped = true
 	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), e)), true)

@@ -20,15 +20,13 @@ func sessionRoundTrip(t *testing.T, s Store) {
 	full.Processes, full.OpenFiles, full.OutputBytes, full.DiskMB, full.Inodes = 64, 128, 1<<40, 256, 100_000
 	full.CollectIgnored = true
 	full.Network = &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkAllowlist, Allow: []string{"*.example.org:443"}, Deny: []string{"10.0.0.0/8"}}
-	full.SealedSecrets = []byte("\x00sealed\xff")
-	full.Ports = []agentsandbox.OpenPort{{Port: 8000, ID: "a", ExpiresAt: at(9)}, {Port: 65535, ID: "b", ExpiresAt: at(10)}}
 	gone := newSession(ours, at(2))
 	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(3)
 
 	for _, session := range []agentsandbox.Session{plain, full, gone} {
-		ok(t, s.InsertSession(t.Context(), session))
+		ok(t, s.InsertSession(t.Context(), session, nil))
 		wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
-		wantCode(t, s.InsertSession(t.Context(), session), agentsandbox.CodeConflict)
+		wantCode(t, s.InsertSession(t.Context(), session, nil), agentsandbox.CodeConflict)
 	}
 
 	_, err := s.Session(t.Context(), ours, agentsandbox.NewID(agentsandbox.SessionPrefix))
@@ -36,7 +34,7 @@ func sessionRoundTrip(t *testing.T, s Store) {
 
 	garbled := newSession(ours, at(4))
 	garbled.Env = map[string]string{"A": "\xff"}
-	wantCode(t, s.InsertSession(t.Context(), garbled), agentsandbox.CodeInvalidRequest)
+	wantCode(t, s.InsertSession(t.Context(), garbled, nil), agentsandbox.CodeInvalidRequest)
 }
 
 // sessionMoves tries every move from every state.
@@ -48,7 +46,7 @@ func sessionMoves(t *testing.T, s Store) {
 			if from.Ended() {
 				session.EndedAt, session.Env = at(1), nil
 			}
-			ok(t, s.InsertSession(t.Context(), session))
+			ok(t, s.InsertSession(t.Context(), session, nil))
 			err := s.MoveSession(t.Context(), session.ID, to, at(2))
 			got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
 			if !slices.Contains(from.Next(), to) {
@@ -78,7 +76,7 @@ func wantRefused(t *testing.T, err error, want agentsandbox.SessionMoveError) {
 
 func sessionOneMover(t *testing.T, s Store) {
 	session := newSession(ours, at(0))
-	ok(t, s.InsertSession(t.Context(), session))
+	ok(t, s.InsertSession(t.Context(), session, nil))
 	won := winners(t, func(int) (bool, error) {
 		err := s.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleting, at(1))
 		var refused *agentsandbox.SessionMoveError
@@ -101,16 +99,16 @@ func sessionLists(t *testing.T, s Store) {
 		if status == agentsandbox.SessionDeleted || status == agentsandbox.SessionLost {
 			session.EndedAt = at(n + 1)
 		}
-		ok(t, s.InsertSession(t.Context(), session))
+		ok(t, s.InsertSession(t.Context(), session, nil))
 		all = append(all, session)
 	}
 	foreign := newSession(theirs, at(9))
-	ok(t, s.InsertSession(t.Context(), foreign))
+	ok(t, s.InsertSession(t.Context(), foreign, nil))
 
 	page := agentsandbox.Page{Limit: 10}
 	wantSame(t, must[agentsandbox.SessionPage](t)(s.Sessions(t.Context(), ours, agentsandbox.SessionFilter{Page: page})),
 		agentsandbox.SessionPage{Sessions: []agentsandbox.Session{all[5], all[0]}, Total: 2, Page: page})
-	wantSame(t, leftIDs(must[[]sessions.Left](t)(s.LeftSessions(t.Context()))),
+	wantSame(t, leftSessionIDs(must[[]sessions.Left](t)(s.LeftSessions(t.Context()))),
 		[]string{all[0].ID, all[1].ID, all[2].ID, all[5].ID, foreign.ID})
 }
 
@@ -118,16 +116,16 @@ func sessionLists(t *testing.T, s Store) {
 func sessionSandboxes(t *testing.T, s Store) {
 	session, gone := newSession(ours, at(0)), newSession(theirs, at(1))
 	gone.Status, gone.EndedAt = agentsandbox.SessionLost, at(2)
-	ok(t, s.InsertSession(t.Context(), session))
-	ok(t, s.InsertSession(t.Context(), gone))
+	ok(t, s.InsertSession(t.Context(), session, nil))
+	ok(t, s.InsertSession(t.Context(), gone, nil))
 	ok(t, s.BindSession(t.Context(), session.ID, "sbx_1"))
 	wantCode(t, s.BindSession(t.Context(), gone.ID, "sbx_2"), agentsandbox.CodeSessionNotFound)
 	wantSame(t, must[[]sessions.Left](t)(s.LeftSessions(t.Context())),
-		[]sessions.Left{{Tenant: ours, ID: session.ID, Status: string(session.Status), Sandbox: "sbx_1"}})
+		[]sessions.Left{{Tenant: ours, ID: session.ID, Status: session.Status, Sandbox: "sbx_1"}})
 	wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
 }
 
-func leftIDs(all []sessions.Left) []string {
+func leftSessionIDs(all []sessions.Left) []string {
 	ids := make([]string, 0, len(all))
 	for _, l := range all {
 		ids = append(ids, l.ID)
@@ -137,7 +135,7 @@ func leftIDs(all []sessions.Left) []string {
 
 func sessionTenants(t *testing.T, s Store) {
 	session := newSession(ours, at(0))
-	ok(t, s.InsertSession(t.Context(), session))
+	ok(t, s.InsertSession(t.Context(), session, nil))
 	for _, tenant := range []string{theirs, "", ours + " ", "TENANT-A", "%"} {
 		_, err := s.Session(t.Context(), tenant, session.ID)
 		wantCode(t, err, agentsandbox.CodeSessionNotFound)
@@ -146,31 +144,29 @@ func sessionTenants(t *testing.T, s Store) {
 	}
 }
 
-// sessionNetworks: policy and ports are replaced while a session has not ended,
-// and ports and secrets go with its end.
+// sessionNetworks: policy and ports are replaced while a session has not ended. What a
+// later server needs of it, secrets and ports, is with the sessions that are left.
 func sessionNetworks(t *testing.T, s Store) {
-	session := newSession(ours, at(0))
-	session.SealedSecrets = []byte("sealed")
-	ok(t, s.InsertSession(t.Context(), session))
+	session, plain := newSession(ours, at(0)), newSession(theirs, at(1))
+	sealed := []byte("\x00sealed\xff")
+	ok(t, s.InsertSession(t.Context(), session, sealed))
+	ok(t, s.InsertSession(t.Context(), plain, nil))
 	policy := &agentsandbox.NetworkPolicy{Mode: agentsandbox.NetworkOff}
-	ports := []agentsandbox.OpenPort{{Port: 80, ID: "x", ExpiresAt: at(5)}}
+	ports := []agentsandbox.OpenPort{{Port: 80, ID: "x", KeyID: "key_1", ExpiresAt: at(5)}, {Port: 65535, ID: "y", ExpiresAt: at(10)}}
 	ok(t, s.SetNetwork(t.Context(), session.ID, policy))
 	ok(t, s.SetPorts(t.Context(), session.ID, ports))
 	got := must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
 	wantSame(t, got.Network, policy)
-	wantSame(t, got.Ports, ports)
+	left := must[[]sessions.Left](t)(s.LeftSessions(t.Context()))
+	wantSame(t, left[0].SealedSecrets, sealed)
+	wantSame(t, left[0].Ports, ports)
+	wantSame(t, left[1], sessions.Left{Tenant: theirs, ID: plain.ID, Status: plain.Status})
 	ok(t, s.SetPorts(t.Context(), session.ID, nil))
-	ok(t, s.SetPorts(t.Context(), session.ID, ports))
 	ok(t, s.SetNetwork(t.Context(), session.ID, nil))
-	got = must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
-	if got.Network != nil || string(got.SealedSecrets) != "sealed" {
-		t.Errorf("%+v", got)
-	}
+	wantSame(t, must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID)), session)
+	left = must[[]sessions.Left](t)(s.LeftSessions(t.Context()))
+	wantSame(t, left[0], sessions.Left{Tenant: ours, ID: session.ID, Status: session.Status, SealedSecrets: sealed})
 	ok(t, s.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleted, at(6)))
-	got = must[agentsandbox.Session](t)(s.Session(t.Context(), ours, session.ID))
-	if got.SealedSecrets != nil || got.Ports != nil {
-		t.Errorf("what is of no use any more is kept: %+v", got)
-	}
 	wantCode(t, s.SetNetwork(t.Context(), session.ID, policy), agentsandbox.CodeSessionNotFound)
 	wantCode(t, s.SetPorts(t.Context(), session.ID, ports), agentsandbox.CodeSessionNotFound)
 }
