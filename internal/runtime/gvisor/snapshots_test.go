@@ -18,9 +18,9 @@ func TestSnapshotInputs(t *testing.T) {
 	must(t, err)
 	if in.ImageDigest != "sha256:a" || in.CPUs != 3 || in.DiskBytes != 1<<20 || len(in.Modules) != 1 || in.CPUFeatures != "f" ||
 		in.GuestProtocol == 0 || len(in.GVisorFlags) == 0 || in.Kind != runtime.SnapshotTemplate {
+		in.Spec = nil
 		t.Errorf("inputs: %+v", in)
-	}
-	if spec := string(in.Spec); !strings.Contains(spec, "/images/a") || !strings.Contains(spec, "size=1048576") {
+	} else if spec := string(in.Spec); !strings.Contains(spec, "/images/a") || !strings.Contains(spec, "size=1048576") {
 		t.Errorf("spec: %s", spec)
 	}
 	if v := in.GVisorVersion; !strings.HasPrefix(v, "v0.0.0-") {
