@@ -7,7 +7,8 @@ import (
 )
 
 // conn is one connection with its prepared statements, used by one caller at a
-// time. Transactions are begun by hand, so that the statements stay prepared.
+// time. Transactions are begun by hand, so that the statements stay prepared and no
+// context ends one of them (docs/decisions/0026).
 type conn struct {
 	raw        *sql.Conn
 	statements map[string]*sql.Stmt // by text; the texts are few and fixed
