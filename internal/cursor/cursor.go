@@ -41,7 +41,8 @@ func (l List) Open(page agentsandbox.Page) (agentsandbox.Page, error) {
 	if err := page.Validate(); err != nil || page.Cursor == "" {
 		return page, err
 	}
-	refused := agentsandbox.Invalid("cursor", "must be a next_cursor that this list gave to the same tenant, with the same filter. Begin again without a cursor.")
+	refused := agentsandbox.Invalid("cursor", "must be a next_cursor that this list gave to the same tenant, "+
+		"with the same filter. Begin again without a cursor.")
 	sealed, err := base64.RawURLEncoding.Strict().DecodeString(page.Cursor)
 	if err != nil || l.vault == nil {
 		return page, refused

@@ -145,9 +145,6 @@ func New(opts Options) *Engine {
 // now is the time that rows carry: UTC, to the microsecond that stores keep.
 func (e *Engine) now() time.Time { return e.clock().UTC().Truncate(time.Microsecond) }
 
-// recordTimeout bounds the writing of what must be written, also when a caller is gone.
-const recordTimeout = 30 * time.Second
-
 // KeepSessions has Close leave the sessions to a later server whatever the
 // options say: a server that ends because it failed was not asked to end them.
 func (e *Engine) KeepSessions() { e.keepSessions.Store(true) }

@@ -109,7 +109,8 @@ func (r *Registry) Authenticate(ctx context.Context, value string) (agentsandbox
 	})
 	switch {
 	case agentsandbox.CodeOf(err) == agentsandbox.CodeKeyNotFound, err == nil && !key.Usable(now):
-		return agentsandbox.Principal{}, agentsandbox.Errorf(agentsandbox.CodeUnauthorized, "The API key is not valid: it is unknown, revoked or expired.")
+		return agentsandbox.Principal{}, agentsandbox.Errorf(agentsandbox.CodeUnauthorized,
+			"The API key is not valid: it is unknown, revoked or expired.")
 	case err != nil:
 		return agentsandbox.Principal{}, err
 	}
@@ -145,7 +146,9 @@ func (r *Registry) Bootstrap(ctx context.Context, value string) (string, error) 
 	if err := r.store.InsertKey(ctx, key, hash); err != nil {
 		return "", err
 	}
-	_ = r.audit.Append(ctx, agentsandbox.AuditEntry{Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK})
+	_ = r.audit.Append(ctx, agentsandbox.AuditEntry{ // logged there
+		Tenant: DefaultTenant, Action: "bootstrapKey", ObjectID: key.ID, Outcome: agentsandbox.AuditOK,
+	})
 	return value, nil
 }
 
