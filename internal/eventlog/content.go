@@ -79,6 +79,12 @@ func (c *content) announce() {
 	}
 }
 
+func (c *content) hasEnded() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 // stop has readers told why nothing more comes.
 func (c *content) stop(why error) {
 	c.mu.Lock()
@@ -171,6 +177,8 @@ type cursor struct {
 	// number is that of the frame before, if it is known.
 	number uint64
 	known  bool
+	// ofWriter says that the writer reads, who has the log until its Close.
+	ofWriter bool
 }
 
 func newCursor(c *content, pos int64) cursor {
@@ -238,7 +246,7 @@ func (r *cursor) fill(size int) error {
 	r.release()
 	c := r.c
 	c.mu.Lock()
-	if errors.Is(c.stopped, ErrRemoved) { // one that was left can be read to its end
+	if errors.Is(c.stopped, ErrRemoved) && !r.ofWriter { // one that was left can be read to its end
 		defer c.mu.Unlock()
 		return fmt.Errorf("event log of %s: %w", c.id, c.stopped)
 	}

@@ -108,9 +108,9 @@ func (d *Dir) Resume(id string, limit int64) (*Log, error) {
 }
 
 // Events reads the events after a number: those of a log under way, and sealed of one
-// that has ended. One that is not there is fs.ErrNotExist: if that is what a row said
-// that had not ended, it has ended since, and the caller reads it again. The caller
-// closes the Reader.
+// that has ended, whose last events are there then, published or not. A log that is not
+// there is fs.ErrNotExist: if that is what a row said that had not ended, it has ended
+// since, and the caller reads it again. The caller closes the Reader.
 func (d *Dir) Events(id string, sealed Sealed, after uint64) (*Reader, error) {
 	c, err := d.use(id, sealed)
 	if err != nil {
@@ -136,9 +136,10 @@ func (d *Dir) use(id string, sealed Sealed) (*content, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if c := d.open[id]; c != nil {
-		c.users++
-		return c, nil
+	known := d.open[id]
+	if known != nil && (sealed.Size == 0 || known.hasEnded()) {
+		known.users++
+		return known, nil
 	}
 	c := &content{dir: d, id: id, name: filepath.Join(d.path, id), users: 1, visible: sealed.Size, ended: true}
 	c.streams[0].Kept, c.streams[1].Kept = sealed.Stdout, sealed.Stderr
@@ -162,7 +163,9 @@ func (d *Dir) use(id string, sealed Sealed) (*content, error) {
 		return nil, err
 	}
 	c.file, c.written = f, sealed.Size
-	d.open[id] = c
+	if known == nil {
+		d.open[id] = c
+	}
 	return c, nil
 }
 

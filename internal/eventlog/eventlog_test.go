@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 )
@@ -219,9 +221,11 @@ func TestReadersOfARemovedLog(t *testing.T) {
 	l := begin(t, d, 0)
 	must(t, l.Append(eventlog.Stdout, make([]byte, 300<<10)))
 	must(t, l.Append(eventlog.Stdout, make([]byte, 300<<10)))
-	waiting, amid, out := l.Events(3), l.Events(0), l.Output(eventlog.Stdout)
+	waiting, amid, own := l.Events(3), l.Events(0), l.Output(eventlog.Stdout)
 	defer waiting.Close()
 	defer amid.Close()
+	out, err := d.Output(id, eventlog.Sealed{}, eventlog.Stdout)
+	must(t, err)
 	defer out.Close()
 	wantNext(t, amid, "1 started begun")
 	told := make(chan error)
@@ -234,11 +238,13 @@ func TestReadersOfARemovedLog(t *testing.T) {
 	if err := <-told; !errors.Is(err, eventlog.ErrRemoved) {
 		t.Errorf("%v", err)
 	}
-	var err error
 	for err == nil {
 		_, err = next(t, amid)
 	}
 	_, outErr := io.Copy(io.Discard, out)
+	if got := output(t, own, nil); len(got) != 600<<10 {
+		t.Errorf("the writer reads %d bytes", len(got))
+	}
 	appendErr, commitErr := l.Append(eventlog.Stdout, []byte("x")), l.Commit(at(1))
 	for _, err := range []error{err, outErr, appendErr, commitErr} {
 		if !errors.Is(err, eventlog.ErrRemoved) {
@@ -253,6 +259,62 @@ func TestReadersOfARemovedLog(t *testing.T) {
 	}
 	if _, err := d.Events(id, eventlog.Sealed{}, 0); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+// Who has the row of a log finds all of it, although it is not published yet.
+func TestARowIsReadBeforeItsLogIsPublished(t *testing.T) {
+	for _, size := range []int{10, 300 << 10} {
+		d := open(t, t.TempDir())
+		l := begin(t, d, 0)
+		must(t, l.Append(eventlog.Stdout, bytes.Repeat([]byte("x"), size)))
+		must(t, l.Finish(0, 0))
+		sealed, err := l.Seal(stderr("note"), over)
+		must(t, err)
+		o, err := d.Output(id, sealed, eventlog.Stderr)
+		if got := output(t, o, err); got != "note" {
+			t.Errorf("%d bytes of output: %q", size, got)
+		}
+		o, err = d.Output(id, eventlog.Sealed{}, eventlog.Stderr)
+		if got := output(t, o, err); got != "" {
+			t.Errorf("%d bytes of output: %q is read without the row", size, got)
+		}
+		must(t, l.Publish())
+		if got := events(t, d, sealed, 2); !slices.Equal(got, []string{"3 stderr note", "4 ended over"}) {
+			t.Errorf("%d bytes of output: %q", size, got)
+		}
+		l.Close()
+		if got := events(t, d, sealed, 2); len(got) != 2 {
+			t.Errorf("%d bytes of output: %q", size, got)
+		}
+	}
+}
+
+func TestOutputIsReadFromAnyPlace(t *testing.T) {
+	for _, pieces := range []int{3, 3000} {
+		d := open(t, t.TempDir())
+		l := begin(t, d, 0)
+		var all bytes.Buffer
+		for n := range pieces {
+			piece := fmt.Appendf(nil, "%d %s\n", n, strings.Repeat("x", n%200))
+			all.Write(piece)
+			must(t, l.Append(eventlog.Stdout, piece))
+			must(t, l.Append(eventlog.Stderr, []byte("e")))
+			if n%50 == 49 {
+				must(t, l.Commit(at(uint64(n))))
+			}
+		}
+		sealed := end(t, l)
+		l.Close()
+		o, err := d.Output(id, sealed, eventlog.Stdout)
+		must(t, err)
+		defer o.Close()
+		if err := iotest.TestReader(o, all.Bytes()); err != nil {
+			t.Error(err)
+		}
+		if _, err := o.Seek(-1, io.SeekStart); err == nil {
+			t.Error("there is a place before the beginning")
+		}
 	}
 }
 

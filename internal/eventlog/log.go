@@ -273,8 +273,11 @@ func (l *Log) Events(after uint64) *Reader {
 	return newReader(l.c, after)
 }
 
-// Output reads what there is now of Stdout or Stderr. The caller closes the Output.
+// Output reads what there is now of Stdout or Stderr, also when the log was removed: the
+// writer has it until Close. The caller closes the Output.
 func (l *Log) Output(stream Kind) *Output {
 	l.c.dir.retain(l.c)
-	return newOutput(l.c, stream)
+	o := newOutput(l.c, stream)
+	o.cursor.ofWriter = true
+	return o
 }

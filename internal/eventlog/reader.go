@@ -78,9 +78,10 @@ func (r *Reader) Close() {
 type Output struct {
 	cursor cursor
 	stream Kind
-	left   int64
 	size   int64
 	data   []byte // of the frame at hand
+	at     int64  // where data begins in the stream
+	want   int64  // where Seek has the next Read begin
 	closed bool
 }
 
@@ -91,7 +92,6 @@ func newOutput(c *content, stream Kind) *Output {
 	if s := c.stream(stream); s != nil {
 		o.size = max(0, s.Kept)
 	}
-	o.left = o.size
 	return o
 }
 
@@ -103,23 +103,37 @@ func (o *Output) fill() error {
 	if o.closed {
 		return errClosed
 	}
-	for len(o.data) == 0 {
-		if o.left == 0 {
+	if o.want < o.at {
+		o.cursor.release()
+		o.cursor.pos, o.cursor.known = 0, false
+		o.data, o.at = nil, 0
+	}
+	for {
+		o.take(int(min(o.want-o.at, int64(len(o.data)))))
+		switch {
+		case len(o.data) > 0:
+			return nil
+		case o.want >= o.size || o.at == o.size:
 			o.cursor.release()
 			return io.EOF
 		}
 		f, err := o.cursor.next()
 		switch {
 		case errors.Is(err, errNoMore), errors.Is(err, errTorn):
-			return o.cursor.c.damage(o.cursor.pos, "it ends, and %d bytes of output are missing", o.left)
+			return o.cursor.c.damage(o.cursor.pos, "it ends, and %d bytes of output are missing", o.size-o.at)
 		case err != nil:
 			return err
 		case f.Kind == o.stream:
-			o.data = f.Data[:min(int64(len(f.Data)), o.left)]
-			o.left -= int64(len(o.data))
+			o.data = f.Data[:min(int64(len(f.Data)), o.size-o.at)]
 		}
 	}
-	return nil
+}
+
+// take goes on behind n bytes of the data at hand.
+func (o *Output) take(n int) {
+	o.data = o.data[n:]
+	o.at += int64(n)
+	o.want = max(o.want, o.at)
 }
 
 // Read implements io.Reader.
@@ -128,8 +142,24 @@ func (o *Output) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n := copy(b, o.data)
-	o.data = o.data[n:]
+	o.take(n)
 	return n, nil
+}
+
+// Seek implements io.Seeker. The next Read reads the log up to there: from its start,
+// where that is before the place of the last one.
+func (o *Output) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += o.want
+	case io.SeekEnd:
+		offset += o.size
+	}
+	if offset < 0 {
+		return 0, errors.New("output: a place before the beginning")
+	}
+	o.want = offset
+	return offset, nil
 }
 
 // WriteTo implements io.WriterTo. Each event is one write.
@@ -142,7 +172,7 @@ func (o *Output) WriteTo(w io.Writer) (total int64, err error) {
 			return total, err
 		}
 		n, err := w.Write(o.data)
-		o.data = o.data[n:]
+		o.take(n)
 		total += int64(n)
 		if err != nil {
 			return total, fmt.Errorf("output: %w", err)
