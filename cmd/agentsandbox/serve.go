@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	goruntime "runtime"
 	"time"
@@ -25,13 +26,13 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/sessions"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/httpserver"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
-	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/template"
 	"github.com/agentsandbox/agentsandbox/internal/vault"
@@ -42,13 +43,18 @@ const (
 	sandboxPrefix = "sbx_"
 	// answerGrace is how long answers may take to leave once nothing runs.
 	answerGrace = 5 * time.Second
+	// unwrittenBytes is how much output of all runs together stays in memory while the
+	// disk takes none. The rest is counted as cut.
+	unwrittenBytes = 128 << 20
 )
 
 // Names in the data directory, beside those of store and config.
 const (
 	blobsDir     = "blobs"
 	sandboxesDir = "sandboxes"
-	spoolDir     = "spool"
+	logsDir      = "logs"
+	// formerSpoolDir is where earlier servers had the output of runs under way.
+	formerSpoolDir = "spool"
 )
 
 // daemon is the server as a value: open makes it, run serves until its context
@@ -106,8 +112,11 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	if err != nil {
 		return err
 	}
-	spools, err := spool.Open(filepath.Join(d.cfg.DataDir, spoolDir))
+	logs, err := eventlog.Open(filepath.Join(d.cfg.DataDir, logsDir), eventlog.Options{UnwrittenBytes: unwrittenBytes})
 	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(d.cfg.DataDir, formerSpoolDir)); err != nil {
 		return err
 	}
 	if d.listener, d.connections, err = listen(d.cfg, d.log); err != nil {
@@ -139,10 +148,10 @@ func (d *daemon) open(ctx context.Context, openMachine machineOpener) error {
 	d.audit = audit.New(audit.Options{Store: d.store, Vault: seals, Logger: d.log})
 	d.egressAudit = audit.NewEgress(d.audit, d.network)
 	d.keys = keys.New(keys.Options{Store: d.store, Audit: d.audit, Vault: seals, Logger: d.log})
-	quotas := quota.New(quotas(d.cfg), d.store, d.log)
+	quotas := quota.New(quotas(d.cfg), d.store, logs, d.log)
 	d.requests = idempotency.New(idempotency.Options{Store: d.store, Quotas: quotas, Logger: d.log})
 	d.engine = engine.New(engine.Options{
-		Store: d.store, Blobs: blobs, Spool: spools, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, EgressAudit: d.egressAudit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
+		Store: d.store, Blobs: blobs, Logs: logs, Sandboxes: d.pool, Keys: d.keys, Audit: d.audit, EgressAudit: d.egressAudit, Template: def.Name, Templates: engineTemplates(d.cfg, def),
 		Network: d.network, Vault: seals, SandboxEnv: env,
 		KeepSessions: d.cfg.OnShutdown == config.OnShutdownKeep,
 		Limits:       serverLimits, Quotas: quotas, Ports: portLimits(d.cfg), Lifetimes: lifetimes(d.cfg), Kept: kept(d.cfg),

@@ -289,7 +289,7 @@ func TestAStartThatFailsLosesNothing(t *testing.T) {
 			return h.fails(ctx, settings...)
 		},
 		"reading what a run has said": func(h *host, settings ...string) error {
-			inTheWay := filepath.Join(h.dir, spoolDir, h.run)
+			inTheWay := filepath.Join(h.dir, logsDir, h.run)
 			if err := os.MkdirAll(inTheWay, 0o700); err != nil {
 				h.t.Fatal(err)
 			}

@@ -25,6 +25,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -39,7 +40,7 @@ type Options struct {
 	Store     Store
 	Blobs     files.Blobs
 	Sandboxes Sandboxes
-	Spool     run.Spool
+	Logs      *eventlog.Dir
 	Keys      sessions.Keys
 	Audit     Audit
 	// EgressAudit tells the audit log what sandboxes do with their network.
@@ -135,7 +136,7 @@ func New(opts Options) *Engine {
 		Lifetimes: opts.Lifetimes, Ports: opts.Ports, Work: e.work, Logger: opts.Logger, Now: opts.Now,
 	})
 	e.Supervisor = run.New(run.Options{
-		Store: opts.Store, Spool: opts.Spool, Supply: e.supply, Sessions: e.Registry, Files: e.Library, Quotas: opts.Quotas,
+		Store: opts.Store, Logs: opts.Logs, Supply: e.supply, Sessions: e.Registry, Files: e.Library, Quotas: opts.Quotas,
 		Limits: opts.Limits, Network: opts.Network, Audit: opts.Audit, Egress: opts.EgressAudit, Vault: opts.Vault, Env: opts.SandboxEnv,
 		Template: opts.Template, Templates: opts.Templates, AnswerStatus: opts.AnswerStatus, VerdictGrace: opts.VerdictGrace, Work: e.work, Logger: opts.Logger, Now: e.now,
 	})

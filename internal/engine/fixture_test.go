@@ -19,6 +19,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
@@ -26,7 +27,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/preload"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
-	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 	"github.com/agentsandbox/agentsandbox/internal/vault"
 )
@@ -71,11 +71,11 @@ type fullStore struct {
 	f *fixture
 }
 
-func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
-	if s.f.noRoom.Load() && len(e.Stdout) > 0 {
+func (s fullStore) FinishExecution(ctx context.Context, e agentsandbox.Execution, log eventlog.Sealed) (bool, error) {
+	if s.f.noRoom.Load() && log.Stdout > 0 {
 		return false, agentsandbox.Errorf(agentsandbox.CodeStorageFull, "The disk is full.")
 	}
-	return s.Store.FinishExecution(ctx, e)
+	return s.Store.FinishExecution(ctx, e, log)
 }
 
 var serverTemplates = templates.Map{"default": {Snapshot: "default", Preloads: []templates.Preload{
@@ -123,7 +123,7 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 	if err != nil {
 		t.Fatal(err)
 	}
-	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	logs, err := eventlog.Open(filepath.Join(dir, "logs"), eventlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,12 +133,12 @@ func newFixtureOn(t *testing.T, dir string, opts engine.Options, quotas quota.Li
 		Stocks: []pool.Stock{{Snapshot: "default"}}, Builders: 2, Limits: serverLimits.Default(), Logger: log,
 	})
 	f.pool.Start()
-	opts.Store, opts.Blobs, opts.Sandboxes, opts.Spool, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), spools, "default", serverTemplates, serverLimits, log
+	opts.Store, opts.Blobs, opts.Sandboxes, opts.Logs, opts.Template, opts.Templates, opts.Limits, opts.Logger = fullStore{db, f}, blobs, supply(f.pool), logs, "default", serverTemplates, serverLimits, log
 	f.audit = audit.New(audit.Options{Store: db, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.AuditService, opts.Audit = f.audit, f.audit
 	network, _ := opts.Network.(audit.Network)
 	opts.EgressAudit = audit.NewEgress(f.audit, network)
-	opts.AnswerStatus, opts.Quotas = edge.Status, quota.New(quotas, db, log)
+	opts.AnswerStatus, opts.Quotas = edge.Status, quota.New(quotas, db, logs, log)
 	f.requests = idempotency.New(idempotency.Options{Store: db, Quotas: opts.Quotas, Logger: log, Now: opts.Now})
 	f.keys = keys.New(keys.Options{Store: db, Audit: f.audit, Vault: opts.Vault, Logger: log, Now: opts.Now})
 	f.KeyService, opts.Keys = f.keys, f.keys

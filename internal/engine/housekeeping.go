@@ -32,11 +32,12 @@ func (e *Engine) resume() {
 
 // Start goes on with what Recover found, begins to end sessions that expire and
 // to remove what is too old, and removes what an earlier process left in the
-// middle of an upload. Close stops it.
+// middle of an upload or of an outcome. Close stops it.
 func (e *Engine) Start() {
 	e.resume()
 	e.Registry.Start()
 	e.keeping.Go(func() { e.Library.SweepContents(e.keepingCtx) })
+	e.keeping.Go(func() { e.Supervisor.SweepLogs(e.keepingCtx) })
 	e.keeping.Go(func() {
 		ticker := time.NewTicker(keepEvery)
 		defer ticker.Stop()
@@ -84,9 +85,9 @@ func (e *Engine) Sweep(ctx context.Context) {
 		files, errs = n, append(errs, err)
 	}
 	if kept := e.kept.Records; kept > 0 {
-		n, err := inBatches(ctx, now.Add(-kept), e.store.DeleteExecutions)
+		n, err := e.Supervisor.Sweep(ctx, now.Add(-kept))
 		executions, errs = n, append(errs, err)
-		n, err = inBatches(ctx, now.Add(-kept), e.store.DeleteSessions)
+		n, err = e.deleteSessions(ctx, now.Add(-kept))
 		sessions, errs = n, append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil && ctx.Err() == nil {
@@ -101,11 +102,10 @@ func (e *Engine) Sweep(ctx context.Context) {
 	}
 }
 
-// inBatches removes old rows until there are none. A batch need not be full: its
-// rows may be large.
-func inBatches(ctx context.Context, before time.Time, remove func(context.Context, time.Time, int) (int, error)) (int, error) {
+// deleteSessions removes rows of sessions that ended before a time, batch by batch.
+func (e *Engine) deleteSessions(ctx context.Context, before time.Time) (int, error) {
 	for total := 0; ; {
-		n, err := remove(ctx, before, sweepBatch)
+		n, err := e.store.DeleteSessions(ctx, before, sweepBatch)
 		total += n
 		if err != nil || n == 0 {
 			return total, err

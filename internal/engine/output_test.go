@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
 )
@@ -187,17 +190,27 @@ func TestKeptAnswersCountAsOutput(t *testing.T) {
 	}
 }
 
-// spooledHost is a server whose runs print more than stays in memory.
-func spooledHost(t *testing.T) (*host, *server, context.Context) {
+// outputHost is a server whose runs print more than a row has.
+func outputHost(t *testing.T) (*host, *server, context.Context) {
 	h := newHost(t)
 	return h, h.start(), as(t, "a")
 }
 
-func wantEmptySpool(t *testing.T, dir string) {
+// wantLogs checks whose logs have a file.
+func wantLogs(t *testing.T, dir string, want ...string) {
 	t.Helper()
-	left, err := filepath.Glob(filepath.Join(dir, "spool", "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left in the spool: %v, %v", left, err)
+	entries, err := os.ReadDir(filepath.Join(dir, "logs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("logs in files: %q, want %q", got, want)
 	}
 }
 
@@ -217,9 +230,10 @@ func wantPrinted(t *testing.T, x *agentsandbox.Execution) {
 	}
 }
 
-func TestMuchOutputComesBackFromTheSpool(t *testing.T) {
-	h, s, ctx := spooledHost(t)
+func TestMuchOutputComesBackFromItsFile(t *testing.T) {
+	h, s, ctx := outputHost(t)
 	id := s.session(ctx)
+	var runs []string
 	for _, session := range []string{id, ""} {
 		x, err := s.Execute(ctx, bash(session, prints))
 		if err != nil {
@@ -231,12 +245,16 @@ func TestMuchOutputComesBackFromTheSpool(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantPrinted(t, rec)
+		runs = append(runs, x.ID)
 	}
-	wantEmptySpool(t, h.dir)
+	if _, err := s.Execute(ctx, bash(id, "seq 10000; echo >&2")); err != nil { // for this, there is room in the row
+		t.Fatal(err)
+	}
+	wantLogs(t, h.dir, runs...)
 }
 
 func TestAnAnswerWaitsForRoom(t *testing.T) {
-	h, s, ctx := spooledHost(t)
+	h, s, ctx := outputHost(t)
 	asked := 0
 	roomy := agentsandbox.WithOutputRoom(ctx, func(_ context.Context, bytes int) error {
 		asked = bytes
@@ -265,12 +283,12 @@ func TestAnAnswerWaitsForRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantPrinted(t, rec)
-	wantEmptySpool(t, h.dir)
+	wantLogs(t, h.dir, x.ID, rec.ID)
 }
 
 // What was put aside and is damaged is never replaced by what came after it.
 func TestOutputThatCannotBeReadBackIsCut(t *testing.T) {
-	h, s, ctx := spooledHost(t)
+	h, s, ctx := outputHost(t)
 	gate := filepath.Join(t.TempDir(), "gate")
 	answer := make(chan *agentsandbox.Execution, 1)
 	var failed atomic.Value
@@ -282,16 +300,16 @@ func TestOutputThatCannotBeReadBackIsCut(t *testing.T) {
 		answer <- x
 	}()
 	until(t, "it has printed", func() bool { _, err := os.Stat(gate + ".begun"); return err == nil })
-	var spool []string
-	until(t, "it is in the spool", func() bool {
-		spool, _ = filepath.Glob(filepath.Join(h.dir, "spool", "exe_*"))
-		if len(spool) != 1 {
+	var files []string
+	until(t, "it is in the file", func() bool {
+		files, _ = filepath.Glob(filepath.Join(h.dir, "logs", "exe_*"))
+		if len(files) != 1 {
 			return false
 		}
-		info, err := os.Stat(spool[0])
+		info, err := os.Stat(files[0])
 		return err == nil && info.Size() > 1_200_000
 	})
-	if err := os.Truncate(spool[0], 700_000); err != nil {
+	if err := os.Truncate(files[0], 700_000); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(gate, nil, 0o600); err != nil {
@@ -305,4 +323,58 @@ func TestOutputThatCannotBeReadBackIsCut(t *testing.T) {
 		!x.Truncated || x.StdoutBytes != 1288895+5 || !strings.Contains(string(x.Stderr), "the output was cut: the first") {
 		t.Errorf("%d of %d bytes, truncated %v, stderr %q", len(x.Stdout), x.StdoutBytes, x.Truncated, x.Stderr)
 	}
+}
+
+// The file of a log goes with the output of its row, and not before whoever asked for
+// the run has the answer.
+func TestLogsGoWithTheirOutput(t *testing.T) {
+	h := newHost(t)
+	h.quotas = quota.Limits{Output: 4_000_000}
+	s, ctx := h.start(), as(t, "a")
+	var second *agentsandbox.Execution
+	x, err := s.Execute(agentsandbox.WithOutputRoom(ctx, func(context.Context, int) (err error) {
+		second, err = s.Execute(ctx, bash("", prints))
+		return err
+	}), bash("", prints))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPrinted(t, x)
+	wantPrinted(t, second)
+	rec, err := s.Execution(ctx, x.ID)
+	if err != nil || !rec.OutputDropped || len(rec.Stdout) != 0 {
+		t.Errorf("%+v, %v", rec, err)
+	}
+	wantLogs(t, h.dir, second.ID)
+
+	// What can never fit is in the answer alone.
+	large, err := s.Execute(ctx, bash("", "seq 700000; echo said >&2"))
+	if err != nil || !large.OutputDropped || large.Truncated || int64(len(large.Stdout)) != large.StdoutBytes || string(large.Stderr) != "said\n" {
+		t.Errorf("%d of %d bytes, dropped %v, %q, %v", len(large.Stdout), large.StdoutBytes, large.OutputDropped, large.Stderr, err)
+	}
+	wantLogs(t, h.dir, second.ID)
+}
+
+// Retention removes the files with the rows, and a start what no row needs.
+func TestOldLogsAreRemoved(t *testing.T) {
+	h := newHost(t)
+	h.kept = engine.Kept{Records: time.Hour}
+	s, ctx := h.start(), as(t, "a")
+	x, err := s.Execute(ctx, bash("", prints))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, left := range []string{x.ID + "x", "exe_gone", "strange"} {
+		if err := os.WriteFile(filepath.Join(h.dir, "logs", left), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.SweepLogs(ctx)
+	wantLogs(t, h.dir, x.ID)
+	s.Sweep(ctx)
+	wantLogs(t, h.dir, x.ID)
+	s.stop(context.Background())
+	h.kept.Records = time.Nanosecond
+	h.start().Sweep(ctx)
+	wantLogs(t, h.dir)
 }

@@ -14,18 +14,19 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/audit"
 	"github.com/agentsandbox/agentsandbox/internal/blob"
 	"github.com/agentsandbox/agentsandbox/internal/engine"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
-	"github.com/agentsandbox/agentsandbox/internal/engine/run"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/keys"
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	"github.com/agentsandbox/agentsandbox/internal/runtime/fake"
-	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -35,6 +36,8 @@ type host struct {
 	dir     string
 	runtime *fake.Runtime
 	keep    bool
+	quotas  quota.Limits
+	kept    engine.Kept
 }
 
 // server is one of them. A dead one changes nothing any more.
@@ -46,10 +49,10 @@ type server struct {
 	pool  *pool.Pool
 	dead  atomic.Bool
 	once  sync.Once
-	// atOutcome is called before an outcome is written; spoolError is what putting
-	// output aside fails with.
-	atOutcome  func()
-	spoolError atomic.Bool
+	// atOutcome is called before an outcome is written; diskFull has the files of
+	// logs fail to be written.
+	atOutcome func()
+	diskFull  atomic.Bool
 }
 
 var errDead = errors.New("this server is dead")
@@ -66,14 +69,14 @@ func (m mortalStore) InsertExecution(ctx context.Context, e agentsandbox.Executi
 	return m.Store.InsertExecution(ctx, e, sandbox, plan)
 }
 
-func (m mortalStore) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
+func (m mortalStore) FinishExecution(ctx context.Context, e agentsandbox.Execution, log eventlog.Sealed) (bool, error) {
 	if m.s.atOutcome != nil {
 		m.s.atOutcome()
 	}
 	if m.s.dead.Load() {
 		return false, errDead
 	}
-	return m.Store.FinishExecution(ctx, e)
+	return m.Store.FinishExecution(ctx, e, log)
 }
 
 func (m mortalStore) MoveSession(ctx context.Context, id string, to agentsandbox.SessionStatus, at time.Time) error {
@@ -83,23 +86,50 @@ func (m mortalStore) MoveSession(ctx context.Context, id string, to agentsandbox
 	return m.Store.MoveSession(ctx, id, to, at)
 }
 
-type mortalSpool struct {
-	run.Spool
+// unwrittenBytes is how much output all runs have in memory while the disk is full.
+const unwrittenBytes = 4 << 20
+
+// mortalDisk is the file of a log, which a dead server does not write.
+type mortalDisk struct {
+	eventlog.Disk
 	s *server
 }
 
-func (m mortalSpool) Append(id string, e run.SpoolEntry) error {
-	if m.s.dead.Load() || m.s.spoolError.Load() {
+func (s *server) writable() error {
+	switch {
+	case s.dead.Load():
 		return errDead
+	case s.diskFull.Load():
+		return unix.ENOSPC
 	}
-	return m.Spool.Append(id, e)
+	return nil
 }
 
-func (m mortalSpool) Remove(id string) error {
-	if m.s.dead.Load() {
+func (s *server) openFile(path string, flag int) (eventlog.Disk, error) {
+	if flag&os.O_CREATE != 0 {
+		if err := s.writable(); err != nil {
+			return nil, err
+		}
+	}
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return mortalDisk{f, s}, nil
+}
+
+func (d mortalDisk) WriteAt(b []byte, off int64) (int, error) {
+	if err := d.s.writable(); err != nil {
+		return 0, err
+	}
+	return d.Disk.WriteAt(b, off)
+}
+
+func (d mortalDisk) Truncate(size int64) error {
+	if d.s.dead.Load() {
 		return errDead
 	}
-	return m.Spool.Remove(id)
+	return d.Disk.Truncate(size)
 }
 
 func newHost(t *testing.T) *host {
@@ -126,7 +156,7 @@ func (h *host) start() *server {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	spools, err := spool.Open(filepath.Join(h.dir, "spool"))
+	logs, err := eventlog.Open(filepath.Join(h.dir, "logs"), eventlog.Options{OpenFile: s.openFile, UnwrittenBytes: unwrittenBytes})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -139,8 +169,8 @@ func (h *host) start() *server {
 	s.audit = audit.New(audit.Options{Store: s.db, Logger: log})
 	s.Engine = engine.New(engine.Options{
 		Audit: s.audit, EgressAudit: audit.NewEgress(s.audit, nil), Keys: keys.New(keys.Options{Store: s.db, Audit: s.audit, Logger: log}),
-		Store: mortalStore{s.db, s}, Blobs: blobs, Spool: mortalSpool{spools, s}, Sandboxes: s.pool,
-		KeepSessions: h.keep, Template: "default", Templates: serverTemplates, Limits: l, AnswerStatus: edge.Status, Quotas: quota.New(quota.Limits{}, s.db, log), Logger: log,
+		Store: mortalStore{s.db, s}, Blobs: blobs, Logs: logs, Sandboxes: s.pool,
+		KeepSessions: h.keep, Kept: h.kept, Template: "default", Templates: serverTemplates, Limits: l, AnswerStatus: edge.Status, Quotas: quota.New(h.quotas, s.db, logs, log), Logger: log,
 	})
 	keep, err := s.Owned(h.t.Context())
 	if err != nil {
@@ -271,10 +301,7 @@ func TestARunOutlivesItsServer(t *testing.T) {
 	if len(rec.Files) == 0 || rec.Files[len(rec.Files)-1].Filename != "made" {
 		t.Errorf("files %v", rec.Files)
 	}
-	left, err := filepath.Glob(filepath.Join(h.dir, "spool", "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left in the spool: %v, %v", left, err)
-	}
+	wantLogs(t, h.dir, run, out.ID)
 }
 
 func TestARunWithoutASessionOutlivesItsServer(t *testing.T) {
@@ -306,30 +333,38 @@ func TestARunWithoutASessionOutlivesItsServer(t *testing.T) {
 }
 
 func TestAServerThatDiesBeforeItWritesAnOutcome(t *testing.T) {
-	h := newHost(t)
-	first, ctx := h.start(), as(t, "a")
-	id := first.session(ctx)
-	first.atOutcome = sync.OnceFunc(first.die)
-	first.begin(ctx, bash(id, "echo said; echo made > made"))
-	until(t, "the server is dead", first.dead.Load)
-	first.kill()
-	second := h.start()
-	page, err := second.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}})
-	if err != nil || len(page.Executions) != 1 {
-		t.Fatal(page, err)
-	}
-	rec := second.ended(ctx, page.Executions[0].ID)
-	if string(rec.Stdout) != "said\n" || len(rec.Files) != 1 || rec.Status != agentsandbox.StatusSucceeded {
-		t.Errorf("%+v", rec)
+	for _, lines := range []int{10, 100_000} { // the log is in the row, and in a file
+		h := newHost(t)
+		first, ctx := h.start(), as(t, "a")
+		id := first.session(ctx)
+		first.atOutcome = sync.OnceFunc(first.die)
+		first.begin(ctx, bash(id, fmt.Sprintf("seq %d; echo made > made; exit 3", lines)))
+		until(t, "the server is dead", first.dead.Load)
+		first.kill()
+		second := h.start()
+		page, err := second.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}})
+		if err != nil || len(page.Executions) != 1 {
+			t.Fatal(page, err)
+		}
+		rec := second.ended(ctx, page.Executions[0].ID)
+		want, _ := second.Execute(ctx, bash(id, fmt.Sprintf("seq %d", lines)))
+		if string(rec.Stdout) != string(want.Stdout) || len(rec.Stderr) != 0 || rec.Truncated || len(rec.Files) != 1 || rec.ReturnCode != 3 {
+			t.Errorf("%d of %d bytes, %q, %d files, %d", len(rec.Stdout), len(want.Stdout), rec.Stderr, len(rec.Files), rec.ReturnCode)
+		}
+		if lines > 10 {
+			wantLogs(t, h.dir, rec.ID, want.ID)
+		} else {
+			wantLogs(t, h.dir)
+		}
 	}
 }
 
-// What could not be put aside, and is gone with the server, is not made up.
+// What could not be written, and is gone with the server, is not made up.
 func TestAFullDiskAndADeadServerAreTold(t *testing.T) {
 	h := newHost(t)
 	first, ctx := h.start(), as(t, "a")
 	id := first.session(ctx)
-	first.spoolError.Store(true)
+	first.diskFull.Store(true)
 	first.begin(ctx, bash(id, "seq 200000; echo $$ > pid; touch half; sleep 1000"))
 	first.exists(ctx, id, "/workspace/half")
 	run := first.running(ctx, 1)[0]
@@ -346,14 +381,66 @@ func TestAFullDiskAndADeadServerAreTold(t *testing.T) {
 	}
 }
 
+// What could not be written for a while is there in the end, as far as memory had room
+// for it. The rest is counted.
 func TestAFullDiskAloneLosesNothing(t *testing.T) {
 	h := newHost(t)
 	s, ctx := h.start(), as(t, "a")
-	s.spoolError.Store(true)
-	rec, err := s.Execute(ctx, bash("", "seq 200000"))
-	if err != nil || rec.Status != agentsandbox.StatusSucceeded || int64(len(rec.Stdout)) != rec.StdoutBytes || rec.Truncated {
+	for _, tt := range []struct{ lines, bytes int }{{200_000, 1_288_895}, {1_000_000, 6_888_896}} {
+		s.diskFull.Store(true)
+		gate := filepath.Join(t.TempDir(), "gate")
+		answer := make(chan *agentsandbox.Execution, 1)
+		go func() {
+			x, err := s.Execute(ctx, bash("", fmt.Sprintf("seq %d; touch %[2]s.begun; until test -e %[2]s; do sleep 0.01; done", tt.lines, gate)))
+			if err != nil {
+				t.Error(err)
+			}
+			answer <- x
+		}()
+		until(t, "it has printed", func() bool { _, err := os.Stat(gate + ".begun"); return err == nil })
+		s.diskFull.Store(false)
+		if err := os.WriteFile(gate, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		x := <-answer
+		cut := tt.bytes > unwrittenBytes
+		if x.Status != agentsandbox.StatusSucceeded || x.StdoutBytes != int64(tt.bytes) || x.Truncated != cut || (len(x.Stdout) < tt.bytes) != cut ||
+			len(x.Stdout) < min(tt.bytes, unwrittenBytes/2) || strings.Contains(string(x.Stderr), "the output was cut") != cut {
+			t.Errorf("%s, %d of %d bytes, truncated %v, %q", x.Status, len(x.Stdout), x.StdoutBytes, x.Truncated, x.Stderr)
+		}
+		rec, err := s.Execution(ctx, x.ID)
+		if err != nil || string(rec.Stdout) != string(x.Stdout) || string(rec.Stderr) != string(x.Stderr) {
+			t.Errorf("the record has %d bytes, the answer %d; %v", len(rec.Stdout), len(x.Stdout), err)
+		}
+	}
+}
+
+// Where the disk takes nothing in the end either, output that is small is in the row,
+// and for more there is an outcome without it, which says so.
+func TestADiskThatStaysFull(t *testing.T) {
+	h := newHost(t)
+	s, ctx := h.start(), as(t, "a")
+	s.diskFull.Store(true)
+	small, err := s.Execute(ctx, bash("", "seq 10000"))
+	if err != nil || small.StdoutBytes != 48894 || len(small.Stdout) != 48894 {
+		t.Fatalf("%+v, %v", small, err)
+	}
+	for range 5 { // what was in memory is given back: five times 1.3 MB within 4 MiB
+		_, err = s.Execute(ctx, bash("", "seq 200000"))
+		if agentsandbox.CodeOf(err) != agentsandbox.CodeStorageFull || !strings.Contains(err.Error(), "The run's record is exe_") {
+			t.Fatal(err)
+		}
+	}
+	list, err := s.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec, err := s.Execution(ctx, list.Executions[0].ID)
+	if err != nil || rec.Status != agentsandbox.StatusSucceeded || rec.StdoutBytes != 1288895 || !rec.OutputDropped || !rec.Truncated ||
+		rec.HTTPStatus != 507 || !strings.Contains(rec.Error, "could not be kept") {
 		t.Errorf("%+v, %v", rec, err)
 	}
+	wantLogs(t, h.dir)
 }
 
 func TestShutdownLeavesSessionsAlive(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -35,8 +36,8 @@ func BenchmarkExecution(b *testing.B) {
 				if err := db.InsertExecution(b.Context(), e, "", nil); err != nil {
 					b.Fatal(err)
 				}
-				e.Status, e.EndedAt, e.Stdout = agentsandbox.StatusSucceeded, time.Now(), output
-				if _, err := db.FinishExecution(b.Context(), e); err != nil {
+				e.Status, e.EndedAt = agentsandbox.StatusSucceeded, time.Now()
+				if _, err := db.FinishExecution(b.Context(), e, eventlog.Sealed{Size: int64(len(output)), Stdout: int64(len(output)), Inline: output}); err != nil {
 					b.Fatal(err)
 				}
 				took = append(took, time.Since(started))

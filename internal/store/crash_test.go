@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -35,7 +36,7 @@ func writeUntilKilled(ctx context.Context, dir string) error {
 		fmt.Println("running", e.ID)
 		f := file(n)
 		e.Status, e.EndedAt, e.Files = agentsandbox.StatusSucceeded, time.Now(), []agentsandbox.File{f}
-		if finished, err := db.FinishExecution(ctx, e); err != nil || !finished {
+		if finished, err := db.FinishExecution(ctx, e, eventlog.Sealed{}); err != nil || !finished {
 			return errors.Join(errors.New("not finished"), err)
 		}
 		fmt.Println("finished", e.ID)
@@ -93,12 +94,12 @@ func TestAcknowledgedRowsOutliveSIGKILL(t *testing.T) {
 	}
 	db := open(t, dir)
 	for _, id := range running {
-		if _, err := db.Execution(t.Context(), "t", id); err != nil {
+		if _, _, err := db.Execution(t.Context(), "t", id); err != nil {
 			t.Fatalf("an acknowledged run: %v", err)
 		}
 	}
 	for _, id := range finished {
-		e, err := db.Execution(t.Context(), "t", id)
+		e, _, err := db.Execution(t.Context(), "t", id)
 		if err != nil {
 			t.Fatalf("a finished run: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 )
 
 const (
@@ -16,15 +17,16 @@ const (
 	executionColumns = `id, tenant, session_id, ephemeral, language, status, return_code, signal,
 		stdout_bytes, stderr_bytes, truncated, files_omitted, duration_ms, cpu_ms, memory_peak_bytes, session_status, error,
 		endpoint, method, http_status, created_at, ended_at, meta`
-	outputColumns = "code, stdout, stderr"
+	// Runs of earlier servers have stdout and stderr, those of this one a log.
+	outputColumns = "code, stdout, stderr, log_bytes, log_stdout, log_stderr, log"
 
-	insertExecution = "INSERT INTO executions (" + executionColumns + ", " + outputColumns + `, sandbox, plan)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	insertExecution = "INSERT INTO executions (" + executionColumns + `, code, stdout, stderr, sandbox, plan)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, x'', x'', ?, ?)`
 
 	finishExecution = `UPDATE executions SET status = ?, return_code = ?, signal = ?,
 			stdout_bytes = ?, stderr_bytes = ?, truncated = ?, files_omitted = ?,
 			duration_ms = ?, cpu_ms = ?, memory_peak_bytes = ?, session_status = ?, error = ?, http_status = ?, ended_at = ?,
-			stdout = ?, stderr = ?, code = iif(?, '', code)
+			log_bytes = ?, log_stdout = ?, log_stderr = ?, log = ?, code = iif(?, '', code)
 		WHERE id = ? AND ended_at IS NULL`
 
 	insertRefusals       = "INSERT INTO execution_refusals (execution_id, refusals, others) VALUES (?, ?, ?)"
@@ -41,6 +43,8 @@ const (
 	insertFileOfRun = `INSERT INTO files (id, tenant, filename, media_type, size_bytes, sha256, session_id, execution_id, path, created_at)
 		SELECT ?, tenant, ?, ?, ?, ?, ?, id, ?, ? FROM executions WHERE id = ?`
 
+	needsLog = "SELECT EXISTS (SELECT 1 FROM executions WHERE id = ? AND (ended_at IS NULL OR log_bytes > length(log)))"
+
 	executionByID = "SELECT " + executionColumns + ", " + outputColumns + " FROM executions WHERE id = ? AND tenant = ?"
 )
 
@@ -49,8 +53,9 @@ const (
 const smallOutcomeBytes = 64 << 10
 
 // InsertExecution stores the record of a run, in which sandbox it is, and what a later
-// server needs to attach to it; without files: those are written with its outcome. Codes: conflict (the id is stored already), invalid_request
-// (meta that is not UTF-8), storage_full.
+// server needs to attach to it; without output and files: those are written with its
+// outcome. Codes: conflict (the id is stored already), invalid_request (meta that is not
+// UTF-8), storage_full.
 func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution, sandbox string, attachInfo []byte) error {
 	if err := need("execution", e.ID, e.Tenant, e.CreatedAt); err != nil {
 		return err
@@ -83,36 +88,37 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution, san
 		e.ID, e.Tenant, e.SessionID, e.Ephemeral, string(e.Language), string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted, e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error,
 		e.Endpoint, e.Method, e.HTTPStatus, micros(e.CreatedAt), micros(e.EndedAt), meta,
-		e.Code, bytesOf(e.Stdout), bytesOf(e.Stderr), sandbox, bytesOf(attachInfo))
+		e.Code, sandbox, bytesOf(attachInfo))
 }
 
-// FinishExecution writes the outcome of a run and the rows of its files, in one
-// transaction, if the run is still running, and tells whether it was; an id that
-// is not there was not. The run is found by e.ID alone: its tenant, code and
-// request stay as they were inserted. What a file says of its tenant and run may
-// be empty, but not different. With OutputDropped, neither code nor output is kept.
+// FinishExecution writes the outcome of a run, its event log and the rows of its
+// files, in one transaction, if the run is still running, and tells whether it was;
+// an id that is not there was not. The run is found by e.ID alone: its tenant, code
+// and request stay as they were inserted, and its output is what the log has. What a
+// file says of its tenant and run may be empty, but not different. With
+// OutputDropped, neither code nor log is kept.
 //
 // Codes: conflict (a file's id is stored already), storage_full. On a full disk
 // an outcome without files and with at most 64 KiB of output is still written.
-func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error) {
+func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution, log eventlog.Sealed) (bool, error) {
 	if err := checkOutcome(e); err != nil {
 		return false, err
 	}
 	if e.OutputDropped {
-		e.Stdout, e.Stderr, e.Truncated = nil, nil, e.Truncated || e.StdoutBytes+e.StderrBytes > 0
+		log, e.Truncated = eventlog.Sealed{}, e.Truncated || e.StdoutBytes+e.StderrBytes > 0
 	}
 	need := needsSpace
-	if len(e.Files) == 0 && len(e.Stdout)+len(e.Stderr)+len(e.Error) <= smallOutcomeBytes {
+	if len(e.Files) == 0 && log.Stdout+log.Stderr+int64(len(e.Error)) <= smallOutcomeBytes {
 		need = freesSpace
 	}
 	var finished bool
 	err := db.write(ctx, need, func(ctx context.Context, c *conn) (err error) {
 		if len(e.Files) == 0 && len(e.NetworkRefused) == 0 && len(e.OmittedReasons) == 0 && !e.OutputDropped {
-			finished, err = writeOutcome(ctx, c, e)
+			finished, err = writeOutcome(ctx, c, e, log)
 			return err
 		}
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
-			if finished, err = writeOutcome(ctx, c, e); err != nil || !finished {
+			if finished, err = writeOutcome(ctx, c, e, log); err != nil || !finished {
 				return err
 			}
 			if e.OutputDropped {
@@ -154,12 +160,12 @@ func checkOutcome(e agentsandbox.Execution) error {
 	return nil
 }
 
-func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution) (bool, error) {
+func writeOutcome(ctx context.Context, c *conn, e agentsandbox.Execution, log eventlog.Sealed) (bool, error) {
 	query, args := finishExecution, []any{
 		string(e.Status), e.ReturnCode, e.Signal,
 		e.StdoutBytes, e.StderrBytes, e.Truncated, e.FilesOmitted,
 		e.DurationMS, e.CPUMS, e.MemoryPeakBytes, string(e.SessionStatus), e.Error, e.HTTPStatus, micros(e.EndedAt),
-		bytesOf(e.Stdout), bytesOf(e.Stderr), e.OutputDropped, e.ID,
+		log.Size, log.Stdout, log.Stderr, bytesOf(log.Inline), e.OutputDropped, e.ID,
 	}
 	if e.Tenant != "" { // recovery knows ids only
 		query += " AND tenant = ?"
@@ -221,11 +227,11 @@ func writeFiles(ctx context.Context, c *conn, e agentsandbox.Execution) error {
 	return nil
 }
 
-// Execution finds a record, with those of its files that still exist, in the
-// order in which they were given. Codes: execution_not_found.
-func (db *DB) Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error) {
-	var e agentsandbox.Execution
-	err := db.snapshot(ctx, func(c *conn) error {
+// Execution finds a record, with those of its files that still exist, in the order in
+// which they were given, and its event log. A run of an earlier server has its output
+// in the record, and no log. Codes: execution_not_found.
+func (db *DB) Execution(ctx context.Context, tenant, id string) (e agentsandbox.Execution, log eventlog.Sealed, err error) {
+	err = db.snapshot(ctx, func(c *conn) error {
 		found, err := rows(ctx, c, scanExecutionWithOutput, executionByID, id, tenant)
 		if err != nil {
 			return err
@@ -233,13 +239,20 @@ func (db *DB) Execution(ctx context.Context, tenant, id string) (agentsandbox.Ex
 		if len(found) == 0 {
 			return notFound(agentsandbox.CodeExecutionNotFound, "execution", agentsandbox.ExecutionPrefix, id)
 		}
-		if err := addFiles(ctx, c, found); err != nil {
+		executions := []agentsandbox.Execution{found[0].Execution}
+		if err := addFiles(ctx, c, executions); err != nil {
 			return err
 		}
-		e = found[0]
+		e, log = executions[0], found[0].log
 		return nil
 	})
-	return e, err
+	return e, log, err
+}
+
+// NeedsLog tells whether the file of an event log, whose ever it is, is needed: the
+// run goes on, or its row has a log and not the bytes of it.
+func (db *DB) NeedsLog(ctx context.Context, id string) (bool, error) {
+	return find(ctx, db, nil, scanValue[bool], needsLog, id)
 }
 
 // Executions lists the records of a tenant, newest first, without code and
@@ -381,10 +394,22 @@ func scanExecution(row scanner) (agentsandbox.Execution, error) {
 	return r.execution()
 }
 
-func scanExecutionWithOutput(row scanner) (agentsandbox.Execution, error) {
+// executionOutput is a record with its output.
+type executionOutput struct {
+	agentsandbox.Execution
+	log eventlog.Sealed
+}
+
+func scanExecutionWithOutput(row scanner) (o executionOutput, err error) {
 	var r executionRow
-	if err := row.Scan(append(r.columns(), &r.Code, &r.Stdout, &r.Stderr)...); err != nil {
-		return r.Execution, err
+	var inline []byte
+	err = row.Scan(append(r.columns(), &r.Code, &r.Stdout, &r.Stderr, &o.log.Size, &o.log.Stdout, &o.log.Stderr, &inline)...)
+	if err != nil {
+		return o, err
 	}
-	return r.execution()
+	if len(inline) > 0 {
+		o.log.Inline = inline
+	}
+	o.Execution, err = r.execution()
+	return o, err
 }

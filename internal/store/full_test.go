@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -102,13 +103,13 @@ func TestFullDisk(t *testing.T) {
 
 	// Large outcomes are refused, and the run goes on being one that runs.
 	run.Status, run.EndedAt = agentsandbox.StatusSucceeded, time.Now()
-	run.Stdout = bytes.Repeat([]byte("x"), 20<<20)
-	_, err := db.FinishExecution(t.Context(), run)
+	large := eventlog.Sealed{Size: 20 << 20, Stdout: 20 << 20, Inline: bytes.Repeat([]byte("x"), 20<<20)}
+	_, err := db.FinishExecution(t.Context(), run, large)
 	wantFull(t, err)
 
 	// Reads, ends and deletes work, all of them.
-	run.Stdout = []byte("the output could not be kept")
-	if finished, err := db.FinishExecution(t.Context(), run); err != nil || !finished {
+	small := eventlog.Sealed{Size: 64 << 10, Stdout: 64 << 10, Inline: make([]byte, 64<<10)}
+	if finished, err := db.FinishExecution(t.Context(), run, small); err != nil || !finished {
 		t.Fatalf("a small outcome: %v, %v", finished, err)
 	}
 	if err := db.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleted, time.Now()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -57,12 +58,13 @@ func FuzzRows(f *testing.F) {
 			}
 			return
 		}
-		e.Status, e.Stdout, e.StdoutBytes, e.EndedAt, e.HTTPStatus = agentsandbox.StatusSucceeded, output, int64(len(output)), at, 200
-		if finished, err := db.FinishExecution(ctx, e); err != nil || !finished {
+		e.Status, e.StdoutBytes, e.EndedAt, e.HTTPStatus = agentsandbox.StatusSucceeded, int64(len(output)), at, 200
+		log := eventlog.Sealed{Size: int64(len(output)), Stdout: int64(len(output)), Inline: output}
+		if finished, err := db.FinishExecution(ctx, e, log); err != nil || !finished {
 			t.Fatalf("finish: %v, %v", finished, err)
 		}
-		got, err := db.Execution(ctx, tenant, e.ID)
-		if err != nil || got.Code != code || !bytes.Equal(got.Stdout, output) || got.Meta["request_id"] != value {
+		got, kept, err := db.Execution(ctx, tenant, e.ID)
+		if err != nil || got.Code != code || !bytes.Equal(kept.Inline, output) || got.Meta["request_id"] != value {
 			t.Fatalf("wrote %+v, read %+v, %v", e, got, err)
 		}
 	})

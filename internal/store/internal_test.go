@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -213,7 +214,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		"SELECT " + keyColumns + " FROM api_keys WHERE tenant = ?" + newest,
 		sessionByID, moveSession, bindSession, leftSessions,
 		"SELECT " + sessionColumns + " FROM sessions WHERE tenant = ? AND status = 'live'" + newest,
-		executionByID, finishExecution, leftExecutions,
+		executionByID, needsLog, finishExecution, leftExecutions,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ?" + newest,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND session_id = ?" + newest,
 		"SELECT " + executionColumns + " FROM executions WHERE tenant = ? AND status = ?" + newest,
@@ -284,5 +285,45 @@ func TestSecretsAndPortsGoWithTheirSession(t *testing.T) {
 	}
 	if n := kept(); n != 0 {
 		t.Errorf("%d of secrets and ports are kept after the end", n)
+	}
+}
+
+// TestOutputFromBeforeThereWereLogs: rows of an earlier server have their output in
+// columns, which count, are read, and are dropped and deleted with the others.
+func TestOutputFromBeforeThereWereLogs(t *testing.T) {
+	db, err := Open(t.Context(), t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	made := time.Now().UTC().Truncate(time.Microsecond)
+	old := agentsandbox.Execution{ID: "exe_1", Tenant: "t", Code: "code", Status: agentsandbox.StatusRunning, CreatedAt: made}
+	if err := db.InsertExecution(t.Context(), old, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	const endAsBefore = "UPDATE executions SET status = 'succeeded', ended_at = ?, stdout = x'00ff', stdout_bytes = 2, stderr = x'313233', stderr_bytes = 3"
+	if _, err := db.writer.exec(t.Context(), endAsBefore, micros(made)); err != nil {
+		t.Fatal(err)
+	}
+	read := func(want string, used int64) {
+		t.Helper()
+		e, log, err := db.Execution(t.Context(), "t", "exe_1")
+		if got := fmt.Sprintf("%s %q %q %v", e.Code, e.Stdout, e.Stderr, e.OutputDropped); err != nil || got != want || log.Size != 0 || log.Inline != nil {
+			t.Errorf("%s, want %s; log %+v, %v", got, want, log, err)
+		}
+		if u, err := db.TenantUsage(t.Context(), "t"); err != nil || u.Output != used {
+			t.Errorf("%d bytes in use, want %d; %v", u.Output, used, err)
+		}
+		if needed, err := db.NeedsLog(t.Context(), "exe_1"); err != nil || needed {
+			t.Errorf("a file is needed: %v, %v", needed, err)
+		}
+	}
+	read(`code "\x00\xff" "123" false`, 9)
+	if ids, err := db.DropOutput(t.Context(), "t", 8); err != nil || len(ids) != 1 {
+		t.Errorf("%v, %v", ids, err)
+	}
+	read(` "" "" true`, 0)
+	if ids, err := db.DeleteExecutions(t.Context(), made.Add(time.Second), 10); err != nil || len(ids) != 1 {
+		t.Errorf("%v, %v", ids, err)
 	}
 }

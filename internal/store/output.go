@@ -13,17 +13,18 @@ const (
 	// something is made again from that; one that has made nothing is given anew.
 	// The answer of a failure that has made something stays: it is small, and the
 	// record tells another story.
-	oldestOutput = `SELECT seq, bytes, answer FROM (
-			SELECT seq, ended_at AS at, octet_length(code) + length(stdout) + length(stderr) AS bytes, 0 AS answer
+	oldestOutput = `SELECT seq, bytes, run FROM (
+			SELECT seq, ended_at AS at, octet_length(code) + length(stdout) + length(stderr) + log_stdout + log_stderr AS bytes, id AS run
 			FROM executions WHERE tenant = ?1 AND ended_at IS NOT NULL AND code <> ''
 			UNION ALL
-			SELECT seq, created_at, length(body), 1
+			SELECT seq, created_at, length(body), ''
 			FROM idempotent_requests WHERE tenant = ?1 AND body IS NOT NULL AND (object_id = '' OR status < 300))
 		ORDER BY at LIMIT ?2`
 
 	noteDrop     = "INSERT INTO dropped_outputs (execution_id) SELECT id FROM executions WHERE seq = ? ON CONFLICT DO NOTHING"
 	noteDropByID = "INSERT INTO dropped_outputs (execution_id) VALUES (?)"
-	dropOutput   = `UPDATE executions SET code = '', stdout = x'', stderr = x'', truncated = truncated OR stdout_bytes + stderr_bytes > 0
+	dropOutput   = `UPDATE executions SET code = '', stdout = x'', stderr = x'', log_bytes = 0, log_stdout = 0, log_stderr = 0, log = x'',
+			truncated = truncated OR stdout_bytes + stderr_bytes > 0
 		WHERE seq = ?`
 	dropBody = "UPDATE idempotent_requests SET body = NULL WHERE seq = ? AND object_id <> ''"
 
@@ -33,31 +34,33 @@ const (
 // dropBatch is how many records and answers one transaction drops at most.
 const dropBatch = 100
 
-// oldOutput is what can be dropped: that of an execution, or an answer.
+// oldOutput is what can be dropped: that of a run, or an answer.
 type oldOutput struct {
 	seq, bytes int64
-	answer     bool
+	run        string // its id; empty: it is an answer
 }
 
 // DropOutput drops code, output and kept answers of a tenant, the oldest first,
-// until at most keep bytes are left, and returns how many runs have lost theirs.
-// Runs that have not ended keep what they have, and files are never dropped.
-func (db *DB) DropOutput(ctx context.Context, tenant string, keep int64) (int, error) {
-	for total := 0; ; {
+// until at most keep bytes are left, and returns the ids of the runs that have lost
+// theirs, also with an error: the caller removes the files of their event logs. Runs
+// that have not ended keep what they have, and files are never dropped.
+func (db *DB) DropOutput(ctx context.Context, tenant string, keep int64) ([]string, error) {
+	var all []string
+	for {
 		dropped, more, err := db.dropSome(ctx, tenant, keep)
-		total += dropped
+		all = append(all, dropped...)
 		if err != nil || !more {
-			return total, wrap(err, "store: drop output")
+			return all, wrap(err, "store: drop output")
 		}
 	}
 }
 
 // dropSome is one transaction of DropOutput: as long as it goes on, nobody else
 // writes.
-func (db *DB) dropSome(ctx context.Context, tenant string, keep int64) (dropped int, more bool, err error) {
+func (db *DB) dropSome(ctx context.Context, tenant string, keep int64) (dropped []string, more bool, err error) {
 	err = db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
-			dropped, more = 0, false
+			dropped, more = nil, false
 			used, err := rows(ctx, c, scanValue[int64], outputOfTenant, tenant)
 			if err != nil || used[0] <= keep {
 				return err
@@ -75,20 +78,23 @@ func (db *DB) dropSome(ctx context.Context, tenant string, keep int64) (dropped 
 					return err
 				}
 				left -= o.bytes
-				if !o.answer {
-					dropped++
+				if o.run != "" {
+					dropped = append(dropped, o.run)
 				}
 			}
 			more = left > keep && len(oldest) > 0
 			return nil
 		})
 	})
-	return dropped, more, err
+	if err != nil {
+		return nil, false, err // nothing was dropped
+	}
+	return dropped, more, nil
 }
 
 func drop(ctx context.Context, c *conn, o oldOutput) error {
 	queries := []string{noteDrop, dropOutput}
-	if o.answer {
+	if o.run == "" {
 		queries = []string{dropBody, dropUnbound}
 	}
 	for _, query := range queries {
@@ -100,7 +106,7 @@ func drop(ctx context.Context, c *conn, o oldOutput) error {
 }
 
 func scanOldOutput(row scanner) (o oldOutput, err error) {
-	err = row.Scan(&o.seq, &o.bytes, &o.answer)
+	err = row.Scan(&o.seq, &o.bytes, &o.run)
 	return o, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 )
 
 // TestPagesOfRecordsEndEarly: a page whose records have long lists of files with
@@ -32,7 +33,7 @@ func TestPagesOfRecordsEndEarly(t *testing.T) {
 				MediaType: "text/plain", SHA256: strings.Repeat("0", 64), SessionID: e.SessionID, ExecutionID: e.ID, CreatedAt: e.CreatedAt,
 			})
 		}
-		if _, err := db.FinishExecution(t.Context(), e); err != nil {
+		if _, err := db.FinishExecution(t.Context(), e, eventlog.Sealed{}); err != nil {
 			t.Fatal(err)
 		}
 		made = append(made, e.ID)

@@ -17,7 +17,7 @@ const (
 	// freed one by one, while others wait for their turn to write.
 	oldExecutions = `SELECT id FROM (
 			SELECT id, sum(size) OVER (ORDER BY ended_at, seq ROWS UNBOUNDED PRECEDING) - size AS before FROM (
-				SELECT id, ended_at, seq, length(stdout) + length(stderr) AS size
+				SELECT id, ended_at, seq, length(stdout) + length(stderr) + length(log) AS size
 				FROM executions WHERE ended_at < ? ORDER BY ended_at, seq LIMIT ?))
 		WHERE before < ?`
 	// A file may be kept for longer than the record of the run that made it.
@@ -59,13 +59,15 @@ func (db *DB) DeleteFiles(ctx context.Context, ids []string) error {
 }
 
 // DeleteExecutions forgets at most limit records of runs that ended before a
-// time, fewer when they have much output, and returns how many; 0 when there are
-// none. Files of theirs stay, as files of no run.
-func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error) {
-	var removed int64
+// time, fewer when they have much output, and returns their ids, of whose event logs
+// the caller removes the files; none when there are no more. Files that the runs made
+// stay, as files of no run.
+func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int) ([]string, error) {
+	var ids []string
 	err := db.write(ctx, freesSpace, func(ctx context.Context, c *conn) error {
 		return c.within(ctx, "BEGIN IMMEDIATE", func() error {
-			ids, err := rows(ctx, c, scanValue[string], oldExecutions, micros(before), limit, deletedOutputBytes)
+			var err error
+			ids, err = rows(ctx, c, scanValue[string], oldExecutions, micros(before), limit, deletedOutputBytes)
 			if err != nil || len(ids) == 0 {
 				return err
 			}
@@ -85,14 +87,14 @@ func (db *DB) DeleteExecutions(ctx context.Context, before time.Time, limit int)
 			if _, err := c.exec(ctx, deleteOmissions, text); err != nil {
 				return err
 			}
-			removed, err = c.exec(ctx, deleteExecutions, text)
+			_, err = c.exec(ctx, deleteExecutions, text)
 			return err
 		})
 	})
 	if err != nil {
-		return 0, wrap(err, "store: delete old executions")
+		return nil, wrap(err, "store: delete old executions")
 	}
-	return int(removed), nil
+	return ids, nil
 }
 
 // DeleteSessions forgets at most limit sessions that ended before a time, and

@@ -409,11 +409,12 @@ class Chaos:
                     check(not self.never_started & set(lines), f"{s.id}: something ran and is recorded as lost: {self.never_started & set(lines)}")
                     check(s.done <= set(lines) <= s.tried, f"{s.id}: its log is not that of its runs: {len(lines)} lines, {len(s.done)} answered for, missing {list(s.done - set(lines))[:3]}")
 
-            # Uploads that were cut off, and output put aside of runs that have ended.
+            # Uploads that were cut off, and event logs of no run.
             left = sum(len(files) for _, _, files in os.walk(self.server.data / "blobs")) - http.get("/v1/files", params={"limit": 1}).json()["total"]
             check(left == 0, f"{left} contents of files have no row")
-            spools = [p.name for p in (self.server.data / "spool").iterdir()]
-            check(not spools, f"output of runs that have ended is still put aside: {spools}")
+            for log in [p.name for p in (self.server.data / "logs").iterdir()]:
+                r = http.get(f"/v1/executions/{log}")
+                check(r.status_code == 200 and not r.json()["output_dropped"], f"the event log {log} has no record: {r.status_code} {r.text[:200]}")
 
     def check_executions(self, http: httpx.Client) -> None:
         seen, offset, total = set(), 0, 1
@@ -455,7 +456,7 @@ class Chaos:
         self.server.start()
         check(self.server.stop() == 0, self.server.log_text())
         check(eventually(lambda: not self.server.sandbox_pids() and not self.server.cgroups()), "something is left on the host")
-        left = list((self.server.data / "spool").iterdir()) + list((self.server.data / "sandboxes/records").iterdir())
+        left = list((self.server.data / "sandboxes/records").iterdir())
         check(not left, f"left on the disk: {left}")
 
     def clean_up(self) -> None:

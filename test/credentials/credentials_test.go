@@ -25,6 +25,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
 	"github.com/agentsandbox/agentsandbox/internal/engine/quota"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 	"github.com/agentsandbox/agentsandbox/internal/idempotency"
@@ -32,7 +33,6 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/pool"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 	fakeruntime "github.com/agentsandbox/agentsandbox/internal/runtime/fake"
-	"github.com/agentsandbox/agentsandbox/internal/spool"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -145,7 +145,7 @@ func newMatrix(t *testing.T) *matrix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spools, err := spool.Open(filepath.Join(dir, "spool"))
+	logs, err := eventlog.Open(filepath.Join(dir, "logs"), eventlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,8 +161,8 @@ func newMatrix(t *testing.T) *matrix {
 	p.Start()
 	rows := audit.New(audit.Options{Store: db, Logger: log})
 	k := keys.New(keys.Options{Store: db, Audit: rows, Logger: log})
-	q := quota.New(quota.Limits{}, db, log)
-	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Spool: spools, Sandboxes: p, Template: "default", Templates: templates.Map{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: edge.Status, Logger: log})
+	q := quota.New(quota.Limits{}, db, logs, log)
+	e := engine.New(engine.Options{Store: db, Quotas: q, Keys: k, Audit: rows, EgressAudit: audit.NewEgress(rows, nil), Blobs: blobs, Logs: logs, Sandboxes: p, Template: "default", Templates: templates.Map{"default": {Snapshot: "default"}}, Limits: limits, AnswerStatus: edge.Status, Logger: log})
 	if err := e.Recover(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -35,21 +35,28 @@ type Store interface {
 	TenantUsage(ctx context.Context, tenant string) (Usage, error)
 	// DropOutput drops code, output and kept answers of a tenant, the oldest first,
 	// until at most keep bytes are left or nothing is left that can be dropped. It
-	// returns how many runs have lost theirs.
-	DropOutput(ctx context.Context, tenant string, keep int64) (int, error)
+	// returns the runs that have lost theirs, also with an error.
+	DropOutput(ctx context.Context, tenant string, keep int64) ([]string, error)
+}
+
+// Logs keep the output that is not in the store.
+type Logs interface {
+	// Remove removes what there is of a run. It can be repeated.
+	Remove(id string) error
 }
 
 // Quotas keep tenants within their limits.
 type Quotas struct {
 	limits Limits
 	store  Store
+	logs   Logs
 	log    *slog.Logger
 	turn   chan struct{} // holds a token while somebody counts and adds
 }
 
 // New returns quotas of those limits.
-func New(limits Limits, store Store, log *slog.Logger) *Quotas {
-	return &Quotas{limits: limits, store: store, log: log, turn: make(chan struct{}, 1)}
+func New(limits Limits, store Store, logs Logs, log *slog.Logger) *Quotas {
+	return &Quotas{limits: limits, store: store, logs: logs, log: log, turn: make(chan struct{}, 1)}
 }
 
 // Count makes the caller the only one who counts what a tenant keeps, and adds to it,
@@ -205,8 +212,13 @@ func (q *Quotas) dropOutput(ctx context.Context, tenant string, u Usage, keep in
 		return nil
 	}
 	dropped, err := q.store.DropOutput(ctx, tenant, keep)
-	if dropped > 0 {
-		q.log.Info("dropped the output of old runs for want of room", "tenant", tenant, "executions", dropped)
+	for _, id := range dropped {
+		if err := q.logs.Remove(id); err != nil {
+			q.log.Error("the event log of a run could not be removed; the next start does so", "execution", id, "error", err)
+		}
+	}
+	if len(dropped) > 0 {
+		q.log.Info("dropped the output of old runs for want of room", "tenant", tenant, "executions", len(dropped))
 	}
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -29,6 +30,10 @@ const (
 // is gone. The error is for the caller: that of a failure of ours.
 func (r *Run) finish(ctx context.Context, result *runtime.Result, err error) error {
 	var cleared, ending string
+	if r.resumed && result == nil {
+		r.log.SkipLost() // what the sandbox did not come to repeat
+	}
+	r.countOutput(result)
 	if result != nil {
 		cleared = clearedNote(result, r.bounds)
 		ending = judge(&r.record, result, r.bounds)
@@ -40,28 +45,24 @@ func (r *Run) finish(ctx context.Context, result *runtime.Result, err error) err
 	rec.SessionStatus = r.sessionStatus()
 	rec.EndedAt = r.s.now()
 	rec.HTTPStatus = r.s.answerStatus(agentsandbox.CodeOf(err))
-	var failed error
-	r.loaded(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-		defer cancel()
-		// The last lines of standard error come when all of it is known.
-		failed = r.writeOutcome(ctx, rec, func() []string { return remarks(rec, cleared, ending) })
-	})
-	if failed != nil {
+	ctx = context.WithoutCancel(ctx)
+	// The last lines of standard error come when all of it is known.
+	if failed := r.writeOutcome(ctx, func() []string { return remarks(rec, r.output, cleared, ending) }); failed != nil {
 		for _, f := range rec.Files {
 			r.s.files.Remove(f.ID) // no row names it
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-		defer cancel()
-		r.s.writeBareOutcome(ctx, *rec, failed)
+		r.writeBareOutcome(ctx, failed)
 		return withExecution(fmt.Errorf("writing the outcome of %s: %w", rec.ID, failed), rec.ID)
 	}
 	return withExecution(err, rec.ID)
 }
 
-// writeOutcome writes the outcome with as much of the files and the output as the
-// tenant has room for.
-func (r *Run) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, lastLines func() []string) error {
+// writeOutcome seals the log and writes the outcome, with as much of the files and the
+// output as the tenant has room for.
+func (r *Run) writeOutcome(ctx context.Context, lastLines func() []string) error {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	rec := &r.record
 	u, done, err := r.s.quotas.Count(ctx, rec.Tenant)
 	if err != nil {
 		return err
@@ -76,27 +77,43 @@ func (r *Run) writeOutcome(ctx context.Context, rec *agentsandbox.Execution, las
 	if full != nil && rec.Error == "" {
 		rec.Error = "Not all files that the run made were kept. " + agentsandbox.MessageOf(full)
 	}
-	rec.Stderr = appendNotes(rec.Stderr, lastLines()...)
-	fits, err := r.s.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), int64(len(rec.Stdout)+len(rec.Stderr)))
+	sealed, err := r.seal(notes(r.output.Stderr, lastLines()...))
+	if err != nil {
+		return err
+	}
+	fits, err := r.s.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), sealed.Stdout+sealed.Stderr)
 	if err != nil {
 		return err
 	}
 	rec.OutputDropped = !fits
-	_, err = r.s.store.FinishExecution(ctx, *rec)
-	return err
+	if _, err := r.s.store.FinishExecution(ctx, *rec, sealed); err != nil {
+		return err
+	}
+	r.publish()
+	if rec.OutputDropped {
+		r.s.removeLogs(rec.ID)
+	}
+	return nil
 }
 
 // writeBareOutcome writes the outcome without its output and files, for which there is
 // no room, so that the record does not say for ever that the run goes on.
-func (s *Supervisor) writeBareOutcome(ctx context.Context, rec agentsandbox.Execution, cause error) {
+func (r *Run) writeBareOutcome(ctx context.Context, cause error) {
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	rec := r.record
 	rec.Omit(agentsandbox.OmittedStorageFull, len(rec.Files))
-	rec.Stdout, rec.Stderr, rec.Files = nil, nil, nil
+	rec.Files = nil
 	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
 	rec.Error = "The output and files of this run could not be kept: " + agentsandbox.MessageOf(cause)
-	rec.HTTPStatus = s.answerStatus(agentsandbox.CodeOf(cause))
-	if _, err := s.store.FinishExecution(ctx, rec); err != nil {
-		s.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
+	rec.HTTPStatus = r.s.answerStatus(agentsandbox.CodeOf(cause))
+	if _, err := r.s.store.FinishExecution(ctx, rec, eventlog.Sealed{}); err != nil {
+		// The log stays, for the next start: the row says that the run goes on.
+		r.s.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
+		return
 	}
+	r.publish()
+	r.s.removeLogs(rec.ID)
 }
 
 // withExecution says in an error's message which record tells of the run.

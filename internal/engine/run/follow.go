@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -18,12 +19,12 @@ var errNoVerdict = errors.New("no result in time")
 // result and the error is nil.
 func (r *Run) follow(ctx context.Context) (*runtime.Result, error) {
 	started := time.Now()
-	if r.resume != nil {
+	if r.resumed {
 		started = r.record.CreatedAt
 	}
 	result, err := r.followFrom(ctx, started)
 	r.record.DurationMS = max(1, int64((time.Since(started)+time.Millisecond/2)/time.Millisecond))
-	if r.resume != nil && result != nil {
+	if r.resumed && result != nil {
 		// It may have ended long before this server looked.
 		r.record.DurationMS = min(r.record.DurationMS, max(1, result.Duration.Milliseconds()))
 	}
@@ -38,7 +39,7 @@ func (r *Run) followFrom(ctx context.Context, started time.Time) (*runtime.Resul
 	r.handle = handle
 	wait, cancel := context.WithTimeoutCause(ctx, max(r.bounds.Timeout-time.Since(started), 0)+r.s.verdictGrace, errNoVerdict)
 	defer cancel()
-	result, err := r.readOutput(wait)
+	result, err := r.takeOutput(wait)
 	switch {
 	case err == nil:
 		return result, nil
@@ -50,7 +51,7 @@ func (r *Run) followFrom(ctx context.Context, started time.Time) (*runtime.Resul
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), killGrace)
 		defer cancel()
 		if handle.Kill(last) == nil {
-			_, _ = r.readOutput(last)
+			_, _ = r.takeOutput(last)
 		}
 		return nil, ctx.Err()
 	case wait.Err() != nil:
@@ -60,10 +61,9 @@ func (r *Run) followFrom(ctx context.Context, started time.Time) (*runtime.Resul
 	return nil, err
 }
 
-// readOutput keeps the output in the record and the spool, within the limit whatever
-// the agent sends, until the result.
-func (r *Run) readOutput(ctx context.Context) (*runtime.Result, error) {
-	rec, s := &r.record, &r.spooled
+// takeOutput appends what the sandbox says to the log, until the result. Each of its
+// messages is one event, so that a run that is resumed has the same numbers again.
+func (r *Run) takeOutput(ctx context.Context) (*runtime.Result, error) {
 	for {
 		ev, err := r.handle.Next(ctx)
 		if err != nil {
@@ -72,26 +72,17 @@ func (r *Run) readOutput(ctx context.Context) (*runtime.Result, error) {
 			}
 			return nil, err
 		}
-		switch {
-		case ev.Result != nil:
-			rec.StdoutBytes, rec.StderrBytes = ev.Result.StdoutBytes, ev.Result.StderrBytes
-			rec.Truncated = rec.StdoutBytes > int64(s.stdout+len(rec.Stdout)) || rec.StderrBytes > int64(s.stderr+len(rec.Stderr))
+		if ev.Result != nil {
 			return ev.Result, nil
-		case ev.Stream == runtime.Stdout:
-			keep(&rec.Stdout, &rec.StdoutBytes, &rec.Truncated, ev.Data, r.room(len(ev.Data), s.stdout, len(rec.Stdout)))
-		default:
-			keep(&rec.Stderr, &rec.StderrBytes, &rec.Truncated, ev.Data, r.room(len(ev.Data), s.stderr, len(rec.Stderr)))
+		}
+		kind := eventlog.Stderr
+		if ev.Stream == runtime.Stdout {
+			kind = eventlog.Stdout
+		}
+		if err := r.log.Append(kind, ev.Data); err != nil {
+			return nil, err
 		}
 	}
-}
-
-func keep(to *[]byte, seen *int64, truncated *bool, data []byte, room int) {
-	*seen += int64(len(data))
-	if len(data) > room {
-		data = data[:room]
-		*truncated = true
-	}
-	*to = append(*to, data...)
 }
 
 // errLeftRunning says that the run of a request is left to the next server.

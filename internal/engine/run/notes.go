@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 )
 
 // Many clients show the standard error of a run and nothing else of its outcome.
@@ -17,8 +18,8 @@ const refusalsTold = 3
 
 // remarks are the last lines of a run's standard error; how it ended is the very
 // last one.
-func remarks(rec *agentsandbox.Execution, cleared, ending string) []string {
-	lines := []string{cleared, cutNote(rec), rec.LostText()}
+func remarks(rec *agentsandbox.Execution, out eventlog.Totals, cleared, ending string) []string {
+	lines := []string{cleared, cutNote(rec, out), rec.LostText()}
 	if rec.Status != agentsandbox.StatusSucceeded {
 		lines = append(lines, refusedNote(rec))
 	}
@@ -33,18 +34,17 @@ func remarks(rec *agentsandbox.Execution, cleared, ending string) []string {
 
 // cutNote says how much of the output is not kept. It counts what the code wrote,
 // so it comes before any line is added.
-func cutNote(rec *agentsandbox.Execution) string {
+func cutNote(rec *agentsandbox.Execution, out eventlog.Totals) string {
 	if !rec.Truncated {
 		return ""
 	}
 	var cut []string
 	for _, s := range []struct {
 		name string
-		kept int
-		all  int64
-	}{{"standard output", len(rec.Stdout), rec.StdoutBytes}, {"standard error", len(rec.Stderr), rec.StderrBytes}} {
-		if int64(s.kept) < s.all {
-			cut = append(cut, fmt.Sprintf("the first %d of %d bytes of %s are kept", s.kept, s.all, s.name))
+		eventlog.Total
+	}{{"standard output", out.Stdout}, {"standard error", out.Stderr}} {
+		if s.Kept < s.Written {
+			cut = append(cut, fmt.Sprintf("the first %d of %d bytes of %s are kept", s.Kept, s.Written, s.name))
 		}
 	}
 	if len(cut) == 0 {
@@ -98,18 +98,18 @@ func signalNote(signal string) string {
 	return "ended by " + signal
 }
 
-// appendNotes adds last lines to standard error, each on a line of its own. They
-// are not part of what the code wrote, and count neither in StderrBytes nor as
-// truncation.
-func appendNotes(stderr []byte, notes ...string) []byte {
-	for _, note := range notes {
-		if note == "" {
+// notes are last lines of standard error, to be added to what the code wrote. Each is
+// on a line of its own. They are not part of what the code wrote, and count neither in
+// StderrBytes nor as truncation.
+func notes(stderr eventlog.Total, texts ...string) (lines []byte) {
+	for _, text := range texts {
+		if text == "" {
 			continue
 		}
-		if n := len(stderr); n > 0 && stderr[n-1] != '\n' {
-			stderr = append(stderr, '\n')
+		if len(lines) == 0 && stderr.Kept > 0 && stderr.Last != '\n' {
+			lines = append(lines, '\n')
 		}
-		stderr = append(stderr, "agentsandbox: "+strings.ReplaceAll(note, "\n", " ")+"\n"...)
+		lines = append(lines, "agentsandbox: "+strings.ReplaceAll(text, "\n", " ")+"\n"...)
 	}
-	return stderr
+	return lines
 }

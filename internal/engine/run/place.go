@@ -45,8 +45,13 @@ func (s *Supervisor) place(ctx context.Context, a *admitted) (context.Context, *
 	if err != nil {
 		return nil, nil, err
 	}
+	log, err := s.logs.Create(rec.ID, where.bounds.Output)
+	if err != nil {
+		where.release()
+		return nil, nil, err
+	}
 	rec.CreatedAt = s.now()
-	return ctx, &Run{placement: where, s: s, record: rec, files: a.files, over: make(chan struct{})}, nil
+	return ctx, &Run{placement: where, s: s, record: rec, files: a.files, log: log, over: make(chan struct{})}, nil
 }
 
 func (s *Supervisor) placeInSession(ctx context.Context, a *admitted) (context.Context, *placement, error) {
@@ -113,7 +118,7 @@ func (p *placement) sessionStatus() agentsandbox.SessionStatus {
 // survivesShutdown tells whether a run that has begun is left to the next server: one in
 // a session, and one that is followed already, so that no request waits for it.
 func (r *Run) survivesShutdown(ctx context.Context) bool {
-	return (r.visit != nil && r.handle != nil || r.resume != nil) && errors.Is(r.endCause(ctx), work.ErrLeaving)
+	return (r.visit != nil && r.handle != nil || r.resumed) && errors.Is(r.endCause(ctx), work.ErrLeaving)
 }
 
 // mergeEnv adds variables to others, which they replace.

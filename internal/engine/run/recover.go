@@ -31,7 +31,7 @@ func (s *Supervisor) Owned(ctx context.Context) ([]string, error) {
 }
 
 // Recover finds out which runs of an earlier process can be followed, and writes the
-// outcome of the others, with the output that was put aside. The sessions have been
+// outcome of the others, with the output that was written. The sessions have been
 // recovered. Foreign sandboxes belong to the data directory of which this one is a copy.
 // It returns the runs that go on, by sandbox, and how many are lost. Resume follows them.
 func (s *Supervisor) Recover(ctx context.Context, adopted map[string]runtime.Sandbox, foreign []string) (goOn map[string][]string, lost int, err error) {
@@ -40,54 +40,60 @@ func (s *Supervisor) Recover(ctx context.Context, adopted map[string]runtime.San
 		return nil, 0, err
 	}
 	goOn = map[string][]string{}
-	followed := map[string]bool{}
 	for _, row := range left {
-		rec, err := s.store.Execution(ctx, row.Tenant, row.ID)
+		rec, _, err := s.store.Execution(ctx, row.Tenant, row.ID)
 		if err != nil {
 			return nil, 0, err
 		}
-		kept, err := s.spool.Read(row.ID)
-		if err != nil {
-			return nil, 0, err
-		}
-		rec.StdoutBytes, rec.StderrBytes = kept.Progress.Stdout, kept.Progress.Stderr
 		info, ok := readAttachInfo(row)
+		log, err := s.logs.Resume(row.ID, info.OutputLimit)
+		if log == nil {
+			return nil, 0, err
+		}
+		if err != nil {
+			s.log.Error("the output of a run is not as it was written, and ends before that", "execution", row.ID, "error", err)
+		}
 		sb := adopted[row.Sandbox]
 		if ok && sb != nil && (info.Final || s.sessions.Live(rec.SessionID)) {
 			goOn[sb.ID()] = append(goOn[sb.ID()], row.ID)
-			followed[row.ID] = true
 			s.recovered = append(s.recovered, &Run{
-				s: s, record: rec, command: info.Command, resume: &kept.Progress, over: make(chan struct{}),
+				s: s, record: rec, command: info.Command, resumed: true, log: log, over: make(chan struct{}),
 				placement: &placement{
 					sandbox: sb, network: info.Network,
 					bounds: limits.Bounds{Timeout: info.Timeout, Output: info.OutputLimit, Run: info.Limits},
 				},
-				// Read to be counted: it stays in the spool until the outcome is written.
-				spooled: spooled{stdout: len(kept.Stdout), stderr: len(kept.Stderr)},
 			})
 			s.auditRecovery(ctx, &rec, agentsandbox.AuditOK, "The server stopped while this ran; it is followed to its end.")
 			continue
 		}
 		lost++
-		s.writeLost(ctx, rec, kept, slices.Contains(foreign, row.Sandbox))
+		s.writeLost(ctx, &Run{s: s, record: rec, log: log}, slices.Contains(foreign, row.Sandbox))
 	}
-	return goOn, lost, s.spool.Sweep(func(id string) bool { return followed[id] })
+	return goOn, lost, nil
 }
 
 // writeLost writes the outcome of a run that cannot be followed.
-func (s *Supervisor) writeLost(ctx context.Context, rec agentsandbox.Execution, kept SpoolEntry, foreign bool) {
-	rec.Stdout, rec.Stderr = kept.Stdout, kept.Stderr
-	note := lostTrack(&rec)
+func (s *Supervisor) writeLost(ctx context.Context, r *Run, foreign bool) {
+	defer r.log.Close()
+	r.log.SkipLost()
+	r.countOutput(nil)
+	rec := &r.record
+	note := lostTrack(rec)
 	if foreign {
 		rec.Error = "The data directory with this record is a copy: the run belongs to the server of the original, and is not followed here."
 		note = rec.Error
 	}
-	rec.Stderr = appendNotes(rec.Stderr, note)
 	rec.HTTPStatus, rec.EndedAt = s.answerStatus(agentsandbox.CodeUnavailable), s.now()
-	if _, err := s.store.FinishExecution(ctx, rec); err != nil {
-		s.writeBareOutcome(ctx, rec, err)
+	sealed, err := r.seal(notes(r.output.Stderr, note))
+	if err == nil {
+		_, err = s.store.FinishExecution(ctx, *rec, sealed)
 	}
-	s.auditRecovery(ctx, &rec, string(agentsandbox.CodeUnavailable), rec.Error)
+	if err != nil {
+		r.writeBareOutcome(ctx, err)
+	} else {
+		r.publish()
+	}
+	s.auditRecovery(ctx, rec, string(agentsandbox.CodeUnavailable), rec.Error)
 }
 
 // auditRecovery notes what became of a run whose request the death of the server cut
@@ -148,12 +154,10 @@ func (s *Supervisor) Resume() {
 
 // followUp takes a run of an earlier server to its outcome, for which no request waits.
 func (r *Run) followUp(ctx context.Context) {
+	defer r.log.Close()
 	r.perform(ctx)
 	if errors.Is(r.err, errLeftRunning) {
 		return
-	}
-	if r.spooled.bytes() > 0 {
-		r.removeSpool()
 	}
 	if r.err != nil {
 		r.s.log.Error("a run of an earlier process ended with an error", "execution", r.record.ID, "error", r.err)

@@ -6,9 +6,9 @@
 //	place    in which sandbox, under which limits, with which variables
 //	record   the row that says that it runs, and where
 //	start    the code begins, or what an earlier server began is attached to
-//	follow   output goes from the sandbox to where it is kept, until the result
+//	follow   output goes from the sandbox to the event log, until the result
 //	collect  the files that it made are kept
-//	finish   the outcome is written, in verdict and notes
+//	finish   the log is sealed and the outcome written, in verdict, notes and output
 //
 // From the record on, a run belongs to the Supervisor and always gets an outcome, also
 // when whoever asked for it has gone. What user code does is an outcome and stands in
@@ -20,7 +20,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -32,6 +31,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/internal/engine/supply"
 	"github.com/agentsandbox/agentsandbox/internal/engine/templates"
 	"github.com/agentsandbox/agentsandbox/internal/engine/work"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -40,17 +40,21 @@ type Store interface {
 	// InsertExecution stores the record of a run, in which sandbox it is, and what a
 	// later server needs to attach to it.
 	InsertExecution(ctx context.Context, e agentsandbox.Execution, sandbox string, attachInfo []byte) error
-	// FinishExecution writes the outcome of a run, and the rows of its files,
+	// FinishExecution writes the outcome of a run, its log and the rows of its files,
 	// in one transaction, if the run is still running; it tells whether it was.
-	FinishExecution(ctx context.Context, e agentsandbox.Execution) (bool, error)
-	// Execution finds a record, with those of its files that still exist.
-	Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, error)
+	FinishExecution(ctx context.Context, e agentsandbox.Execution, log eventlog.Sealed) (bool, error)
+	// Execution finds a record, with those of its files that still exist, and its log.
+	// A run from before there were logs has its output in the record.
+	Execution(ctx context.Context, tenant, id string) (agentsandbox.Execution, eventlog.Sealed, error)
+	// NeedsLog tells whether the file of a log is needed, whose ever it is.
+	NeedsLog(ctx context.Context, id string) (bool, error)
 	Executions(ctx context.Context, tenant string, filter agentsandbox.ExecutionFilter) (agentsandbox.ExecutionPage, error)
 	// LeftExecutions lists every tenant's runs that have not ended.
 	LeftExecutions(ctx context.Context) ([]Left, error)
 	// DeleteExecutions forgets at most limit records of runs that ended before a
-	// time, and returns how many; 0 when there are none left. Their files stay.
-	DeleteExecutions(ctx context.Context, before time.Time, limit int) (int, error)
+	// time, and returns their ids; none when there are none left. What files they made
+	// stays.
+	DeleteExecutions(ctx context.Context, before time.Time, limit int) ([]string, error)
 }
 
 // Left is a run that has not ended, its sandbox, and what was noted to attach to it. It
@@ -76,7 +80,7 @@ type Network interface {
 // Options configure a Supervisor.
 type Options struct {
 	Store    Store
-	Spool    Spool
+	Logs     *eventlog.Dir
 	Supply   *supply.Supply
 	Sessions *sessions.Registry
 	Files    *files.Library
@@ -107,7 +111,7 @@ type Options struct {
 // Resume to go on with what that found. The work group waits for the runs at the end.
 type Supervisor struct {
 	store        Store
-	spool        Spool
+	logs         *eventlog.Dir
 	supply       *supply.Supply
 	sessions     *sessions.Registry
 	files        *files.Library
@@ -126,18 +130,16 @@ type Supervisor struct {
 	now          func() time.Time
 	verdictGrace time.Duration
 
-	recovered []*Run        // from Recover to Resume
-	loads     chan struct{} // holds a token for each run whose output is read back
-	spoolless atomic.Int64  // output that only memory has because the spool cannot take it
+	recovered []*Run // from Recover to Resume
 }
 
 // New returns a supervisor without runs.
 func New(o Options) *Supervisor {
 	return &Supervisor{
-		store: o.Store, spool: o.Spool, supply: o.Supply, sessions: o.Sessions, files: o.Files, quotas: o.Quotas, limits: o.Limits,
+		store: o.Store, logs: o.Logs, supply: o.Supply, sessions: o.Sessions, files: o.Files, quotas: o.Quotas, limits: o.Limits,
 		network: o.Network, audit: o.Audit, egress: o.Egress, vault: o.Vault, env: o.Env, template: o.Template, templates: o.Templates,
 		answerStatus: o.AnswerStatus, work: o.Work, log: o.Logger, now: o.Now,
-		verdictGrace: cmp.Or(o.VerdictGrace, verdictGrace), loads: make(chan struct{}, outputLoads),
+		verdictGrace: cmp.Or(o.VerdictGrace, verdictGrace),
 	}
 }
 
@@ -149,12 +151,17 @@ type Run struct {
 	record  agentsandbox.Execution
 	files   []agentsandbox.File // to be copied in
 	command runtime.Command
-	// resume is where to follow a run that an earlier server started; nil: it is
-	// this one's.
-	resume *runtime.Progress
+	// resumed says that an earlier server started the run; the log knows how far it
+	// was followed.
+	resumed bool
 	// handle holds on to the run in the sandbox until its outcome is written.
-	handle  runtime.Run
-	spooled spooled
+	handle runtime.Run
+	// log has the output. Whoever takes the answer closes it.
+	log *eventlog.Log
+	// unwritten says that the log has output in memory that it could not write.
+	unwritten bool
+	// output says how much there was, once the run is over.
+	output eventlog.Totals
 
 	over chan struct{} // closed when err is final
 	err  error
@@ -189,6 +196,7 @@ func (s *Supervisor) Start(ctx context.Context, req agentsandbox.ExecuteRequest)
 		return nil, err
 	}
 	if err := r.insertRecord(ctx); err != nil {
+		r.log.Close()
 		r.release()
 		a.unpin()
 		return nil, err
@@ -217,6 +225,8 @@ func (r *Run) perform(ctx context.Context) {
 		r.err = leftRunning(r.record.ID)
 		return
 	}
-	defer r.forgetOutput()
 	r.err = r.finish(ctx, result, err)
+	if r.handle != nil {
+		_ = r.handle.Close() // the sandbox may forget the run, and may be gone
+	}
 }

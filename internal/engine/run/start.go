@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -34,10 +35,14 @@ func (r *Run) modules() []string {
 
 // start starts the code, or goes on where an earlier server was.
 func (r *Run) start(ctx context.Context) (runtime.Run, error) {
-	if r.resume == nil {
-		r.command.Keep = r.keeper(0)
-		return r.sandbox.Run(ctx, r.command)
+	r.command.Keep = r.commit
+	if r.log.Last() == 0 {
+		if err := r.log.Append(eventlog.Started, nil); err != nil {
+			return nil, err
+		}
 	}
-	r.command.Keep = r.keeper(len(r.resume.Changed))
-	return r.sandbox.Attach(ctx, r.command, *r.resume)
+	if r.resumed {
+		return r.sandbox.Attach(ctx, r.command, r.log.Progress())
+	}
+	return r.sandbox.Run(ctx, r.command)
 }

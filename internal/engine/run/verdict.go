@@ -81,7 +81,7 @@ func (r *Run) judgeError(ctx context.Context, err error) (note string, left erro
 		return cancelled(rec, end), nil
 	case errors.Is(err, runtime.ErrSandboxLost):
 		return r.judgeLost(), nil
-	case r.resume != nil && errors.Is(err, runtime.ErrNotExist):
+	case r.resumed && errors.Is(err, runtime.ErrNotExist):
 		r.endUnknown()
 		return lostTrack(rec), nil
 	case errors.Is(err, runtime.ErrNotStarted):

@@ -6,6 +6,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/engine/limits"
+	"github.com/agentsandbox/agentsandbox/internal/eventlog"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -48,7 +49,11 @@ func TestNoteStandsOnALineOfItsOwn(t *testing.T) {
 		{"", "", ""}, {"cut", "", "cut"}, {"", "why", "agentsandbox: why\n"},
 		{"cut", "why", "cut\nagentsandbox: why\n"}, {"whole\n", "why", "whole\nagentsandbox: why\n"},
 	} {
-		if got := string(appendNotes([]byte(tt.stderr), tt.note)); got != tt.want {
+		written := eventlog.Total{Kept: int64(len(tt.stderr))}
+		if tt.stderr != "" {
+			written.Last = tt.stderr[len(tt.stderr)-1]
+		}
+		if got := tt.stderr + string(notes(written, "", tt.note)); got != tt.want {
 			t.Errorf("%q and %q give %q", tt.stderr, tt.note, got)
 		}
 	}

@@ -30,8 +30,8 @@ func tenantUsage(t *testing.T, s Store) {
 	for i := range made {
 		made[i].ExecutionID = run.ID
 	}
-	must[bool](t)(s.FinishExecution(t.Context(), outcome(run, made...)))
-	must[bool](t)(s.FinishExecution(t.Context(), outcome(run, made...))) // counts nothing either
+	must[bool](t)(finish(t, s, outcome(run, made...)))
+	must[bool](t)(finish(t, s, outcome(run, made...))) // counts nothing either
 	want(ours, 0, 3, 123)
 	want(theirs, 0, 1, 7)
 

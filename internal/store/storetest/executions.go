@@ -29,7 +29,7 @@ func filled() agentsandbox.Execution {
 func executionRoundTrip(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e, "", nil))
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 	wantCode(t, s.InsertExecution(t.Context(), e, "", nil), agentsandbox.CodeConflict)
 
 	e.Status, e.ReturnCode, e.Signal = agentsandbox.StatusMemoryExceeded, 137, "SIGKILL"
@@ -44,17 +44,17 @@ func executionRoundTrip(t *testing.T, s Store) {
 		f.SessionID, f.ExecutionID = e.SessionID, e.ID
 		e.Files = append(e.Files, f)
 	}
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), e)), true)
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, e)), true)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 	for _, f := range e.Files {
 		wantSame(t, must[agentsandbox.File](t)(s.File(t.Context(), ours, f.ID)), f)
 	}
 
 	ok(t, s.DeleteFile(t.Context(), ours, e.Files[0].ID))
 	e.Files = e.Files[1:]
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 
-	_, err := s.Execution(t.Context(), ours, agentsandbox.NewID(agentsandbox.ExecutionPrefix))
+	_, err := execution(t, s, ours, agentsandbox.NewID(agentsandbox.ExecutionPrefix))
 	wantCode(t, err, agentsandbox.CodeExecutionNotFound)
 }
 
@@ -62,17 +62,17 @@ func executionFinishOnce(t *testing.T, s Store) {
 	e := filled()
 	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	first := outcome(e)
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), first)), true)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, first)), true)
 
 	file := newFile(ours, at(3))
 	second := outcome(e, file)
 	second.Status, second.Stdout = agentsandbox.StatusCancelled, []byte("other")
-	wantEqual(t, "finished again", must[bool](t)(s.FinishExecution(t.Context(), second)), false)
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), first)
+	wantEqual(t, "finished again", must[bool](t)(finish(t, s, second)), false)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), first)
 	wantEqual(t, "a file of the second outcome", must[bool](t)(s.HasFile(t.Context(), file.ID)), false)
 
 	unknown := outcome(newExecution(ours, at(0)), file)
-	wantEqual(t, "finished what is not there", must[bool](t)(s.FinishExecution(t.Context(), unknown)), false)
+	wantEqual(t, "finished what is not there", must[bool](t)(finish(t, s, unknown)), false)
 	wantEqual(t, "a file of no run", must[bool](t)(s.HasFile(t.Context(), file.ID)), false)
 }
 
@@ -83,12 +83,12 @@ func executionFinishAtomic(t *testing.T, s Store) {
 	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 
 	fresh := newFile(ours, at(1))
-	_, err := s.FinishExecution(t.Context(), outcome(e, fresh, taken))
+	_, err := finish(t, s, outcome(e, fresh, taken))
 	wantCode(t, err, agentsandbox.CodeConflict)
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 	wantEqual(t, "the first file of a failed outcome", must[bool](t)(s.HasFile(t.Context(), fresh.ID)), false)
 
-	wantEqual(t, "finished after a failure", must[bool](t)(s.FinishExecution(t.Context(), outcome(e, fresh))), true)
+	wantEqual(t, "finished after a failure", must[bool](t)(finish(t, s, outcome(e, fresh))), true)
 	wantEqual(t, "its file", must[bool](t)(s.HasFile(t.Context(), fresh.ID)), true)
 }
 
@@ -100,11 +100,11 @@ func executionFinishByID(t *testing.T, s Store) {
 	lost := agentsandbox.Execution{
 		ID: e.ID, Status: agentsandbox.StatusSandboxLost, ReturnCode: 137, EndedAt: at(1), Files: []agentsandbox.File{file},
 	}
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), lost)), true)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, lost)), true)
 
 	file.Tenant, file.ExecutionID = ours, e.ID
 	e.Status, e.ReturnCode, e.EndedAt, e.Files = lost.Status, lost.ReturnCode, lost.EndedAt, []agentsandbox.File{file}
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 }
 
 func executionOneFinisher(t *testing.T, s Store) {
@@ -115,10 +115,10 @@ func executionOneFinisher(t *testing.T, s Store) {
 		files[n] = newFile(ours, at(n))
 	}
 	won := winners(t, func(n int) (bool, error) {
-		return s.FinishExecution(t.Context(), outcome(e, files[n]))
+		return finish(t, s, outcome(e, files[n]))
 	})
 	wantEqual(t, "finishers that won", won, 1)
-	got := must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID))
+	got := must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID))
 	wantEqual(t, "files of the winner", len(got.Files), 1)
 }
 
@@ -138,11 +138,11 @@ func executionRefusals(t *testing.T, s Store) {
 		"a file without an id":            outcome(e, agentsandbox.File{CreatedAt: at(1)}),
 		"a file that was made at no time": outcome(e, agentsandbox.File{ID: other.ID}),
 	} {
-		if finished, err := s.FinishExecution(t.Context(), bad); err == nil || finished {
+		if finished, err := finish(t, s, bad); err == nil || finished {
 			t.Errorf("%s: finished %v, error %v", what, finished, err)
 		}
 	}
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 
 	withFile := newExecution(ours, at(0))
 	withFile.Files = []agentsandbox.File{other}
@@ -173,7 +173,7 @@ func executionLists(t *testing.T, s Store) {
 			f := newFile(ours, at(n))
 			f.ExecutionID = e.ID
 			e = outcome(e, f)
-			must[bool](t)(s.FinishExecution(t.Context(), e))
+			must[bool](t)(finish(t, s, e))
 		}
 		e.Code, e.Stdout, e.Stderr = "", nil, nil // lists leave them out
 		all = append(all, e)
@@ -212,8 +212,8 @@ func executionPlans(t *testing.T, s Store) {
 	ok(t, s.InsertExecution(t.Context(), e, "sbx_1", plan))
 	wantSame(t, must[[]run.Left](t)(s.LeftExecutions(t.Context())),
 		[]run.Left{{Tenant: ours, ID: e.ID, Sandbox: "sbx_1", AttachInfo: plan}})
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), outcome(e))), true)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, outcome(e))), true)
 	wantSame(t, leftExecutionIDs(must[[]run.Left](t)(s.LeftExecutions(t.Context()))), []string{})
 }
 
@@ -221,7 +221,7 @@ func executionTenants(t *testing.T, s Store) {
 	e := newExecution(ours, at(0))
 	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	for _, tenant := range []string{theirs, "", "TENANT-A", "%"} {
-		_, err := s.Execution(t.Context(), tenant, e.ID)
+		_, err := execution(t, s, tenant, e.ID)
 		wantCode(t, err, agentsandbox.CodeExecutionNotFound)
 		filter := agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}, SessionID: e.SessionID}
 		page := must[agentsandbox.ExecutionPage](t)(s.Executions(t.Context(), tenant, filter))
@@ -229,8 +229,8 @@ func executionTenants(t *testing.T, s Store) {
 	}
 	stolen := outcome(e)
 	stolen.Tenant = theirs
-	wantEqual(t, "finished by another tenant", must[bool](t)(s.FinishExecution(t.Context(), stolen)), false)
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantEqual(t, "finished by another tenant", must[bool](t)(finish(t, s, stolen)), false)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 }
 
 func leftExecutionIDs(all []run.Left) []string {

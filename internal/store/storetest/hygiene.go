@@ -144,7 +144,7 @@ func metadataFilters(t *testing.T, s Store) {
 	ok(t, s.InsertExecution(ctx, first, "", nil))
 	ok(t, s.InsertExecution(ctx, second, "", nil))
 	ok(t, s.InsertExecution(ctx, newExecution(ours, at(2)), "", nil))
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(ctx, ours, first.ID)).Metadata, want)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, first.ID)).Metadata, want)
 	session := newSession(ours, at(0))
 	session.Metadata = want
 	ok(t, s.InsertSession(ctx, session, nil))
@@ -178,15 +178,15 @@ func retention(t *testing.T, s Store) {
 	ok(t, s.InsertExecution(ctx, e, "", nil))
 	ok(t, s.InsertExecution(ctx, running, "", nil))
 	made, uploaded, young := newFile("", at(1)), newFile(theirs, at(2)), newFile(ours, at(9))
-	_, err := s.FinishExecution(ctx, outcome(e, made)) // ends at 1 s
+	_, err := finish(t, s, outcome(e, made)) // ends at 1 s
 	ok(t, err)
 	ok(t, s.InsertFile(ctx, uploaded))
 	ok(t, s.InsertFile(ctx, young))
 
 	// A record goes before its file: the file stays, as one of no run.
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(1), 10)), 0)
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 1)
-	_, err = s.Execution(ctx, ours, e.ID)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 1, 10)), 0)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 100, 10)), 1)
+	_, err = execution(t, s, ours, e.ID)
 	wantCode(t, err, agentsandbox.CodeExecutionNotFound)
 	wantEqual(t, "total", must[agentsandbox.ExecutionPage](t)(s.Executions(ctx, ours, agentsandbox.ExecutionFilter{Page: page})).Total, 1)
 	wantEqual(t, "run of the file", must[agentsandbox.File](t)(s.File(ctx, ours, made.ID)).ExecutionID, "")
@@ -196,12 +196,12 @@ func retention(t *testing.T, s Store) {
 		large := outcome(newExecution(theirs, at(0)))
 		ok(t, s.InsertExecution(ctx, agentsandbox.Execution{ID: large.ID, Tenant: theirs, Status: agentsandbox.StatusRunning, CreatedAt: at(n)}, "", nil))
 		large.Stdout = make([]byte, 9<<20)
-		_, err := s.FinishExecution(ctx, large)
+		_, err := finish(t, s, large)
 		ok(t, err)
 	}
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 2)
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 1)
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(ctx, at(100), 10)), 0)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 100, 10)), 2)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 100, 10)), 1)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 100, 10)), 0)
 
 	wantSame(t, must[[]string](t)(s.OldFiles(ctx, at(3), 10)), []string{made.ID, uploaded.ID})
 	wantSame(t, must[[]string](t)(s.OldFiles(ctx, at(3), 1)), []string{made.ID})

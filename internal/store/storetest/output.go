@@ -25,7 +25,7 @@ func printed(t *testing.T, s Store, tenant string, n, size int) agentsandbox.Exe
 	e.Stdout, e.Stderr = bytes.Repeat([]byte{'o', 0}, size/2), bytes.Repeat([]byte{'e', 0xff}, size/2)
 	e.StdoutBytes, e.StderrBytes = int64(size), int64(size)
 	e.EndedAt = at(n)
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), e)), true)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, e)), true)
 	return e
 }
 
@@ -47,7 +47,7 @@ func tenantOutput(t *testing.T, s Store) {
 	wantOutput(t, s, ours, 0)
 	first := printed(t, s, ours, 1, 100)
 	wantOutput(t, s, ours, 204)
-	must[bool](t)(s.FinishExecution(t.Context(), outcome(first))) // counts nothing
+	must[bool](t)(finish(t, s, outcome(first))) // counts nothing
 	wantCode(t, s.InsertExecution(t.Context(), first, "", nil), agentsandbox.CodeConflict)
 	printed(t, s, ours, 2, 10)
 	printed(t, s, theirs, 1, 6)
@@ -62,7 +62,7 @@ func tenantOutput(t *testing.T, s Store) {
 	must[int](t)(s.DropRequests(t.Context(), at(10), 10))
 	wantOutput(t, s, ours, 228)
 
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(t.Context(), at(2), 10)), 2)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 2, 10)), 2)
 	wantOutput(t, s, ours, 24)
 	wantOutput(t, s, theirs, 0)
 }
@@ -79,15 +79,15 @@ func outputDropped(t *testing.T, s Store) {
 	neighbour := printed(t, s, theirs, 1, 100)
 	all := must[quota.Usage](t)(s.TenantUsage(t.Context(), ours)).Output
 
-	wantEqual(t, "dropped, with room enough", must[int](t)(s.DropOutput(t.Context(), ours, all)), 0)
-	wantEqual(t, "dropped for one byte", must[int](t)(s.DropOutput(t.Context(), ours, all-1)), 1)
+	wantEqual(t, "dropped, with room enough", must[int](t)(dropOutput(t, s, ours, all)), 0)
+	wantEqual(t, "dropped for one byte", must[int](t)(dropOutput(t, s, ours, all-1)), 1)
 	wantOutput(t, s, ours, all-204)
-	wantEqual(t, "dropped", must[int](t)(s.DropOutput(t.Context(), ours, all-2*204)), 1)
+	wantEqual(t, "dropped", must[int](t)(dropOutput(t, s, ours, all-2*204)), 1)
 	for n, want := range runs {
 		if n < 2 {
 			want.Code, want.Stdout, want.Stderr, want.Truncated, want.OutputDropped = "", nil, nil, true, true
 		}
-		wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, want.ID)), want)
+		wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, want.ID)), want)
 	}
 	list := must[agentsandbox.ExecutionPage](t)(s.Executions(t.Context(), ours, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}}))
 	for n, want := range []bool{false, false, true, true, false} { // newest first, the running one last
@@ -99,24 +99,24 @@ func outputDropped(t *testing.T, s Store) {
 	bound := answered(t, s, "bound", 2, 300, made)
 	unbound := answered(t, s, "unbound", 3, 400, agentsandbox.Execution{})
 	used := must[quota.Usage](t)(s.TenantUsage(t.Context(), ours)).Output
-	wantEqual(t, "runs dropped", must[int](t)(s.DropOutput(t.Context(), ours, used-1)), 0)
+	wantEqual(t, "runs dropped", must[int](t)(dropOutput(t, s, ours, used-1)), 0)
 	wantOutput(t, s, ours, used-300)
 	again, found, err := s.ClaimRequest(t.Context(), bound, at(-100))
 	ok(t, err)
 	wantEqual(t, "found", found, true)
 	wantEqual(t, "its object", again.ObjectID, made.ID)
 	wantEqual(t, "its body", again.Answer.Body == nil, true)
-	wantEqual(t, "runs dropped in the end", must[int](t)(s.DropOutput(t.Context(), ours, 0)), 2)
+	wantEqual(t, "runs dropped in the end", must[int](t)(dropOutput(t, s, ours, 0)), 2)
 	_, found, err = s.ClaimRequest(t.Context(), unbound, at(-100))
 	ok(t, err)
 	wantEqual(t, "what had made nothing is found", found, false)
 	wantOutput(t, s, ours, int64(len(running.Code)+len(made.Code)))
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, running.ID)), running)
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), theirs, neighbour.ID)), neighbour)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, running.ID)), running)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, theirs, neighbour.ID)), neighbour)
 	wantSame(t, must[agentsandbox.File](t)(s.File(t.Context(), ours, file.ID)), file)
 
 	// The records go as all others do.
-	wantEqual(t, "deleted", must[int](t)(s.DeleteExecutions(t.Context(), at(50), 10)), 5)
+	wantEqual(t, "deleted", must[int](t)(deleteExecutions(t, s, 50, 10)), 5)
 }
 
 func outputNotKept(t *testing.T, s Store) {
@@ -124,9 +124,9 @@ func outputNotKept(t *testing.T, s Store) {
 	ok(t, s.InsertExecution(t.Context(), e, "", nil))
 	e = outcome(e)
 	e.OutputDropped = true
-	wantEqual(t, "finished", must[bool](t)(s.FinishExecution(t.Context(), e)), true)
+	wantEqual(t, "finished", must[bool](t)(finish(t, s, e)), true)
 	e.Code, e.Stdout, e.Truncated = "", nil, true
-	wantSame(t, must[agentsandbox.Execution](t)(s.Execution(t.Context(), ours, e.ID)), e)
+	wantSame(t, must[agentsandbox.Execution](t)(execution(t, s, ours, e.ID)), e)
 	wantOutput(t, s, ours, 0)
-	wantEqual(t, "dropped again", must[int](t)(s.DropOutput(t.Context(), ours, -1)), 0)
+	wantEqual(t, "dropped again", must[int](t)(dropOutput(t, s, ours, -1)), 0)
 }

@@ -59,6 +59,7 @@ func Suite(t *testing.T, open func(t *testing.T) Store) {
 		{"executions/finish is all or nothing", executionFinishAtomic},
 		{"executions/finish by id alone", executionFinishByID},
 		{"executions/one finisher wins", executionOneFinisher},
+		{"executions/logs", executionLogs},
 		{"executions/refused", executionRefusals},
 		{"executions/lists", executionLists},
 		{"executions/another tenant's", executionTenants},
