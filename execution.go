@@ -131,6 +131,19 @@ type Execution struct {
 	EndedAt          time.Time // zero while running
 }
 
+// Stream names one of the two streams of output.
+type Stream string
+
+const (
+	Stdout Stream = "stdout"
+	Stderr Stream = "stderr"
+)
+
+// OutputNotKept is the error for reading the bytes of a run whose output was dropped.
+func OutputNotKept(id string) error {
+	return Errorf(CodeConflict, "The output of the run %s is not kept any more, for want of room (output_dropped). Its record has all else.", id)
+}
+
 // OmittedReason is why a file that a run made or changed was not kept.
 type OmittedReason string
 

@@ -21,7 +21,7 @@ func (d *daemon) surfaces(registry *prometheus.Registry) (http.Handler, error) {
 	}
 	api, err := v1.New(v1.Options{
 		Service: service{d.engine, d.keys, d.audit}, Ready: d.pool.Ready,
-		PortURL: open.URL, CodeBytes: d.cfg.MaxCodeBytes, Version: version,
+		Output: d.engine.Output, PortURL: open.URL, CodeBytes: d.cfg.MaxCodeBytes, Version: version,
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -245,6 +246,16 @@ func TestMuchOutputComesBackFromItsFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantPrinted(t, rec)
+		for stream, want := range map[agentsandbox.Stream][]byte{agentsandbox.Stdout: x.Stdout, agentsandbox.Stderr: x.Stderr} {
+			out, held, err := s.Output(ctx, x.ID, stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			if got, err := io.ReadAll(out); err != nil || string(got) != string(want) || held != 0 {
+				t.Errorf("%s has %d bytes, want %d, of which %d are in memory; %v", stream, len(got), len(want), held, err)
+			}
+		}
 		runs = append(runs, x.ID)
 	}
 	if _, err := s.Execute(ctx, bash(id, "seq 10000; echo >&2")); err != nil { // for this, there is room in the row
@@ -345,6 +356,10 @@ func TestLogsGoWithTheirOutput(t *testing.T) {
 	if err != nil || !rec.OutputDropped || len(rec.Stdout) != 0 {
 		t.Errorf("%+v, %v", rec, err)
 	}
+	_, _, err = s.Output(ctx, x.ID, agentsandbox.Stdout)
+	wantRefusal(t, err, agentsandbox.CodeConflict, "output_dropped")
+	_, _, err = s.Output(as(t, "b"), second.ID, agentsandbox.Stdout)
+	wantRefusal(t, err, agentsandbox.CodeExecutionNotFound, second.ID)
 	wantLogs(t, h.dir, second.ID)
 
 	// What can never fit is in the answer alone.

@@ -1,7 +1,9 @@
 package run
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -15,22 +17,67 @@ func (s *Supervisor) Execution(ctx context.Context, id string) (*agentsandbox.Ex
 	if err != nil {
 		return nil, err
 	}
-	rec, log, err := s.store.Execution(ctx, p.Tenant, id)
-	if err != nil {
-		return nil, err
-	}
-	if err = s.loadOutput(&rec, log); gone(err) { // it was dropped, or the record deleted, since
-		if rec, log, err = s.store.Execution(ctx, p.Tenant, id); err == nil {
-			err = s.loadOutput(&rec, log)
-		}
-	}
+	var rec *agentsandbox.Execution
+	err = s.readRow(ctx, p.Tenant, id, func(found *agentsandbox.Execution, log eventlog.Sealed) error {
+		rec = found
+		return s.loadOutput(found, log)
+	})
 	if err != nil {
 		return nil, err
 	}
 	if rec.OutputDropped {
-		rec.Stderr = notes(eventlog.Total{}, droppedNote(&rec))
+		rec.Stderr = notes(eventlog.Total{}, droppedNote(rec))
 	}
-	return &rec, nil
+	return rec, nil
+}
+
+// Output reads what was kept of a stream of a run, which stays where it is. held is how
+// many bytes of it are in memory all the same. Codes: execution_not_found, conflict (it
+// was dropped).
+func (s *Supervisor) Output(ctx context.Context, id string, stream agentsandbox.Stream) (output io.ReadSeekCloser, held int, err error) {
+	p, err := agentsandbox.PrincipalFrom(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	err = s.readRow(ctx, p.Tenant, id, func(rec *agentsandbox.Execution, log eventlog.Sealed) (err error) {
+		kind, inRow := eventlog.Stdout, rec.Stdout
+		if stream == agentsandbox.Stderr {
+			kind, inRow = eventlog.Stderr, rec.Stderr
+		}
+		switch {
+		case rec.OutputDropped:
+			return agentsandbox.OutputNotKept(id)
+		case log.Size == 0:
+			output, held = inMemory{bytes.NewReader(inRow)}, len(inRow)
+			return nil
+		}
+		held = len(log.Inline)
+		output, err = s.logs.Output(id, log, kind)
+		return err
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return output, held, nil
+}
+
+// inMemory is output of a run from before there were logs, or of one that goes on.
+type inMemory struct{ *bytes.Reader }
+
+func (inMemory) Close() error { return nil }
+
+// readRow has the row of a run read, and its log: once more, with what the row says
+// then, if the log was removed meanwhile.
+func (s *Supervisor) readRow(ctx context.Context, tenant, id string, read func(*agentsandbox.Execution, eventlog.Sealed) error) error {
+	for again := true; ; again = false {
+		rec, log, err := s.store.Execution(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		if err = read(&rec, log); !gone(err) || !again {
+			return err
+		}
+	}
 }
 
 // Executions implements agentsandbox.ExecutionService.

@@ -12,8 +12,10 @@
 package v1
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 
@@ -33,11 +35,17 @@ type Options struct {
 	// PortURL is the URL of the path of an open port for whoever sent a request;
 	// nil: on the host that the request came to.
 	PortURL func(r *http.Request, path string) string
+	// Output reads what was kept of the output of a run; nil: from its record.
+	Output Output
 	// CodeBytes bounds the code of an execution; 0: 1 MiB.
 	CodeBytes int64
 	// Version is the program's, shown by /healthz.
 	Version string
 }
+
+// Output opens what was kept of a stream of a run. held is how many bytes of memory that
+// takes. Codes: execution_not_found, conflict (it was dropped).
+type Output func(ctx context.Context, id string, stream agentsandbox.Stream) (output io.ReadSeekCloser, held int, err error)
 
 // defaultCodeBytes bounds the code of an execution.
 const defaultCodeBytes = 1 << 20
@@ -47,6 +55,7 @@ type api struct {
 	service   agentsandbox.Service
 	ready     func() error
 	portURL   func(r *http.Request, path string) string
+	output    Output
 	codeBytes int64
 	version   string
 	readers   chan struct{} // a place for each record that is being read
@@ -74,11 +83,14 @@ func newAPI(o Options) (*api, error) {
 	if o.CodeBytes == 0 {
 		o.CodeBytes = defaultCodeBytes
 	}
+	if o.Output == nil {
+		o.Output = outputOfRecords(o.Service)
+	}
 	if o.PortURL == nil {
 		o.PortURL = func(r *http.Request, path string) string { return edge.Scheme(r) + "://" + r.Host + path }
 	}
 	return &api{
-		service: o.Service, ready: o.Ready, portURL: o.PortURL, codeBytes: o.CodeBytes, version: o.Version,
+		service: o.Service, ready: o.Ready, portURL: o.PortURL, output: o.Output, codeBytes: o.CodeBytes, version: o.Version,
 		readers: make(chan struct{}, maxReaders),
 	}, nil
 }

@@ -1,9 +1,7 @@
 package v1
 
 import (
-	"bytes"
 	"context"
-	"io"
 	"maps"
 	"net/http"
 	"slices"
@@ -151,8 +149,8 @@ func (a *api) executionRoutes() []edge.Route {
 		a.executeRoute(),
 		a.listExecutionsRoute(),
 		a.getExecutionRoute(),
-		a.outputRoute("stdout", "getExecutionStdout"),
-		a.outputRoute("stderr", "getExecutionStderr"),
+		a.outputRoute(agentsandbox.Stdout, "getExecutionStdout"),
+		a.outputRoute(agentsandbox.Stderr, "getExecutionStderr"),
 	}
 }
 
@@ -200,7 +198,8 @@ func (a *api) getExecutionRoute() edge.Route {
 }
 
 // outputRoute is the download of the standard output or error of a run.
-func (a *api) outputRoute(name, id string) edge.Route {
+func (a *api) outputRoute(stream agentsandbox.Stream, id string) edge.Route {
+	name := string(stream)
 	return edge.Stream(edge.Route{
 		Method: "GET", Path: "/v1/executions/{execution_id}/" + name, ID: id,
 		Tag: "executions", Scope: agentsandbox.ScopeRead,
@@ -209,19 +208,11 @@ func (a *api) outputRoute(name, id string) edge.Route {
 		Codes:       []agentsandbox.Code{agentsandbox.CodeExecutionNotFound, agentsandbox.CodeConflict},
 		Download:    &edge.Content{MediaType: "application/octet-stream", Description: "The bytes.", Ranges: true},
 	}, func(c *edge.Call, in *executionInput) error {
-		e, err := a.record(c, in.ID)
+		output, size, err := a.openOutput(c, in.ID, stream)
 		if err != nil {
 			return err
 		}
-		if e.OutputDropped {
-			return agentsandbox.Errorf(agentsandbox.CodeConflict, "The output of the run %s is not kept any more, for want of room (output_dropped). Its record has all else.", e.ID)
-		}
-		kept := e.Stdout
-		if name == "stderr" {
-			kept = e.Stderr
-		}
-		reader := bytes.NewReader(kept)
-		return c.Download(edge.Download{Name: e.ID + "." + name, Size: reader.Size(), Body: io.NopCloser(reader), Seek: reader})
+		return c.Download(edge.Download{Name: in.ID + "." + name, Size: size, Body: output, Seek: output})
 	})
 }
 

@@ -2,6 +2,7 @@ package v1
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,7 +47,7 @@ func TestNobodyHoldsMoreThanTheShare(t *testing.T) {
 	if got := failureOf(t, w, 503); w.Header().Get("Retry-After") == "" || !strings.Contains(got.Message, "this key") {
 		t.Errorf("%+v", got)
 	}
-	failureOf(t, s.do(t, "read", "GET", "/v1/executions/exe_1/stderr", nil), 503)
+	failureOf(t, s.do(t, "read", "GET", "/v1/executions/exe_1/stdout", nil), 503)
 	if w := s.do(t, "sandbox", "GET", "/v1/executions/exe_1", nil); w.Code != 200 {
 		t.Errorf("another key: %d %.200s", w.Code, w.Body)
 	}
@@ -58,6 +59,34 @@ func TestNobodyHoldsMoreThanTheShare(t *testing.T) {
 	if w := s.do(t, "read", "GET", "/v1/executions/exe_1", nil); w.Code != 200 || s.held(t) != 0 {
 		t.Errorf("afterwards: %d, %.0f bytes held", w.Code, s.held(t))
 	}
+}
+
+// TestOutputThatIsNotHeldIsNotCounted: where output need not be in memory, its bytes are
+// there for a key that has no room left.
+func TestOutputThatIsNotHeldIsNotCounted(t *testing.T) {
+	out := bytes.Repeat([]byte("x"), 600<<10)
+	s := newTestServer(t, edge.Limits{MemoryBytes: 4 << 20}, func(o *setup) {
+		o.api.Output = func(_ context.Context, id string, stream agentsandbox.Stream) (io.ReadSeekCloser, int, error) {
+			if id != "exe_1" || stream != agentsandbox.Stdout {
+				t.Errorf("asked for %s of %s", stream, id)
+			}
+			return inMemory{bytes.NewReader(out)}, 0, nil
+		}
+	})
+	s.fake.executions = []agentsandbox.Execution{{ID: "exe_1", Status: agentsandbox.StatusSucceeded, Stdout: out, CreatedAt: fakeTime}}
+	first := &stalledWriter{header: http.Header{}, blocked: make(chan struct{}), goOn: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ServeHTTP(first, request("read", "GET", "/v1/executions/exe_1", nil))
+	}()
+	<-first.blocked
+	failureOf(t, s.do(t, "read", "GET", "/v1/executions/exe_1", nil), 503)
+	if w := s.do(t, "read", "GET", "/v1/executions/exe_1/stdout", nil); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), out) {
+		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
+	}
+	close(first.goOn)
+	<-done
 }
 
 // TestAnswersWithoutOutputAreCounted: names of files fill an answer as output does.

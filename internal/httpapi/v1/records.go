@@ -1,6 +1,10 @@
 package v1
 
 import (
+	"bytes"
+	"context"
+	"io"
+
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
 )
@@ -29,6 +33,53 @@ func (a *api) read(c *edge.Call, id string, stays func(*agentsandbox.Execution) 
 	}
 	return e, c.Occupy(len(e.Stdout) + len(e.Stderr) + len(e.Code) + nameBytes(e.Files))
 }
+
+// openOutput opens what was kept of a stream, and counts what of it is in memory.
+func (a *api) openOutput(c *edge.Call, id string, stream agentsandbox.Stream) (output io.ReadSeekCloser, size int64, err error) {
+	select {
+	case a.readers <- struct{}{}:
+	case <-c.Context().Done():
+		return nil, 0, c.Context().Err()
+	}
+	defer func() { <-a.readers }()
+	output, held, err := a.output(c.Context(), id, stream)
+	if err != nil {
+		return nil, 0, err
+	}
+	if err = c.Occupy(held); err == nil {
+		size, err = output.Seek(0, io.SeekEnd)
+	}
+	if err == nil {
+		_, err = output.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		_ = output.Close() // nothing was written to it
+		return nil, 0, err
+	}
+	return output, size, nil
+}
+
+// outputOfRecords reads output from the records of a Service.
+func outputOfRecords(service agentsandbox.Service) Output {
+	return func(ctx context.Context, id string, stream agentsandbox.Stream) (io.ReadSeekCloser, int, error) {
+		e, err := service.Execution(ctx, id)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case e.OutputDropped:
+			return nil, 0, agentsandbox.OutputNotKept(id)
+		}
+		kept := e.Stdout
+		if stream == agentsandbox.Stderr {
+			kept = e.Stderr
+		}
+		return inMemory{bytes.NewReader(kept)}, len(kept), nil
+	}
+}
+
+type inMemory struct{ *bytes.Reader }
+
+func (inMemory) Close() error { return nil }
 
 // records is record for a list.
 func (a *api) records(c *edge.Call, filter agentsandbox.ExecutionFilter) (*agentsandbox.ExecutionPage, error) {
