@@ -14,13 +14,13 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 	if err != nil {
 		return nil, err
 	}
-	f, err := e.Library.NewUpload(p, upload)
+	f, err := e.NewUpload(p, upload)
 	if err != nil {
 		return nil, err
 	}
 	if upload.SessionID != "" {
-		err = e.Registry.Use(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, sb runtime.Sandbox) error {
-			return e.Library.Keep(ctx, &f, body, sb)
+		err = e.Use(ctx, upload.SessionID, "uploadFile", func(ctx context.Context, sb runtime.Sandbox) error {
+			return e.Keep(ctx, &f, body, sb)
 		})
 	} else {
 		var done func()
@@ -28,7 +28,7 @@ func (e *Engine) UploadFile(ctx context.Context, upload agentsandbox.FileUpload,
 			return nil, err
 		}
 		defer done()
-		err = e.work.Explain(e.Library.Keep(ctx, &f, body, nil))
+		err = e.work.Explain(e.Keep(ctx, &f, body, nil))
 	}
 	if err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ func (e *Engine) sweepPeriod() time.Duration {
 
 // stopKeeping ends what Start began.
 func (e *Engine) stopKeeping() {
-	e.Registry.StopKeeping()
+	e.StopKeeping()
 	e.stopKeepingNow()
 	e.keeping.Wait()
 }

@@ -166,10 +166,10 @@ func (r *Registry) live(ctx context.Context, tenant, id string) (*session, error
 
 // Explain maps an error of work in a session to the reason that the session, or the
 // server, ended. Other errors stay.
-func (v *Visit) Explain(err error) error { return v.registry.work.Explain(v.session.explain(err)) }
+func (v *Visit) Explain(err error) error { return v.registry.work.Explain(v.explain(err)) }
 
 // ExplainEnd is Explain without the end of the server.
-func (v *Visit) ExplainEnd(err error) error { return v.session.explain(err) }
+func (v *Visit) ExplainEnd(err error) error { return v.explain(err) }
 
 // Live tells whether a session is live, whoever's it is.
 func (r *Registry) Live(id string) bool {
