@@ -13,6 +13,11 @@ import (
 
 func TestSuite(t *testing.T) {
 	r := New(Options{Dir: t.TempDir()})
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	runtimetest.Suite(t, func(t *testing.T) runtime.Sandbox {
 		sb, err := r.Start(t.Context(), runtime.Spec{ID: agentsandbox.NewID("sbx_")})
 		if err != nil {
@@ -20,9 +25,6 @@ func TestSuite(t *testing.T) {
 		}
 		return sb
 	}, runtimetest.WithoutIsolation)
-	if err := r.Close(); err != nil {
-		t.Error(err)
-	}
 }
 
 func TestSurvivalSuite(t *testing.T) {

@@ -15,18 +15,18 @@ import (
 // interpreter has a tenth of that.
 const loaded = "import gc, numpy\nassert gc.get_freeze_count() > 50000, 'the libraries were not loaded ahead'\n"
 
-// awaitFork runs code that imports the libraries until it finds them loaded. Each
-// run that does not takes as long as an import.
+// awaitFork runs code until a run finds the libraries loaded. It asks for them without
+// importing them: imports would take the processor from what loads them.
 func awaitFork(t *testing.T, sb runtime.Sandbox) {
 	t.Helper()
-	for range 100 {
-		out, err := try(t.Context(), sb, agentsandbox.Python, loaded)
+	eventually(t, "a run that finds the libraries loaded ahead", func() bool {
+		out, err := tryCommand(t.Context(), sb, runtime.Command{
+			Language: agentsandbox.Python, Code: "import gc\nassert gc.get_freeze_count() > 50000", Modules: dataLibraries.Modules,
+			Timeout: time.Minute, OutputLimit: 1 << 20,
+		})
 		must(t, err)
-		if out.result.ExitCode == 0 {
-			return
-		}
-	}
-	t.Fatal("no run finds the libraries loaded ahead")
+		return out.result.ExitCode == 0
+	})
 }
 
 // TestForks looks at the interpreters with data libraries that wait in a session,

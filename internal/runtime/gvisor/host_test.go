@@ -290,10 +290,14 @@ func python(t *testing.T, sb runtime.Sandbox, code string) string {
 	return strings.TrimSpace(out.stdout)
 }
 
+// patience bounds every wait for what shall happen. It catches what hangs: a busy
+// machine does not reach it.
+const patience = 5 * time.Minute
+
 // eventually polls a condition that something else brings about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -310,7 +314,7 @@ func closed(t *testing.T, what string, ch <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ch:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		buf := make([]byte, 1<<20)
 		t.Fatalf("%s did not happen\n%s", what, buf[:goruntime.Stack(buf, true)])
 	}

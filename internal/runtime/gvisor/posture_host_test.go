@@ -22,8 +22,16 @@ const postureList = "../../posture/expected.txt"
 // TestPosture is what "doctor --probe" does: every line that is seen of a real
 // sandbox, from inside and on the host, is the one that is in the list.
 func TestPosture(t *testing.T) {
+	besides(t)
 	h := newHost(t)
 	holds(t, h.start(testLimits), "off")
+}
+
+// besides lets the looks at a sandbox's posture run at once, unless they write the list.
+func besides(t *testing.T) {
+	if !*update {
+		t.Parallel()
+	}
 }
 
 // holds holds a sandbox against the list, or the list against the sandbox.
@@ -61,6 +69,7 @@ func holds(t *testing.T, sb runtime.Sandbox, network string) {
 // TestPostureWithANetwork is the same of a sandbox with the network that servers
 // give by default.
 func TestPostureWithANetwork(t *testing.T) {
+	besides(t)
 	server, err := firewall.ParseServer("public", nil, nil, nil)
 	must(t, err)
 	b, err := border.New(border.Options{Server: server, Logger: slog.New(slog.DiscardHandler)})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
@@ -158,7 +159,7 @@ for attempt in (lambda: open(__file__, "a"), lambda: os.unlink(__file__), lambda
 	"Isolation/processes are bounded and the sandbox survives": func(t *testing.T, b *box) {
 		c := bash("bomb() { bomb | bomb & }; for i in $(seq 20); do bomb; done 2>/dev/null; sleep 1; echo over")
 		c.OutputLimit = 1 << 10
-		c.Timeout = patience / 6
+		c.Timeout = 3 * time.Second // it has no process left with which to end itself
 		c.Final = true
 		b.run(c)
 		b.eventually("code runs again", func() bool {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,27 +24,33 @@ type Start func(t *testing.T) runtime.Sandbox
 // Option narrows the suite.
 type Option int
 
-// WithoutIsolation leaves out what needs a user, processes and a file system of
-// the sandbox's own.
-const WithoutIsolation Option = 1
+const (
+	// WithoutIsolation leaves out what needs a user, processes and a file system of
+	// the sandbox's own.
+	WithoutIsolation Option = 1 + iota
+	// RunsOnly leaves out what is the same however runs get their processes: files
+	// that the host reads and writes, the sandbox's life, connections.
+	RunsOnly
+)
 
-// patience bounds every wait of the suite: what takes longer has failed.
-const patience = 60 * time.Second
+// patience bounds every wait of the suite. It catches what hangs: a busy machine
+// does not reach it.
+const patience = 5 * time.Minute
 
 // Suite runs the whole contract. Every test has a sandbox of its own, which the
-// suite destroys.
+// suite destroys, and as many tests run at once as there are processors.
 func Suite(t *testing.T, start Start, options ...Option) {
-	isolated := true
-	for _, o := range options {
-		isolated = isolated && o != WithoutIsolation
+	groups := []map[string]func(*testing.T, *box){runTests, scriptTests, endTests, collectTests}
+	if !slices.Contains(options, RunsOnly) {
+		groups = append(groups, fileTests, lifeTests, dialTests)
 	}
-	groups := []map[string]func(*testing.T, *box){runTests, scriptTests, endTests, collectTests, fileTests, lifeTests, dialTests}
-	if isolated {
+	if !slices.Contains(options, WithoutIsolation) {
 		groups = append(groups, isolationTests)
 	}
 	for _, group := range groups {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel()
 				sb := start(t)
 				t.Cleanup(func() {
 					if err := sb.Destroy(context.Background()); err != nil {
