@@ -370,6 +370,42 @@ func TestLogsGoWithTheirOutput(t *testing.T) {
 	wantLogs(t, h.dir, second.ID)
 }
 
+// A log that goes between its row and the look at it is a run that has lost its output.
+func TestOutputThatIsDroppedWhileItIsRead(t *testing.T) {
+	h, s, ctx := outputHost(t)
+	for _, read := range []func(id string) error{
+		func(id string) error {
+			rec, err := s.Execution(ctx, id)
+			if err == nil && !rec.OutputDropped {
+				err = fmt.Errorf("%d bytes of output", len(rec.Stdout))
+			}
+			return err
+		},
+		func(id string) error {
+			_, _, err := s.Output(ctx, id, agentsandbox.Stdout)
+			if agentsandbox.CodeOf(err) == agentsandbox.CodeConflict {
+				return nil
+			}
+			return fmt.Errorf("not told: %w", err)
+		},
+	} {
+		s.afterRead = nil
+		x, err := s.Execute(ctx, bash("", prints))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.afterRead = sync.OnceFunc(func() {
+			dropped, err := s.db.DropOutput(ctx, "a", 0)
+			if err != nil || !slices.Equal(dropped, []string{x.ID}) || os.Remove(filepath.Join(h.dir, "logs", x.ID)) != nil {
+				t.Errorf("%v, %v", dropped, err)
+			}
+		})
+		if err := read(x.ID); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Retention removes the files with the rows, and a start what no row needs.
 func TestOldLogsAreRemoved(t *testing.T) {
 	h := newHost(t)
