@@ -36,7 +36,7 @@ func (e *Engine) resume() {
 func (e *Engine) Start() {
 	e.resume()
 	e.Registry.Start()
-	e.keeping.Go(func() { e.Library.SweepContents(e.keepingCtx) })
+	e.keeping.Go(func() { e.SweepContents(e.keepingCtx) })
 	e.keeping.Go(func() { e.SweepLogs(e.keepingCtx) })
 	e.keeping.Go(func() {
 		ticker := time.NewTicker(keepEvery)
