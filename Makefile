@@ -17,7 +17,7 @@ TOOLS     = .cache/tools
 GOLANGCI  = $(TOOLS)/golangci-lint
 GOLANGCI_VERSION = v2.5.0
 
-.PHONY: help serve setup packages build test unit e2e abuse chaos sdk-test sdk-quick documents wheels bench compare cpython fuzz schemathesis soak flaky lint generate verify clean
+.PHONY: help serve setup packages build test unit test-fast e2e abuse chaos sdk-test sdk-quick documents wheels bench compare cpython fuzz schemathesis soak flaky lint generate verify clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ unit: setup ## run the Go tests; they need the default template, and root for ne
 	@scripts/install-packages ip:iproute2
 	$(GO) vet ./...
 	AGENTSANDBOX_TEST_IMAGE="$$($(BIN) templates inspect default --json | sed -n 's/.*"path": *"\([^"]*\)".*/\1/p')" $(GO) test -count=1 -timeout 30m ./...
+
+test-fast: $(AGENT) $(BIRTH) ## format, vet and the tests that need neither root nor sandboxes
+	@unformatted="$$(gofmt -l $(GOFILES))"; [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -short ./...
+	sdk/python/tests/run fast
 
 e2e: setup ## run the published Python client and plain HTTP against the real binary
 	test/e2e/run

@@ -8,11 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 )
 
 // TestFullDisk fills a disk of 4 MiB: what does not fit is refused and leaves
 // nothing, what is there can be read and removed, and then there is room.
 func TestFullDisk(t *testing.T) {
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=4m"); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)
@@ -46,6 +48,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestNoInodesLeft fills a disk with names instead of bytes.
 func TestNoInodesLeft(t *testing.T) {
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,nr_inodes=64"); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox/internal/eventlog"
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -99,7 +100,7 @@ func text(e eventlog.Event) string {
 // next returns the next event, which has to come soon.
 func next(t testing.TB, r *eventlog.Reader) (eventlog.Event, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	return r.Next(ctx)
 }
@@ -195,6 +196,7 @@ func files(t testing.TB, dir string) int {
 // smallDisk mounts a file system of so many bytes.
 func smallDisk(t *testing.T, bytes int) string {
 	t.Helper()
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("mode=0700,size=%d", bytes)); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/agentsandbox/agentsandbox"
 	"github.com/agentsandbox/agentsandbox/internal/eventlog"
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 	"github.com/agentsandbox/agentsandbox/internal/store"
 )
 
@@ -19,6 +20,7 @@ import (
 // when the test ends.
 func smallDisk(t *testing.T, size string) string {
 	t.Helper()
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size="+size); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)

@@ -14,10 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/agentsandbox/agentsandbox"
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 )
 
 // TestReserve takes the reserve through its states, on a disk of 4 MiB.
 func TestReserve(t *testing.T) {
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)
@@ -67,6 +69,7 @@ func TestReserve(t *testing.T) {
 // TestReserveIsForEndingThings spends the reserve of a store: while it is not
 // whole again, rows that would take it are refused, though they would fit.
 func TestReserveIsForEndingThings(t *testing.T) {
+	roottest.Need(t, "mounts a small file system")
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700,size=16m"); err != nil {
 		t.Fatalf("mounting a small tmpfs: %v; this test must run as root, with the right to mount", err)

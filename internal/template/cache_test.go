@@ -19,6 +19,7 @@ import (
 
 	reader "github.com/erofs/go-erofs"
 
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 	"github.com/agentsandbox/agentsandbox/internal/template/debian"
 )
 
@@ -326,6 +327,7 @@ func TestSweepLeavesWhatIsNotOurs(t *testing.T) {
 }
 
 func TestRemoveTreeStopsAtMounts(t *testing.T) {
+	roottest.Need(t, "mounts a file system")
 	dir := t.TempDir()
 	inside := filepath.Join(dir, "proc")
 	must(t, os.Mkdir(inside, 0o755))

@@ -25,6 +25,9 @@ const imageVariable = "AGENTSANDBOX_TEST_IMAGE"
 // TestDefaultTemplate builds the default template for real and looks at what is
 // in it. That it works is shown by the end-to-end suite, in sandboxes.
 func TestDefaultTemplate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it needs root and the default template: make test")
+	}
 	name := os.Getenv(imageVariable)
 	if name == "" {
 		t.Fatalf("set %s to the path of the default template's image (agentsandbox templates inspect default); make test does so", imageVariable)

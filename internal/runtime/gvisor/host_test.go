@@ -109,9 +109,18 @@ func newHostWith(t *testing.T, change func(*Options)) *host {
 	return h
 }
 
+// needRoot skips, in the fast tier alone, what makes sandboxes or control groups.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it needs root and a template's image: make test")
+	}
+}
+
 // openHost is a host without a snapshot, unless the cache has some.
 func openHost(t *testing.T, change func(*Options)) *host {
 	t.Helper()
+	needRoot(t)
 	// Not t.TempDir: a socket's path must be short.
 	dir, err := os.MkdirTemp("", "asbx")
 	must(t, err)

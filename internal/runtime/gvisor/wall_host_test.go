@@ -9,6 +9,7 @@ import (
 // TestTheWallIsInstalled checks that real sandboxes are below the limit that New
 // was given, and what is counted of them.
 func TestTheWallIsInstalled(t *testing.T) {
+	needRoot(t)
 	opts := testOptions(t.TempDir(), testCache)
 	opts.MemoryWallBytes = 64 << 10
 	r, err := New(opts)

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 )
 
 // shell runs a script on the host as a step of a build. Like every build, it
@@ -21,6 +23,7 @@ func shell(ctx context.Context, b *Builder, script string) error {
 }
 
 func TestRunReportsFailure(t *testing.T) {
+	roottest.Need(t, "starts processes in namespaces")
 	var mu sync.Mutex
 	var seen []string
 	b := &Builder{Progress: func(step, detail string) {
@@ -48,6 +51,7 @@ func TestRunReportsFailure(t *testing.T) {
 }
 
 func TestRunPassesNothingPrivate(t *testing.T) {
+	roottest.Need(t, "starts processes in namespaces")
 	t.Setenv("SOME_API_KEY", "secret")
 	t.Setenv("PIP_INDEX_URL", "https://index.test/simple")
 	t.Setenv("https_proxy", "http://proxy.test")
@@ -64,6 +68,7 @@ func TestRunPassesNothingPrivate(t *testing.T) {
 // A cancelled tool and everything that it started are gone when run returns, and
 // so is what they held.
 func TestRunCancelled(t *testing.T) {
+	roottest.Need(t, "starts processes in namespaces")
 	hold, err := os.CreateTemp(t.TempDir(), "lock")
 	must(t, err)
 	must(t, syscall.Flock(int(hold.Fd()), syscall.LOCK_EX))

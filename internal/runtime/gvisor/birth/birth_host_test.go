@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 )
 
 // These tests make processes as gVisor does, which needs root.
@@ -202,6 +204,7 @@ func TestBirthSaysWhyItFailed(t *testing.T) {
 
 // Somebody who is not nobody keeps rights by being who he is.
 func TestBirthRefusesOthers(t *testing.T) {
+	roottest.Need(t, "needs a user who is not nobody")
 	if os.Getuid() == nobody {
 		t.Fatal("these tests need root")
 	}

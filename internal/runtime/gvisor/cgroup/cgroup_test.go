@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 	"github.com/agentsandbox/agentsandbox/internal/runtime"
 )
 
@@ -257,6 +258,7 @@ func TestNamesStayBelowTheParent(t *testing.T) {
 // realGroup makes a group of the host's kernel.
 func realGroup(t *testing.T) (*Parent, *Group) {
 	t.Helper()
+	roottest.Need(t, "makes a control group")
 	parent, err := Open(fmt.Sprintf("agentsandbox-test-%d", os.Getpid()))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/bpf"
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
+
+	"github.com/agentsandbox/agentsandbox/internal/roottest"
 )
 
 // referenceVariable turns this test program into a process that writes the filter
@@ -56,6 +58,7 @@ func writeReference(w io.Writer, fd string) error {
 // What is ready must be, to the last bit, what gVisor would make in the process of
 // a sandbox, which is number 1 of its namespace.
 func TestReadyIsGVisors(t *testing.T) {
+	roottest.Need(t, "makes a namespace")
 	for _, controller := range []uint32{3, 11} {
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = []string{referenceVariable + "=" + strconv.Itoa(int(controller))}
