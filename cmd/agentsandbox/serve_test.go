@@ -165,7 +165,7 @@ func (h *host) start(settings ...string) *running {
 	case err := <-ended:
 		cancel()
 		h.t.Fatalf("the daemon ended: %v\n%s", err, h.log.String())
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		cancel()
 		h.t.Fatalf("the daemon is not ready:\n%s", h.log.String())
 	}
@@ -179,7 +179,7 @@ func (h *host) fails(ctx context.Context, settings ...string) error {
 	select {
 	case err := <-ended:
 		return err
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		h.t.Fatalf("the daemon goes on:\n%s", h.log.String())
 		return nil
 	}
@@ -386,7 +386,7 @@ func (r *running) beginAs(session, key string) string {
 // outcome waits for the end of an execution.
 func (r *running) outcome(id string) (x map[string]any) {
 	r.h.t.Helper()
-	for deadline := time.After(time.Minute); ; {
+	for deadline := time.After(5 * time.Minute); ; {
 		if _, x = r.ask("GET", "/v1/executions/"+id, nil); x["status"] != string(agentsandbox.StatusRunning) {
 			return x
 		}

@@ -26,7 +26,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-const patience = 30 * time.Second
+const patience = 5 * time.Minute
 
 // handlerFunc is a Handler made of functions.
 type handlerFunc struct {

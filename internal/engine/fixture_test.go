@@ -286,7 +286,7 @@ func wantCode(t *testing.T, err error, want agentsandbox.Code) {
 
 func until(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(5 * time.Minute)
 	for !check() {
 		select {
 		case <-deadline:

@@ -250,7 +250,11 @@ func TestARunOutlivesItsServer(t *testing.T) {
 	first.kill()
 
 	second := h.start()
-	if _, err := second.Execute(ctx, bash(id, "touch go")); err != nil {
+	if _, err := second.Execute(ctx, bash(id, "true")); err != nil {
+		t.Fatal(err)
+	}
+	// Not by a run: that could end after the other one made its file, and would report it.
+	if _, err := second.WritePath(ctx, id, "/workspace/go", strings.NewReader("")); err != nil {
 		t.Fatal(err)
 	}
 	rec := second.ended(ctx, run)

@@ -552,7 +552,7 @@ func (d *direct) dial(to string) (net.Conn, error) {
 	if conn == nil {
 		return nil, errRefused
 	}
-	return conn, conn.SetDeadline(time.Now().Add(20 * time.Second))
+	return conn, conn.SetDeadline(time.Now().Add(5 * time.Minute))
 }
 
 func (d *direct) query(q []byte, overTCP bool) []byte { return d.gate.DNS(d.ctx, q, overTCP) }

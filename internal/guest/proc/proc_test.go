@@ -51,7 +51,7 @@ func ended(t *testing.T, ch *Child) Exit {
 	t.Helper()
 	select {
 	case <-ch.Done():
-	case <-time.After(20 * time.Second):
+	case <-time.After(5 * time.Minute):
 		t.Fatal("the process does not end")
 	}
 	return ch.Exit(time.Now(), 0)

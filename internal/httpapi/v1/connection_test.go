@@ -31,7 +31,7 @@ func (s *server) listen(t *testing.T) *httptest.Server {
 }
 
 // patience ends a test that waits for what does not come.
-const patience = 10 * time.Second
+const patience = 5 * time.Minute
 
 // raw writes bytes to a fresh connection and returns it.
 func raw(t *testing.T, ts *httptest.Server, request string) net.Conn {
