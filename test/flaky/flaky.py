@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-SUITES = {"unit": "unit", "e2e": "e2e", "sdk": "sdk-quick", "documents": "documents"}
+SUITES = {"unit": "unit", "race": "race", "e2e": "e2e", "sdk": "sdk-quick", "documents": "documents"}
 
 # How go test and pytest name what failed. A package that ends before its tests do,
 # by a panic or a time-out, has a line of its own.
