@@ -53,6 +53,36 @@ func TestExecuteOnce(t *testing.T) {
 	until(t, "the sandbox is destroyed", func() bool { return f.alive() == 0 })
 }
 
+// TestAPanicEndsOneRun: the server lives, the request and the record say that it failed,
+// and the sandbox and the session are let go.
+func TestAPanicEndsOneRun(t *testing.T) {
+	f := newFixture(t, t.TempDir())
+	ctx := as(t, "a")
+	session := f.session(ctx, agentsandbox.SessionRequest{}).ID
+	f.insane = true
+	for _, id := range []string{"", session} {
+		_, err := f.Execute(ctx, agentsandbox.ExecuteRequest{Code: "echo", Language: agentsandbox.Bash, SessionID: id})
+		wantCode(t, err, agentsandbox.CodeInternal)
+	}
+	f.insane = false
+	if x := f.bash(ctx, session, "echo on"); string(x.Stdout) != "on\n" {
+		t.Errorf("the session afterwards: %+v", x)
+	}
+	list, err := f.Executions(ctx, agentsandbox.ExecutionFilter{Page: agentsandbox.Page{Limit: 10}})
+	if err != nil || list.Total != 3 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, x := range list.Executions[1:] {
+		if x.Status != agentsandbox.StatusFailed || x.EndedAt.IsZero() || !strings.Contains(x.Error, "The server failed") {
+			t.Errorf("%s is %s: %q", x.ID, x.Status, x.Error)
+		}
+	}
+	if err := f.DeleteSession(ctx, session); err != nil {
+		t.Error(err)
+	}
+	until(t, "the sandboxes are destroyed", func() bool { return f.alive() == 0 })
+}
+
 // TestNoVerdict has sandboxes end because they do not report after the time limit of
 // a run, which is no death of their own.
 func TestNoVerdict(t *testing.T) {

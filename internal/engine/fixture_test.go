@@ -53,6 +53,7 @@ type fixture struct {
 	// writing of outcomes that have output.
 	runError error
 	mute     bool // runs never report
+	insane   bool // what runs report makes the server panic
 	noRoom   atomic.Bool
 }
 
@@ -208,11 +209,19 @@ func (s trackedSandbox) Run(ctx context.Context, cmd runtime.Command) (runtime.R
 		return nil, s.f.runError
 	}
 	run, err := s.Sandbox.Run(ctx, cmd)
+	if err == nil && s.f.insane {
+		run = insaneRun{run}
+	}
 	if err == nil && s.f.mute {
 		run = muteRun{run}
 	}
 	return run, err
 }
+
+// insaneRun is a run whose report nobody expected.
+type insaneRun struct{ runtime.Run }
+
+func (insaneRun) Next(context.Context) (runtime.Event, error) { panic("nobody expected this") }
 
 // muteRun is a run of an agent that does not come to report.
 type muteRun struct{ runtime.Run }

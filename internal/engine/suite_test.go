@@ -9,7 +9,7 @@ import (
 	"github.com/agentsandbox/agentsandbox/client"
 	"github.com/agentsandbox/agentsandbox/client/clienttest"
 	"github.com/agentsandbox/agentsandbox/internal/httpapi/edge"
-	"github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
+	v1 "github.com/agentsandbox/agentsandbox/internal/httpapi/v1"
 )
 
 // TestService holds the engine, and a client in front of it, against one suite.

@@ -303,3 +303,28 @@ func TestAReaderBeginsWhereItWas(t *testing.T) {
 	l.Close()
 	check(resume(t, d, 0))
 }
+
+// TestSyncBeforeSeal: what is synced ahead is all that there is but the last events, and
+// a log that a row has room for gets no file.
+func TestSyncBeforeSeal(t *testing.T) {
+	for _, size := range []int{10, 300_000} {
+		dir := t.TempDir()
+		d := open(t, dir)
+		l := begin(t, d, 0)
+		text := strings.Repeat("x", size)
+		must(t, l.Append(eventlog.Stdout, []byte(text)))
+		must(t, l.Finish(0, 0))
+		must(t, l.Sync())
+		if got := files(t, dir); (got == 1) != (size > eventlog.InlineBytes) {
+			t.Errorf("%d bytes: %d files", size, got)
+		}
+		sealed, err := l.Seal(eventlog.Event{Kind: eventlog.Ended})
+		must(t, err)
+		must(t, l.Publish())
+		l.Close()
+		o, err := d.Output(id, sealed, eventlog.Stdout)
+		if got := output(t, o, err); got != text {
+			t.Errorf("%d of %d bytes", len(got), size)
+		}
+	}
+}

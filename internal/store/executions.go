@@ -99,7 +99,8 @@ func (db *DB) InsertExecution(ctx context.Context, e agentsandbox.Execution, san
 // OutputDropped, neither code nor log is kept.
 //
 // Codes: conflict (a file's id is stored already), storage_full. On a full disk
-// an outcome without files and with at most 64 KiB of output is still written.
+// an outcome without files and with at most 64 KiB of output in its row is still
+// written.
 func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution, log eventlog.Sealed) (bool, error) {
 	if err := checkOutcome(e); err != nil {
 		return false, err
@@ -107,8 +108,12 @@ func (db *DB) FinishExecution(ctx context.Context, e agentsandbox.Execution, log
 	if e.OutputDropped {
 		log, e.Truncated = eventlog.Sealed{}, e.Truncated || e.StdoutBytes+e.StderrBytes > 0
 	}
+	inRow := int64(len(e.Error))
+	if log.Inline != nil {
+		inRow += log.Stdout + log.Stderr
+	}
 	need := needsSpace
-	if len(e.Files) == 0 && log.Stdout+log.Stderr+int64(len(e.Error)) <= smallOutcomeBytes {
+	if len(e.Files) == 0 && inRow <= smallOutcomeBytes {
 		need = freesSpace
 	}
 	var finished bool

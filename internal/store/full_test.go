@@ -89,8 +89,12 @@ func TestFullDisk(t *testing.T) {
 	run := agentsandbox.Execution{
 		ID: agentsandbox.NewID(agentsandbox.ExecutionPrefix), Tenant: "t", Status: agentsandbox.StatusRunning, CreatedAt: time.Now(),
 	}
-	if err := db.InsertExecution(t.Context(), run, "", nil); err != nil {
-		t.Fatal(err)
+	other := run
+	other.ID = agentsandbox.NewID(agentsandbox.ExecutionPrefix)
+	for _, x := range []agentsandbox.Execution{run, other} {
+		if err := db.InsertExecution(t.Context(), x, "", nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 	var ids []string
 	for n := range 2000 {
@@ -113,6 +117,12 @@ func TestFullDisk(t *testing.T) {
 	small := eventlog.Sealed{Size: 64 << 10, Stdout: 64 << 10, Inline: make([]byte, 64<<10)}
 	if finished, err := db.FinishExecution(t.Context(), run, small); err != nil || !finished {
 		t.Fatalf("a small outcome: %v, %v", finished, err)
+	}
+	// Output that is in a file takes no room in the row.
+	other.Status, other.EndedAt = run.Status, run.EndedAt
+	inFile := eventlog.Sealed{Size: 20 << 20, Stdout: 20 << 20}
+	if finished, err := db.FinishExecution(t.Context(), other, inFile); err != nil || !finished {
+		t.Fatalf("an outcome whose log is in a file: %v, %v", finished, err)
 	}
 	if err := db.MoveSession(t.Context(), session.ID, agentsandbox.SessionDeleted, time.Now()); err != nil {
 		t.Fatalf("ending a session: %v", err)

@@ -436,7 +436,7 @@ class Chaos:
             check(e["status"] in ("succeeded", "cancelled", "failed"), f"{e['id']} is {e['status']}")
             return
         if e["status"] == "succeeded":
-            check(e["stdout"] == self.load.expected[token] and not e["truncated"], f"{e['id']}: its output is not whole: {len(e['stdout'])} of {len(self.load.expected[token])} bytes")
+            check(e["stdout"] == self.load.expected[token] and not e["truncated"], f"{e['id']}: its output is not whole: {len(e['stdout'])} of {len(self.load.expected[token])} bytes, truncated {e['truncated']}, dropped {e['output_dropped']}")
             return
         # Its record was written, and the server died before the run began; or
         # its session was deleted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/agentsandbox/agentsandbox"
@@ -48,9 +49,6 @@ func (r *Run) finish(ctx context.Context, result *runtime.Result, err error) err
 	ctx = context.WithoutCancel(ctx)
 	// The last lines of standard error come when all of it is known.
 	if failed := r.writeOutcome(ctx, func() []string { return remarks(rec, r.output, cleared, ending) }); failed != nil {
-		for _, f := range rec.Files {
-			r.s.files.Remove(f.ID) // no row names it
-		}
 		r.writeBareOutcome(ctx, failed)
 		return withExecution(fmt.Errorf("writing the outcome of %s: %w", rec.ID, failed), rec.ID)
 	}
@@ -60,14 +58,18 @@ func (r *Run) finish(ctx context.Context, result *runtime.Result, err error) err
 // writeOutcome seals the log and writes the outcome, with as much of the files and the
 // output as the tenant has room for.
 func (r *Run) writeOutcome(ctx context.Context, lastLines func() []string) error {
-	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
-	defer cancel()
 	rec := &r.record
-	u, done, err := r.s.quotas.Count(ctx, rec.Tenant)
+	// Before the turn, which others wait for: a disk can be slow.
+	if err := r.log.Sync(); err != nil {
+		r.s.log.Warn("the output of a run is not on the disk yet", "execution", rec.ID, "error", err)
+	}
+	u, done, err := r.s.quotas.Count(ctx, rec.Tenant) // a wait for others is no failure
 	if err != nil {
 		return err
 	}
 	defer done()
+	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
 	kept, omitted, full := r.s.quotas.FitFiles(rec.Files, &u)
 	for _, f := range omitted {
 		r.s.files.Remove(f.ID)
@@ -77,11 +79,14 @@ func (r *Run) writeOutcome(ctx context.Context, lastLines func() []string) error
 	if full != nil && rec.Error == "" {
 		rec.Error = "Not all files that the run made were kept. " + agentsandbox.MessageOf(full)
 	}
-	sealed, err := r.seal(notes(r.output.Stderr, lastLines()...))
+	lines := notes(r.output.Stderr, lastLines()...)
+	// First: what is dropped may be what the log needs room for.
+	output := r.output.Stdout.Kept + r.output.Stderr.Kept + int64(len(lines))
+	fits, err := r.s.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), output)
 	if err != nil {
 		return err
 	}
-	fits, err := r.s.quotas.MakeOutputRoom(ctx, rec.Tenant, u, int64(len(rec.Code)), sealed.Stdout+sealed.Stderr)
+	sealed, err := r.seal(lines)
 	if err != nil {
 		return err
 	}
@@ -107,13 +112,29 @@ func (r *Run) writeBareOutcome(ctx context.Context, cause error) {
 	rec.Truncated, rec.OutputDropped = rec.StdoutBytes+rec.StderrBytes > 0, true
 	rec.Error = "The output and files of this run could not be kept: " + agentsandbox.MessageOf(cause)
 	rec.HTTPStatus = r.s.answerStatus(agentsandbox.CodeOf(cause))
-	if _, err := r.s.store.FinishExecution(ctx, rec, eventlog.Sealed{}); err != nil {
-		// The log stays, for the next start: the row says that the run goes on.
+	written, err := r.s.store.FinishExecution(ctx, rec, eventlog.Sealed{})
+	if err != nil {
+		// Log and sandbox keep what they have, for the next start: the row says that the
+		// run goes on.
+		r.unrecorded = true
 		r.s.log.Error("the outcome of an execution could not be written", "execution", rec.ID, "error", err)
-		return
+	}
+	if !written {
+		return // the row has an outcome, perhaps the whole one
 	}
 	r.publish()
 	r.s.removeLogs(rec.ID)
+	for _, f := range r.record.Files {
+		r.s.files.Remove(f.ID) // no row names it
+	}
+}
+
+// writePanic records a run in which the server itself failed.
+func (r *Run) writePanic(ctx context.Context, reason any) {
+	r.s.log.Error("a run made the server panic", "execution", r.record.ID, "panic", reason, "stack", string(debug.Stack()))
+	r.err = withExecution(agentsandbox.Internal(fmt.Errorf("panic: %v", reason), "The server failed on this run. Try again; if it stays, give the id to the operator."), r.record.ID)
+	r.record.Status, r.record.ReturnCode, r.record.EndedAt = agentsandbox.StatusFailed, 1, r.s.now()
+	r.writeBareOutcome(context.WithoutCancel(ctx), r.err)
 }
 
 // withExecution says in an error's message which record tells of the run.

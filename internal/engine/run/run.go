@@ -160,6 +160,8 @@ type Run struct {
 	log *eventlog.Log
 	// unwritten says that the log has output in memory that it could not write.
 	unwritten bool
+	// unrecorded says that the outcome could not be written.
+	unrecorded bool
 	// output says how much there was, once the run is over.
 	output eventlog.Totals
 
@@ -210,8 +212,14 @@ func (s *Supervisor) Start(ctx context.Context, req agentsandbox.ExecuteRequest)
 	return r, nil
 }
 
-// perform takes a recorded run to its outcome.
+// perform takes a recorded run to its outcome, also where that makes the server panic:
+// what a sandbox says of one run must not end the others.
 func (r *Run) perform(ctx context.Context) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			r.writePanic(ctx, reason)
+		}
+	}()
 	err := r.s.files.Inject(ctx, r.sandbox, r.files)
 	var result *runtime.Result
 	if err == nil {
@@ -226,7 +234,7 @@ func (r *Run) perform(ctx context.Context) {
 		return
 	}
 	r.err = r.finish(ctx, result, err)
-	if r.handle != nil {
+	if r.handle != nil && !r.unrecorded {
 		_ = r.handle.Close() // the sandbox may forget the run, and may be gone
 	}
 }

@@ -153,6 +153,13 @@ func TestDownload(t *testing.T) {
 	if code, body, h := get("Range", "bytes=2-4"); code != 206 || body != "234" || h.Get("Content-Range") != "bytes 2-4/10" {
 		t.Errorf("range: %d %q", code, body)
 	}
+	if code, body, _ := get("Range", "bytes=0-0,2-2"); code != 206 || !strings.Contains(body, "multipart") && !strings.Contains(body, "bytes 2-2/10") {
+		t.Errorf("two ranges: %d %q", code, body)
+	}
+	// Each costs a reading of the contents: a thousand of one byte are the whole, once.
+	if code, body, _ := get("Range", "bytes=-1"+strings.Repeat(",-1", 999)); code != 200 || body != "0123456789" {
+		t.Errorf("a thousand ranges: %d %q", code, body)
+	}
 	if code, body, _ := get("If-None-Match", `"ab12"`); code != 304 || body != "" {
 		t.Errorf("not modified: %d %q", code, body)
 	}
