@@ -165,10 +165,10 @@ def test_much_output_at_once_is_not_in_memory(serve, where):
     with s.http() as http, concurrent.futures.ThreadPoolExecutor(runs) as pool:
         run(http, "print(1)")
         before = s.resident_mb()
-        extra = {}
+        extra = {"timeout_ms": 180_000}
         if where == "session":
             session = http.post("/v1/sessions", json={}).json()["session_id"]
-            extra = {"session_id": session}
+            extra["session_id"] = session
             code = PRINT_ALL + f"\nwhile not os.path.exists('{port_file}'): time.sleep(0.05)"
         else:
             code = PRINT_ALL
@@ -191,7 +191,7 @@ def test_much_output_at_once_is_not_in_memory(serve, where):
 def test_a_reader_who_does_not_read_holds_up_no_other(serve):
     """One key's answers that nobody takes fill its share; another tenant's large answers arrive."""
     s = serve("--request-memory-mb", "128")
-    body = json.dumps({"code": PRINT_ALL}).encode()
+    body = json.dumps({"code": PRINT_ALL, "timeout_ms": 180_000}).encode()
     host, port = s.url.removeprefix("http://").split(":")
     stalled = []
     for _ in range(3):
@@ -202,8 +202,8 @@ def test_a_reader_who_does_not_read_holds_up_no_other(serve):
         stalled.append(sock)
     with s.http() as http, s.http(s.new_key("theirs")) as theirs:
         ended = lambda: http.get("/v1/executions", params={"status": "succeeded"}).json()["total"] == 3
-        assert eventually(ended, 60)
-        answer = run(theirs, PRINT_ALL)
+        assert eventually(ended, 180), http.get("/v1/executions").json()
+        answer = run(theirs, PRINT_ALL, timeout_ms=180_000)
         assert (len(answer["stdout"]), len(answer["stderr"])) == (10 * MIB, 10 * MIB)
         assert run(http, "print(1)")["stdout"] == "1\n"
     for sock in stalled:
